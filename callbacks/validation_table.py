@@ -1,0 +1,47 @@
+"""The validation metrics of a run as a table, beside what they were before training."""
+
+from __future__ import annotations
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+
+class ValidationTable(Callback):
+    """Prints validation metrics before training, after each validation, and beside each other.
+
+    The values before training come from the sanity check: set `trainer.num_sanity_val_steps: -1`, so that it
+    covers all validation data; they are logged at step 0.
+    """
+
+    def __init__(self) -> None:
+        """Starts with nothing seen."""
+        self.before: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, float]:
+        """The values before training, so that a resumed run compares with them."""
+        return dict(self.before)
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Takes the values of the run that is resumed."""
+        self.before = dict(state_dict)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the table."""
+        now = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if trainer.sanity_checking:
+            self.before = now
+            for logger in trainer.loggers:
+                logger.log_metrics(now, step=0)
+        self._print(now, trainer.global_step)
+
+    @rank_zero_only
+    def _print(self, now: dict[str, float], step: int) -> None:
+        table = Table("validation", title="before training" if step == 0 else f"step {step}")
+        columns = [self.before, now] if step else [now]
+        for heading in ["before", "now"][-len(columns) :]:
+            table.add_column(heading, justify="right")
+        for name in sorted(now):
+            table.add_row(name, *(f"{column.get(name, float('nan')):.4f}" for column in columns))
+        Console().print(table)

@@ -1,0 +1,106 @@
+"""What a new tokenizer does to texts, beside the one that it extends."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from rich.table import Table
+
+from glmja.tokenizer import GLMTokenizer
+from glmja.vocabulary import contains_distinguishing
+
+_SENTENCES_PER_BATCH = 4096
+_SENTENCE_END = re.compile(r"(?<=[。！？.!?])\s*|\n+")
+
+
+@dataclass
+class TextReport:
+    """What the two tokenizers make of one language's text.
+
+    Attributes:
+        characters: Of all sentences.
+        tokens_before: Tokens of the old tokenizer.
+        tokens_after: Tokens of the new one.
+        sentences: Sentences read.
+        protected: Sentences without a distinguishing character; their ids must not change.
+        changed: Sentences whose ids changed.
+        protected_changed: Of the protected ones.
+        round_trip_before: Sentences that the old tokenizer does not decode to what was encoded.
+        round_trip_after: The same for the new one.
+    """
+
+    characters: int = 0
+    tokens_before: int = 0
+    tokens_after: int = 0
+    sentences: int = 0
+    protected: int = 0
+    changed: int = 0
+    protected_changed: int = 0
+    round_trip_before: int = 0
+    round_trip_after: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts and the tokens per character."""
+        rates = {
+            "tokens_per_character_before": self.tokens_before / max(self.characters, 1),
+            "tokens_per_character_after": self.tokens_after / max(self.characters, 1),
+        }
+        return asdict(self) | rates
+
+
+def sentences(documents: Iterable[str]) -> Iterator[str]:
+    """Splits documents after sentence ends and at line feeds; white space at the ends is dropped."""
+    for document in documents:
+        yield from (s.strip() for s in _SENTENCE_END.split(document) if s and not s.isspace())
+
+
+def compare(documents: Iterable[str], old: GLMTokenizer, new: GLMTokenizer, policy: str) -> TextReport:
+    """Encodes every sentence with both tokenizers.
+
+    Args:
+        documents: Texts of one language.
+        old: The tokenizer that was extended.
+        new: The extended one.
+        policy: Which characters count as distinguishing.
+    """
+    report, stream = TextReport(), sentences(documents)
+    while batch := list(islice(stream, _SENTENCES_PER_BATCH)):
+        before, after = old.encode_batch(batch, num_threads=-1), new.encode_batch(batch, num_threads=-1)
+        count: Counter[str] = Counter(sentences=len(batch))
+        for text, ids, new_ids in zip(batch, before, after, strict=True):
+            protected, changed = not contains_distinguishing(text, policy), ids != new_ids
+            count["characters"] += len(text)
+            count["tokens_before"] += len(ids)
+            count["tokens_after"] += len(new_ids)
+            count["protected"] += protected
+            count["changed"] += changed
+            count["protected_changed"] += protected and changed
+            count["round_trip_before"] += old.decode(ids) != text
+            count["round_trip_after"] += new.decode(new_ids) != text
+            if protected and changed and len(report.examples) < 5:
+                report.examples.append(text)
+        for key, value in count.items():
+            setattr(report, key, getattr(report, key) + value)
+    return report
+
+
+def as_table(reports: dict[str, TextReport], title: str) -> Table:
+    """The reports as a table, a language a row."""
+    table = Table(title=title)
+    for heading in ("text", "sentences", "tokens/char before", "after", "changed", "protected", "of these changed",
+                    "round-trip failures before", "after"):  # fmt: skip
+        table.add_column(heading, justify="left" if heading == "text" else "right")
+    for language, report in reports.items():
+        rates = report.as_dict()
+        table.add_row(
+            language, f"{report.sentences:,}", f"{rates['tokens_per_character_before']:.4f}",
+            f"{rates['tokens_per_character_after']:.4f}", f"{report.changed:,}", f"{report.protected:,}",
+            f"{report.protected_changed:,}", f"{report.round_trip_before:,}", f"{report.round_trip_after:,}",
+        )  # fmt: skip
+    return table

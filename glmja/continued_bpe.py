@@ -1,0 +1,171 @@
+"""Byte-pair encoding, continued from a vocabulary that exists.
+
+Training a vocabulary of its own on Japanese text and appending it wastes pieces: many
+spell what the old merges already do, or what they make impossible. Here the text is
+first segmented by the old vocabulary, and only then are pairs of neighbours counted and
+merged, most tokens saved first (BPE: Sennrich et al. 2016, https://aclanthology.org/P16-1162).
+New merges rank below all old ones, so the segmentation seen here is the one that the
+finished tokenizer produces: every piece is reachable, and the tokens that it saves are exact.
+
+The corpus is one array of symbol ids in a doubly linked list; a merge touches only the
+places where its pair stands.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+BARRIER = 0  # the id of every symbol that no new piece may contain
+MAX_PIECE_LEN = 16  # characters; SentencePiece's own default
+_MERGED_AWAY = -1
+_MIN_COUNT = 2  # a pair of two given symbols never becomes more frequent, so one seen once can be forgotten
+
+Ids = NDArray[np.int32]
+
+
+class ContinuedBPE:
+    """Merges neighbouring symbols of a corpus, the pair that saves the most tokens first."""
+
+    def __init__(
+        self,
+        corpus: Ids,
+        symbols: list[str],
+        costs: list[int],
+        distinguishing: NDArray[np.bool_],
+        admissible: Callable[[str], bool],
+    ) -> None:
+        """Counts the pairs of the corpus.
+
+        Args:
+            corpus: Symbol ids of the whole corpus, (T,); starts and ends with `BARRIER`. Changed in place.
+            symbols: The text of each symbol id.
+            costs: Tokens that the old vocabulary spends on each symbol: 1, or the number of bytes of a
+                character that it lacks. Such a character has to become a piece before it can be joined.
+            distinguishing: (S,), whether a symbol makes any piece admissible that contains it.
+            admissible: Whether a text may become a piece; asked before a piece is made.
+        """
+        self.ids = corpus
+        self.symbols = list(symbols)
+        self.costs = costs
+        self.admissible = admissible
+        self.id_of = {text: i for i, text in enumerate(symbols) if costs[i] == 1}
+        self.distinguishing = distinguishing
+        self.known = np.array([cost == 1 for cost in costs])
+        self.known[BARRIER] = False
+        self.next = np.arange(1, len(corpus) + 1, dtype=np.int32)
+        self.previous = np.arange(-1, len(corpus) - 1, dtype=np.int32)
+        self.counts: dict[int, int] = {}
+        self.places: dict[int, list[Ids]] = {}
+        self.heap: list[tuple[int, int]] = []  # (-tokens saved, pair key; or -1 - id of a missing character)
+        self._count_pairs(np.arange(len(corpus) - 1, dtype=np.int32))
+        self._count_missing_characters()
+
+    def pieces(self) -> Iterator[tuple[str, int]]:
+        """Makes pieces for as long as one saves tokens.
+
+        Yields:
+            The text of the new piece, and the number of tokens it saves on the corpus at that moment.
+        """
+        while self.heap:
+            negative_gain, key = heapq.heappop(self.heap)
+            if key < 0:
+                character = -1 - key
+                if self.admissible(self.symbols[character]):
+                    yield self.symbols[character], -negative_gain
+                    self._learn_character(character)
+                continue
+            count = self.counts.get(key, 0)
+            left, right = key >> 32, key & 0xFFFFFFFF
+            text = self.symbols[left] + self.symbols[right]
+            if text in self.id_of:  # another way to spell a piece that exists: BPE merges it too
+                self._merge(key, left, right, self.id_of[text])
+            elif count < -negative_gain:
+                self._push(key, count)
+            elif len(text) <= MAX_PIECE_LEN and self.admissible(text):
+                yield text, count
+                self._merge(key, left, right, self._new_symbol(text))
+
+    def _push(self, key: int, count: int) -> None:
+        if count >= _MIN_COUNT:
+            text = self.symbols[key >> 32] + self.symbols[key & 0xFFFFFFFF]
+            # An existing piece outranks every piece to come, so its merge is carried out next.
+            heapq.heappush(self.heap, (-(1 << 62) if text in self.id_of else -count, key))
+
+    def _new_symbol(self, text: str) -> int:
+        new = len(self.symbols)
+        self.symbols.append(text)
+        self.id_of[text] = new
+        if new >= len(self.known):
+            self.known = np.append(self.known, np.zeros(len(self.known), dtype=bool))
+            self.distinguishing = np.append(self.distinguishing, np.zeros(len(self.distinguishing), dtype=bool))
+        self.known[new] = self.distinguishing[new] = True
+        return new
+
+    def _pair_keys(self, starts: Ids) -> tuple[Ids, NDArray[np.int64]]:
+        """Of the pairs that begin at `starts`, those that may be joined: their starts and keys."""
+        left, right = self.ids[starts], self.ids[self.next[starts]]
+        joinable = self.known[left] & self.known[right] & (self.distinguishing[left] | self.distinguishing[right])
+        return starts[joinable], left[joinable].astype(np.int64) << 32 | right[joinable]
+
+    def _count_pairs(self, starts: Ids) -> None:
+        starts, keys = self._pair_keys(starts)
+        order = np.argsort(keys, kind="stable")
+        keys, starts = keys[order], starts[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        counts = np.diff(first, append=len(keys))
+        frequent = counts >= _MIN_COUNT
+        for key, begin, count in zip(
+            keys[first][frequent].tolist(), first[frequent].tolist(), counts[frequent].tolist(), strict=True
+        ):
+            # A copy, so that a rare pair does not keep the array of all pairs alive.
+            self.places.setdefault(key, []).append(starts[begin : begin + count].copy())
+            self.counts[key] = self.counts.get(key, 0) + count
+            self._push(key, self.counts[key])
+
+    def _forget_pairs(self, starts: Ids) -> None:
+        keys, counts = np.unique(self._pair_keys(starts)[1], return_counts=True)
+        for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
+            if key in self.counts:
+                self.counts[key] -= count
+
+    def _count_missing_characters(self) -> None:
+        places = np.flatnonzero(~self.known[self.ids] & (self.ids != BARRIER)).astype(np.int32)
+        places = places[np.argsort(self.ids[places], kind="stable")]
+        characters, first, counts = np.unique(self.ids[places], return_index=True, return_counts=True)
+        for character, begin, count in zip(characters.tolist(), first.tolist(), counts.tolist(), strict=True):
+            self.places[-1 - character] = [places[begin : begin + count].copy()]
+            heapq.heappush(self.heap, (-count * (self.costs[character] - 1), -1 - character))
+
+    def _learn_character(self, character: int) -> None:
+        self.known[character] = True
+        self.id_of[self.symbols[character]] = character
+        (places,) = self.places.pop(-1 - character)
+        self._count_pairs(np.union1d(places, self.previous[places]))
+
+    def _merge(self, key: int, left: int, right: int, merged: int) -> None:
+        places = np.unique(np.concatenate(self.places.pop(key)))
+        places = places[(self.ids[places] == left) & (self.ids[self.next[places]] == right)]
+        if left == right:
+            places = self._without_overlaps(places)
+        del self.counts[key]
+        if len(places) == 0:
+            return
+        second = self.next[places]
+        self._forget_pairs(np.union1d(self.previous[places], second))
+        after = self.next[second]
+        self.ids[places], self.ids[second] = merged, _MERGED_AWAY
+        self.next[places], self.previous[after] = after, places
+        self._count_pairs(np.union1d(self.previous[places], places))
+
+    def _without_overlaps(self, places: Ids) -> Ids:
+        """Of a run of equal symbols (あああ) every other pair, from the left."""
+        kept, taken = [], -1
+        for place in places.tolist():
+            if place != taken:
+                kept.append(place)
+                taken = int(self.next[place])
+        return np.array(kept, dtype=np.int32)

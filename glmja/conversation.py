@@ -1,0 +1,108 @@
+"""Conversations as ids; the only place that knows ChatGLM3's chat format.
+
+`[gMASK] <sop>`, then for each message `<|role|>`, its metadata and a line feed, its content.
+Each part is encoded by itself, and control tokens are ids, never text: what a user types
+can not open a turn. Source of the format: ChatGLM3's PROMPT.md and `build_single_message`,
+https://github.com/THUDM/ChatGLM3/blob/main/PROMPT_en.md; equality with the ids of its own
+tokenizer is tested.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NotRequired, TypedDict, get_args
+
+from rich.text import Text
+
+from glmja.tokenizer import GLMTokenizer, Role
+
+
+class Message(TypedDict):
+    """One message. An assistant's `metadata` is the name of the tool that its content calls."""
+
+    role: Role
+    content: str
+    metadata: NotRequired[str]
+    tools: NotRequired[list[dict[str, Any]]]  # a system message lists the tools that the assistant may call
+
+
+def check(messages: Sequence[Message]) -> None:
+    """Checks the roles and texts of a conversation.
+
+    Raises:
+        ValueError: If there is no message, a role is unknown, a system message is not the first, `tools`
+            stand elsewhere than in a system message, or a content or metadata is not text.
+    """
+    if not messages:
+        raise ValueError("the conversation has no messages")
+    for i, message in enumerate(messages):
+        role = message.get("role")
+        if role not in get_args(Role):
+            raise ValueError(f"message {i} has the role {role!r}; it must be one of {', '.join(get_args(Role))}")
+        if role == "system" and i > 0:
+            raise ValueError(f"message {i} is a system message; only the first message can be one")
+        if "tools" in message and role != "system":
+            raise ValueError(f"message {i} ({role}) lists tools; only a system message can")
+        for key in ("content", "metadata"):
+            if not isinstance(message.get(key, "" if key == "metadata" else None), str):
+                raise ValueError(f"message {i} ({role}) has no text as {key!r}: {message.get(key)!r}")
+
+
+def render(messages: Sequence[Message], tokenizer: GLMTokenizer) -> tuple[list[int], list[bool]]:
+    """Ids of a conversation, and for each id whether the model must learn to say it.
+
+    Learnt is what the assistant says after its role token, the metadata line included, and the
+    token that ends its turn: the next role token, or the end of the text.
+
+    Raises:
+        ValueError: As `check`.
+    """
+    check(messages)
+    ids = tokenizer.prefix_ids
+    learnt, spoke = [False] * len(ids), False
+    for message in messages:
+        body = _body_ids(message, tokenizer)
+        speaks = message["role"] == "assistant"
+        ids += [tokenizer.role_id(message["role"]), *body]
+        learnt += [spoke, *[speaks] * len(body)]
+        spoke = speaks
+    if spoke:
+        ids, learnt = [*ids, tokenizer.eos_id], [*learnt, True]
+    return ids, learnt
+
+
+def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[int]:
+    """Ids after which the model writes the assistant's next message.
+
+    Raises:
+        ValueError: As `check`.
+    """
+    check(messages)
+    ids = tokenizer.prefix_ids
+    for message in messages:
+        ids += [tokenizer.role_id(message["role"]), *_body_ids(message, tokenizer)]
+    return [*ids, tokenizer.role_id("assistant")]
+
+
+def _body_ids(message: Message, tokenizer: GLMTokenizer) -> list[int]:
+    content = message["content"]
+    if "tools" in message:
+        content += "\n" + json.dumps(message["tools"], indent=4, ensure_ascii=False)
+    return tokenizer.encode(f"{message.get('metadata', '')}\n") + tokenizer.encode(content)
+
+
+def show(ids: Sequence[int], learnt: Sequence[bool], tokenizer: GLMTokenizer) -> Text:
+    """The ids as coloured text: learnt ones green, control tokens bold, token borders by shade.
+
+    Raises:
+        ValueError: If `ids` and `learnt` are not of one length.
+    """
+    if len(ids) != len(learnt):
+        raise ValueError(f"{len(ids)} ids but {len(learnt)} learnt flags")
+    control, text = set(tokenizer.control_tokens.values()), Text()
+    for position, (token_id, is_learnt) in enumerate(zip(ids, learnt, strict=True)):
+        colour = ("green", "bright_green") if is_learnt else ("white", "bright_black")
+        style = colour[position % 2] + (" bold" if token_id in control else "")
+        text.append(tokenizer.piece(token_id).replace("\u2581", " "), style=style)
+    return text

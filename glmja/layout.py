@@ -1,0 +1,242 @@
+"""Names, shapes and settings of ChatGLM2/3 beside those of `transformers`' own Glm.
+
+The two are one architecture under two spellings: every tensor of one is a range of rows of the
+other, so that a conversion moves bytes and computes nothing. ChatGLM's single query-key-value
+matrix holds the rows of H query heads, then G key groups, then G value groups.
+
+Sources: `modeling_chatglm.py` of ChatGLM3-6B, `transformers/models/glm/modeling_glm.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Layout = Literal["chatglm", "glm"]
+Config = dict[str, Any]
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+# ChatGLM stores the rotary frequencies; they follow from the config.
+INV_FREQ = "transformer.rotary_pos_emb.inv_freq"
+
+_ROPE_BASE = 10000.0
+
+# ChatGLM → Glm, for the tensors that are only renamed
+_TOP_NAMES = {
+    "transformer.embedding.word_embeddings.weight": EMBEDDING,
+    "transformer.encoder.final_layernorm.weight": "model.norm.weight",
+    "transformer.output_layer.weight": HEAD,
+}
+_LAYER_NAMES = {
+    "input_layernorm.weight": "input_layernorm.weight",
+    "post_attention_layernorm.weight": "post_attention_layernorm.weight",
+    "self_attention.dense.weight": "self_attn.o_proj.weight",
+    "mlp.dense_h_to_4h.weight": "mlp.gate_up_proj.weight",
+    "mlp.dense_4h_to_h.weight": "mlp.down_proj.weight",
+}
+_FUSED = "self_attention.query_key_value"
+_CHATGLM_LAYER = re.compile(r"transformer\.encoder\.layers\.(\d+)\.(.+)")
+_GLM_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+_SIZES = {
+    "padded_vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "kv_channels": "head_dim",
+    "multi_query_group_num": "num_key_value_heads",
+    "seq_length": "max_position_embeddings",
+    "layernorm_epsilon": "rms_norm_eps",
+    "add_qkv_bias": "attention_bias",
+}
+
+# What the conversion relies on; ChatGLM2 and ChatGLM3 have no other values.
+_REQUIRED = {
+    "add_bias_linear": False,
+    "apply_residual_connection_post_layernorm": False,
+    "multi_query_attention": True,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "tie_word_embeddings": False,
+}
+_REQUIRED_IF_PRESENT = {"quantization_bit": 0, "pre_seq_len": None, "original_rope": True}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows `start` … `stop` of a tensor; all of them if `stop` is None."""
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+
+Plan = dict[str, list[Rows]]  # for each tensor to be written, the rows that it is joined from
+
+
+def layout_of(config: Config) -> Layout:
+    """Which of the two layouts a `config.json` describes.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    model_type = config.get("model_type")
+    if model_type not in ("chatglm", "glm"):
+        raise ValueError(f"unknown architecture: model_type is {model_type!r}; it must be 'chatglm' (2 or 3) or 'glm'")
+    return model_type
+
+
+def to_glm_config(config: Config) -> Config:
+    """The Glm settings of a ChatGLM2/3 config.
+
+    Raises:
+        ValueError: If a setting is missing, or has a value for which Glm has no counterpart.
+    """
+    missing = [key for key in (*_SIZES, *_REQUIRED) if key not in config]
+    if missing:
+        raise ValueError(f"the ChatGLM config lacks {', '.join(missing)} (is it ChatGLM2 or ChatGLM3?)")
+    present = {key: value for key, value in _REQUIRED_IF_PRESENT.items() if key in config}
+    for key, value in (_REQUIRED | present).items():
+        if config[key] != value:
+            raise ValueError(f"the ChatGLM config has {key} = {config[key]!r}; only {value!r} can be converted")
+    return {
+        "model_type": "glm",
+        "architectures": ["GlmForCausalLM"],
+        **{theirs: config[ours] for ours, theirs in _SIZES.items()},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": _ROPE_BASE * config.get("rope_ratio", 1),
+            "partial_rotary_factor": 0.5,
+        },
+        "hidden_act": "silu",
+        "attention_dropout": config.get("attention_dropout", 0.0),
+        "tie_word_embeddings": False,
+        "pad_token_id": config.get("pad_token_id", 0),
+        "eos_token_id": config.get("eos_token_id", 2),
+        "dtype": config.get("torch_dtype", "float16"),
+    }
+
+
+def to_chatglm_config(config: Config) -> Config:
+    """The ChatGLM3 settings of a Glm config that came from ChatGLM; the inverse of `to_glm_config`.
+
+    Raises:
+        ValueError: If the Glm model has no counterpart in ChatGLM3.
+    """
+    rope = config.get("rope_parameters", {})
+    if rope.get("partial_rotary_factor") != 0.5 or rope.get("rope_type") != "default":
+        raise ValueError(f"rope_parameters {rope} have no counterpart in ChatGLM3")
+    ratio = rope["rope_theta"] / _ROPE_BASE
+    code = "modeling_chatglm.ChatGLMForConditionalGeneration"
+    eos = config["eos_token_id"]
+    return {
+        "model_type": "chatglm",
+        "architectures": ["ChatGLMModel"],
+        "auto_map": {
+            "AutoConfig": "configuration_chatglm.ChatGLMConfig",
+            **{f"AutoModel{suffix}": code for suffix in ("", "ForCausalLM", "ForSeq2SeqLM")},
+        },
+        **{ours: config[theirs] for ours, theirs in _SIZES.items()},
+        **_REQUIRED,
+        "apply_query_key_layer_scaling": True,
+        "attention_dropout": config.get("attention_dropout", 0.0),
+        "attention_softmax_in_fp32": True,
+        "bias_dropout_fusion": True,
+        "fp32_residual_connection": False,
+        "hidden_dropout": 0.0,
+        "original_rope": True,
+        **({"rope_ratio": ratio} if ratio != 1 else {}),
+        "use_cache": True,
+        "torch_dtype": config.get("dtype") or "float16",
+        "eos_token_id": eos[0] if isinstance(eos, list) else eos,
+        "pad_token_id": config.get("pad_token_id", 0),
+    }
+
+
+def _fused_rows(config: Config) -> dict[str, tuple[int, int]]:
+    """Rows of q, k and v in the fused matrix, from a Glm config."""
+    queries = config["num_attention_heads"] * config["head_dim"]
+    groups = config["num_key_value_heads"] * config["head_dim"]
+    return {"q": (0, queries), "k": (queries, queries + groups), "v": (queries + groups, queries + 2 * groups)}
+
+
+def plan_to_glm(names: Iterable[str], config: Config) -> Plan:
+    """Where each Glm tensor comes from.
+
+    Args:
+        names: Tensors of a ChatGLM checkpoint.
+        config: The Glm config.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    plan: Plan = {}
+    unknown = []
+    for name in names:
+        layer = _CHATGLM_LAYER.fullmatch(name)
+        if name in _TOP_NAMES:
+            plan[_TOP_NAMES[name]] = [Rows(name)]
+        elif layer and layer[2] in _LAYER_NAMES:
+            plan[f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}"] = [Rows(name)]
+        elif layer and layer[2] in (f"{_FUSED}.weight", f"{_FUSED}.bias"):
+            kind = layer[2].rpartition(".")[2]
+            for part, (start, stop) in _fused_rows(config).items():
+                plan[f"model.layers.{layer[1]}.self_attn.{part}_proj.{kind}"] = [Rows(name, start, stop)]
+        elif name != INV_FREQ:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"{len(unknown)} tensors that no ChatGLM2/3 has: {', '.join(sorted(unknown)[:5])}")
+    return plan
+
+
+def plan_to_chatglm(names: Iterable[str]) -> Plan:
+    """Where each ChatGLM tensor but the rotary frequencies comes from; the inverse of `plan_to_glm`.
+
+    Args:
+        names: Tensors of a Glm checkpoint.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    top = {theirs: ours for ours, theirs in _TOP_NAMES.items()}
+    inner = {theirs: ours for ours, theirs in _LAYER_NAMES.items()}
+    plan: Plan = {}
+    unknown = []
+    for name in names:
+        layer = _GLM_LAYER.fullmatch(name)
+        fused = layer and re.fullmatch(r"self_attn\.[qkv]_proj\.(weight|bias)", layer[2])
+        if name in top:
+            plan[top[name]] = [Rows(name)]
+        elif layer and layer[2] in inner:
+            plan[f"transformer.encoder.layers.{layer[1]}.{inner[layer[2]]}"] = [Rows(name)]
+        elif layer and fused:
+            parts = [f"model.layers.{layer[1]}.self_attn.{part}_proj.{fused[1]}" for part in "qkv"]
+            plan[f"transformer.encoder.layers.{layer[1]}.{_FUSED}.{fused[1]}"] = [Rows(part) for part in parts]
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"{len(unknown)} tensors that no Glm model has: {', '.join(sorted(unknown)[:5])}")
+    return plan
+
+
+def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a Glm model."""
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config["vocab_size"], width)}
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        shapes[f"{prefix}input_layernorm.weight"] = (width,)
+        for part, (start, stop) in _fused_rows(config).items():
+            shapes[f"{prefix}self_attn.{part}_proj.weight"] = (stop - start, width)
+            if config["attention_bias"]:
+                shapes[f"{prefix}self_attn.{part}_proj.bias"] = (stop - start,)
+        shapes[f"{prefix}self_attn.o_proj.weight"] = (width, config["num_attention_heads"] * config["head_dim"])
+        shapes[f"{prefix}post_attention_layernorm.weight"] = (width,)
+        shapes[f"{prefix}mlp.gate_up_proj.weight"] = (2 * inner, width)
+        shapes[f"{prefix}mlp.down_proj.weight"] = (width, inner)
+    return shapes | {"model.norm.weight": (width,), HEAD: (config["vocab_size"], width)}

@@ -1,0 +1,215 @@
+"""`python -m glmja.resize_embeddings`: ChatGLM's weights + a grown tokenizer → the Zero model.
+
+Every new row of the output head is a convex combination of old rows. So the logit of a new token
+is the same combination of old logits, never above their maximum: as long as the tokens of a prompt
+are those of old, greedy decoding says what it always said. (In exact arithmetic. The rounding of a
+row to 16 bits moves a logit by about one part in 10⁴, so two old logits that tie that closely could
+swap with a new one; the check at the end runs both models.)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from glmja import __version__, fast_tokenizer
+from glmja.checkpoint import Checkpoint, DtypeName
+from glmja.command import run
+from glmja.layout import EMBEDDING, HEAD, Config
+from glmja.model import check_vocabulary
+from glmja.output_folder import check_free, complete_or_absent
+from glmja.tensor_source import ComputedTensor, JoinedTensor, Part, Source
+from glmja.tokenizer import GLMTokenizer
+from glmja.verification import verify_zero
+from glmja.vocabulary import isolated_processor
+
+Init = Literal["subtoken_mean", "mean", "random"]
+
+REPORT_NAME = "resize_report.json"
+
+
+def resize_embeddings(
+    base: str,
+    tokenizer: str,
+    output: str,
+    init: Init = "subtoken_mean",
+    pad_to_multiple_of: int = 64,
+    dtype: DtypeName | None = None,
+    max_shard_size: int = 5_000_000_000,
+    check_greedy: bool = True,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Grows the embeddings of a ChatGLM model to a grown tokenizer: the Zero model.
+
+    Args:
+        base: Folder with weights and tokenizer, in ChatGLM2/3's layout or as written by this command.
+        tokenizer: Folder of the tokenizer that extends the base's.
+        output: New folder, loadable by `AutoModelForCausalLM` and `AutoTokenizer` without remote code.
+        init: New rows of both embeddings. `subtoken_mean`: the mean of the rows of the old tokens that the piece was
+            spelled with; `mean`: of all old rows; `random`: normal with standard deviation 0.02, for comparison.
+        pad_to_multiple_of: Round the number of rows up to it, for the tensor cores; padding rows get the mean.
+        dtype: Of the written weights; the base's by default.
+        max_shard_size: Bytes a file of weights.
+        check_greedy: Load both models at the end and compare what they say; takes twice the memory of the model.
+        seed: Of `random`.
+        overwrite: Replace what `output` holds.
+
+    Returns:
+        The report as written to `resize_report.json`.
+
+    Raises:
+        ValueError: If base, tokenizer and weights do not belong together or are damaged, or a check at the end fails.
+        OSError: If a file does not exist, or the disk has no room.
+    """
+    if pad_to_multiple_of < 1:
+        raise ValueError(f"--pad_to_multiple_of {pad_to_multiple_of} must be at least 1")
+    check_free(output, overwrite)
+    source = Checkpoint.open(base).as_glm()
+    old, new = GLMTokenizer.load(base), GLMTokenizer.load(tokenizer)
+    check_vocabulary(source.config["vocab_size"], old, base)
+    check_extends(old, new, tokenizer)
+    num_rows = -(-len(new) // pad_to_multiple_of) * pad_to_multiple_of
+    spelled = isolated_processor(old.proto).encode([p.piece for p in list(new.proto.pieces)[len(old) :]])
+    resized = dict(source.tensors)
+    for name in (EMBEDDING, HEAD):
+        resized[name] = resize(source.tensors[name], name, len(old), spelled, num_rows, init, seed)
+    config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
+    zero = replace(source, config=config, tensors=resized)
+    if dtype:
+        zero = zero.astype(getattr(torch, dtype))
+    with complete_or_absent(output, overwrite, zero.num_bytes) as folder:
+        zero.save(folder, max_shard_size)
+        fast_tokenizer.save(new, folder, config["max_position_embeddings"])
+        _write_generation_config(folder, config)
+        report = {
+            "base_fingerprint": old.fingerprint,
+            "tokenizer_fingerprint": new.fingerprint,
+            "init": init,
+            "seed": seed if init == "random" else None,
+            "rows_before": source.config["vocab_size"],
+            "old_rows_kept": len(old),
+            "new_rows": len(new) - len(old),
+            "padding_rows": num_rows - len(new),
+            "rows_after": num_rows,
+            **verify_zero(Checkpoint.open(base).as_glm(), folder, old, spelled, init, check_greedy),
+        }
+        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_model_card(report, tokenizer), encoding="utf-8")
+    _print(report, output)
+    return report
+
+
+def check_extends(old: GLMTokenizer, new: GLMTokenizer, folder: str) -> None:
+    """Checks that the ids of one tokenizer mean the same in the other.
+
+    Raises:
+        ValueError: If an id does not; names the first.
+    """
+    for i, piece in enumerate(old.proto.pieces):
+        after = new.proto.pieces[i].piece if i < len(new) else "nothing"
+        if after != piece.piece:
+            raise ValueError(
+                f"--tokenizer {folder} ({len(new)} pieces) does not extend the base's ({len(old)} pieces): id {i} is "
+                f"{piece.piece!r} in the base and {after!r} in the new one; build it from this base"
+            )
+
+
+def resize(
+    source: Source, name: str, num_old: int, spelled: list[list[int]], num_rows: int, init: Init, seed: int
+) -> Source:
+    """An embedding matrix with its old rows as they are, and new ones below.
+
+    Args:
+        source: The old matrix, (rows, D); rows from `num_old` on are padding and dropped.
+        name: Of the tensor, for messages.
+        num_old: Rows to keep.
+        spelled: For each new piece, the old ids that spelled it.
+        num_rows: Rows of the new matrix.
+        init: How new rows are made.
+        seed: Of `random`.
+
+    Raises:
+        ValueError: If an old row holds NaN or infinity.
+    """
+    num_new = num_rows - num_old
+    mean_D = _mean_of_all(source, num_old, name)
+    generator = torch.Generator().manual_seed(seed)
+    random_ND = 0.02 * torch.randn(len(spelled) if init == "random" else 0, *mean_D.shape, generator=generator)
+
+    def new_rows(start: int, stop: int) -> Tensor:
+        pieces = slice(start, min(stop, len(spelled)))
+        rows_ND = mean_D.repeat(stop - start, 1)
+        if init == "random":
+            rows_ND[: len(random_ND[pieces])] = random_ND[pieces]
+        elif init == "subtoken_mean" and spelled[pieces]:
+            rows_ND[: len(spelled[pieces])] = mean_of_rows(source, spelled[pieces])
+        return rows_ND.to(source.dtype)
+
+    below = ComputedTensor(source.dtype, (num_new, *source.shape[1:]), new_rows)
+    return JoinedTensor([Part(source, 0, num_old), Part(below, 0, num_new)])
+
+
+def mean_of_rows(source: Source, groups: list[list[int]]) -> Tensor:
+    """The mean row of each group of rows, (groups, D) in fp32."""
+    needed = sorted({row for group in groups for row in group})
+    place = {row: i for i, row in enumerate(needed)}
+    rows_ND = source.gather(needed).float()
+    lengths = torch.tensor([len(group) for group in groups])
+    flat = torch.tensor([place[row] for group in groups for row in group])
+    owner = torch.repeat_interleave(torch.arange(len(groups)), lengths)
+    total_GD = torch.zeros(len(groups), rows_ND.shape[1]).index_add_(0, owner, rows_ND[flat])
+    return total_GD / lengths[:, None]
+
+
+def _mean_of_all(source: Source, num_rows: int, name: str) -> Tensor:
+    total_D, first = torch.zeros(source.shape[1:], dtype=torch.float64), 0
+    for block_ND in source.blocks(0, num_rows):
+        bad_N = ~torch.isfinite(block_ND).all(1)
+        if bad_N.any():
+            row = first + int(bad_N.nonzero()[0])
+            raise ValueError(f"{name} of the base: row {row} holds NaN or infinity ({int(bad_N.sum())} such rows)")
+        total_D += block_ND.double().sum(0)
+        first += len(block_ND)
+    return (total_D / num_rows).float()
+
+
+def _write_generation_config(folder: Path, config: Config) -> None:
+    content = {"eos_token_id": config["eos_token_id"], "pad_token_id": config["pad_token_id"]}
+    (folder / "generation_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _model_card(report: dict[str, Any], tokenizer: str) -> str:
+    tokenizer_report = Path(tokenizer) / "tokenizer_report.json"
+    policy = json.loads(tokenizer_report.read_text(encoding="utf-8"))["policy"] if tokenizer_report.is_file() else "?"
+    rows = "\n".join(f"| {key} | {value} |" for key, value in (report | {"policy": policy}).items())
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en, ja]\n---\n\n"
+        "# Zero: ChatGLM with rows for Japanese, not yet trained\n\n"
+        f"Written by glmja {__version__} (`python -m glmja.resize_embeddings`). Old tokens have their old rows; each "
+        "new row is made from old ones, so the model speaks its old languages as before and has yet to learn Japanese."
+        f"\n\n| provenance | |\n|---|---|\n{rows}\n"
+    )
+
+
+def _print(report: dict[str, Any], output: str) -> None:
+    table = Table("check", "", title=f"Zero model in {output}")
+    for key, value in report.items():
+        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 1 else str(value))
+    Console().print(table)
+
+
+def main(args: list[str] | None = None) -> dict[str, Any]:
+    """Runs the command line."""
+    return run(resize_embeddings, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Tensors that can be read, or copied to a file, a range of rows at a time.
+
+A conversion or a resize hardly computes: nearly every byte that it writes stands somewhere in
+what it reads. So tensors are never assembled in memory; a range of rows is copied from file to
+file by the kernel (`sendfile`), and only what is really new (rows of embeddings, another dtype)
+passes through torch, a block of rows at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+Advance = Callable[[int], None]
+
+_BLOCK_BYTES = 16 << 20
+_NO_SENDFILE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP}  # not between files on this system
+
+
+class Source(ABC):
+    """Rows of one tensor.
+
+    Attributes:
+        dtype: Of the elements.
+        shape: Of the tensor; its first dimension counts the rows.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows `start` … `stop`, in memory."""
+
+    def read_all(self) -> Tensor:
+        """The whole tensor, in memory."""
+        return self.read(0, self.shape[0])
+
+    def gather(self, rows: Sequence[int]) -> Tensor:
+        """Single rows, in the order asked for."""
+        return torch.cat([self.read(row, row + 1) for row in rows])
+
+    def blocks(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Rows `start` … `stop`, a block of at most 16 MiB at a time."""
+        step = max(1, _BLOCK_BYTES // max(1, self.row_bytes))
+        for begin in range(start, stop, step):
+            yield self.read(begin, min(begin + step, stop))
+
+    def copy(self, start: int, stop: int, out: BinaryIO, advance: Advance) -> None:
+        """Writes the bytes of rows `start` … `stop`; `advance` hears the number of bytes as they go."""
+        for block in self.blocks(start, stop):
+            advance(out.write(block.contiguous().view(torch.uint8).numpy().data))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return torch.Size(self.shape[1:]).numel() * self.dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.shape[0] * self.row_bytes
+
+
+@dataclass(frozen=True)
+class FileTensor(Source):
+    """A tensor in a file, its bytes at `offset`."""
+
+    path: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows `start` … `stop`, in memory."""
+        with self.path.open("rb") as file:
+            return self._read_from(file, start, stop)
+
+    def gather(self, rows: Sequence[int]) -> Tensor:
+        """Single rows, in the order asked for."""
+        with self.path.open("rb", buffering=0) as file:
+            return torch.cat([self._read_from(file, row, row + 1) for row in rows])
+
+    def _read_from(self, file: BinaryIO, start: int, stop: int) -> Tensor:
+        file.seek(self.offset + start * self.row_bytes)
+        buffer = bytearray((stop - start) * self.row_bytes)
+        if file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+            raise ValueError(f"{self.path} ended before row {stop} could be read")
+        values = torch.frombuffer(buffer, dtype=self.dtype) if buffer else torch.empty(0, dtype=self.dtype)
+        return values.reshape(stop - start, *self.shape[1:])
+
+    def copy(self, start: int, stop: int, out: BinaryIO, advance: Advance) -> None:
+        """Copies the bytes within the kernel where it can."""
+        position, end = self.offset + start * self.row_bytes, self.offset + stop * self.row_bytes
+        out.flush()
+        with self.path.open("rb") as file:
+            while position < end:
+                sent = _send(out, file, position, min(end - position, _BLOCK_BYTES))
+                if sent == 0:
+                    raise ValueError(f"{self.path} ended at byte {position} while it was copied")
+                position += sent
+                advance(sent)
+        out.seek(0, os.SEEK_END)
+
+
+@dataclass(frozen=True)
+class MemoryTensor(Source):
+    """A tensor in memory, or memory-mapped by torch."""
+
+    tensor: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The tensor's."""
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The tensor's."""
+        return tuple(self.tensor.shape)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows `start` … `stop`."""
+        return self.tensor[start:stop]
+
+
+@dataclass(frozen=True)
+class ComputedTensor(Source):
+    """A tensor that is computed when it is read.
+
+    Attributes:
+        rows: Gives rows `start` … `stop`, in `dtype`.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], Tensor]
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows `start` … `stop`."""
+        return self.rows(start, stop)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start` … `stop` of a source."""
+
+    source: Source
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class JoinedTensor(Source):
+    """A tensor joined from parts along its rows."""
+
+    parts: Sequence[Part]
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The dtype of the parts."""
+        return self.parts[0].source.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The rows of all parts."""
+        return (sum(part.stop - part.start for part in self.parts), *self.parts[0].source.shape[1:])
+
+    def _overlaps(self, start: int, stop: int) -> Iterator[Part]:
+        first = 0
+        for part in self.parts:
+            begin, end = max(start, first), min(stop, first + part.stop - part.start)
+            if begin < end:
+                yield Part(part.source, part.start + begin - first, part.start + end - first)
+            first += part.stop - part.start
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows `start` … `stop`, in memory."""
+        pieces = [part.source.read(part.start, part.stop) for part in self._overlaps(start, stop)]
+        return torch.cat(pieces) if pieces else torch.empty((0, *self.shape[1:]), dtype=self.dtype)
+
+    def copy(self, start: int, stop: int, out: BinaryIO, advance: Advance) -> None:
+        """Copies part after part."""
+        for part in self._overlaps(start, stop):
+            part.source.copy(part.start, part.stop, out, advance)
+
+
+def cast(source: Source, dtype: torch.dtype) -> Source:
+    """The tensor in another dtype, converted as it is read."""
+    if source.dtype == dtype:
+        return source
+    return ComputedTensor(dtype, source.shape, lambda start, stop: source.read(start, stop).to(dtype))
+
+
+def _send(out: BinaryIO, file: BinaryIO, position: int, count: int) -> int:
+    try:
+        return os.sendfile(out.fileno(), file.fileno(), position, count)
+    except OSError as error:
+        if error.errno not in _NO_SENDFILE:
+            raise
+    file.seek(position)
+    sent = out.write(file.read(count))
+    out.flush()
+    return sent

@@ -1,0 +1,128 @@
+"""Files of weights: safetensors read and written, `.bin` read without running code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from glmja.tensor_source import Advance, FileTensor, MemoryTensor, Source
+
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+_BIN_INDEX = "pytorch_model.bin.index.json"
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPE_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def open_weights(folder: Path) -> dict[str, Source]:
+    """All tensors of a folder; only headers are read.
+
+    Raises:
+        FileNotFoundError: If there are no weights, or a shard that the index names does not exist.
+        ValueError: If a file is damaged or would need code to load.
+    """
+    tensors: dict[str, Source] = {}
+    for path, names in _shards(folder).items():
+        found = _open_safetensors(path) if path.suffix == ".safetensors" else _open_bin(path)
+        missing = sorted(names - found.keys())
+        if missing:
+            raise ValueError(f"{path} lacks {len(missing)} tensors that the index names: {', '.join(missing[:5])}")
+        tensors.update(found)
+    return tensors
+
+
+def _shards(folder: Path) -> dict[Path, set[str]]:
+    """The files of weights, and the tensors that an index promises of each."""
+    for index_name, single in ((SAFETENSORS_INDEX, "model.safetensors"), (_BIN_INDEX, "pytorch_model.bin")):
+        if (folder / index_name).is_file():
+            weight_map = read_json(folder / index_name).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise ValueError(f"{folder / index_name}: no weight_map")
+            shards: dict[Path, set[str]] = {}
+            for tensor, name in weight_map.items():
+                if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]+\.(safetensors|bin)", name):
+                    raise ValueError(f"{folder / index_name}: {name!r} is not the name of a shard in this folder")
+                shards.setdefault(folder / name, set()).add(tensor)
+            for path in shards:
+                if not path.is_file():
+                    raise FileNotFoundError(f"{path} is named in {index_name} but does not exist")
+            return shards
+        if (folder / single).is_file():
+            return {folder / single: set()}
+    raise FileNotFoundError(f"no weights in {folder}: neither model.safetensors nor pytorch_model.bin, nor an index")
+
+
+def _open_safetensors(path: Path) -> dict[str, Source]:
+    try:
+        with safe_open(path, "pt"):  # refuses a header or size that does not fit
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: damaged safetensors file ({error})") from error
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    tensors: dict[str, Source] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(_DTYPES)}")
+        dtype, offset = _DTYPES[entry["dtype"]], 8 + length + entry["data_offsets"][0]
+        tensors[name] = FileTensor(path, dtype, tuple(entry["shape"]), offset)
+    return tensors
+
+
+def _open_bin(path: Path) -> dict[str, Source]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = "it needs code to load" if "weights_only" in str(error).lower() else "damaged"
+        raise ValueError(f"{path}: {reason}; convert it to safetensors where you trust it") from error
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path}: not a dictionary of tensors")
+    return {name: MemoryTensor(tensor) for name, tensor in content.items()}
+
+
+def write_safetensors(path: Path, tensors: dict[str, Source], advance: Advance) -> None:
+    """Writes the format of https://huggingface.co/docs/safetensors: length, JSON header, bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, source in tensors.items():
+        begin, end = end, end + source.num_bytes
+        header[name] = {"dtype": _DTYPE_CODES[source.dtype], "shape": source.shape, "data_offsets": [begin, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as out:
+        out.write(struct.pack("<Q", len(encoded)) + encoded)
+        for source in tensors.values():
+            source.copy(0, source.shape[0], out, advance)

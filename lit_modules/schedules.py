@@ -1,0 +1,39 @@
+"""Learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class WarmupCosine(LambdaLR):
+    """Rises linearly to the optimizer's learning rate, then falls along half a cosine."""
+
+    def __init__(self, optimizer: Optimizer, num_steps: int, warmup: float = 0.1, floor: float = 0.0) -> None:
+        """Starts at the first step.
+
+        Args:
+            optimizer: The optimizer.
+            num_steps: Optimizer steps of the whole run.
+            warmup: Length of the rise: a share of the run if below 1, else optimizer steps.
+            floor: Learning rate at the end, as a share of the optimizer's.
+
+        Raises:
+            ValueError: If `warmup` is negative or longer than the run, or `floor` is not a share.
+        """
+        warmup_steps = round(warmup * num_steps) if warmup < 1 else int(warmup)
+        if warmup < 0 or warmup_steps > num_steps or not 0 <= floor <= 1:
+            raise ValueError(
+                f"warmup ({warmup}) must be at least 0 and no longer than the run of {num_steps} steps, and floor "
+                f"({floor}) a share from 0 to 1"
+            )
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / (warmup_steps + 1)
+            progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+        super().__init__(optimizer, factor)
