@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 _PARTS = ("base", "tokenizer", "zero", "token_store", "run")
 
 
-def demo(output: str = "demo", max_steps: int = 300, overwrite: bool = False) -> dict[str, Any]:
+def demo(output: str = "demo", max_steps: int = 120, overwrite: bool = False) -> dict[str, Any]:
     """Builds a tiny ChatGLM3, gives it Japanese pieces and rows, and pretrains it; a few minutes on two cores.
 
     Args:
@@ -52,7 +52,7 @@ def demo(output: str = "demo", max_steps: int = 300, overwrite: bool = False) ->
     )
     checks = [f"{language}={path}" for language, path in texts.items()]
     tokenizer_report = build_tokenizer.main(
-        ["--base", f"{folder}/base", "--corpus", texts["ja"], "--num_new_pieces", "800",
+        ["--base", f"{folder}/base", "--corpus", texts["ja"], "--num_new_pieces", "600",
          "--output", f"{folder}/tokenizer", "--check", *checks]
     )  # fmt: skip
 

@@ -5,6 +5,10 @@ The only file of `glmja/` that knows of Lightning.
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +67,35 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out what the user can do nothing about: an advertisement, and deprecations among libraries."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "litlogger" not in record.getMessage()
+
+    logger.addFilter(is_news)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                "LightningCLI's args parameter",  # the demo and the tests pass them
+                "`is_gradient_checkpointing` is deprecated",  # peft asks transformers
+                r"`isinstance\(treespec, LeafSpec\)`",  # Lightning asks torch
+            ):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.removeFilter(is_news)
+
+
 def main(args: ArgsType = None) -> Trainer:
     """Fits a LightningModule on a LightningDataModule.
 
     Returns:
         The trainer, after the run.
     """
-    with one_line_errors("python -m glmja.fit"):
+    with one_line_errors("python -m glmja.fit"), _quiet():
         cli = FitCLI(
             LightningModule,
             LightningDataModule,

@@ -12,6 +12,7 @@ from transformers import GlmConfig, GlmForCausalLM
 
 from glmja.checkpoint import Checkpoint
 from glmja.layout import layout_of, to_glm_config
+from glmja.tokenizer import FILE_NAME as TOKENIZER
 from glmja.tokenizer import GLMTokenizer
 from glmja.weight_files import read_json
 
@@ -53,7 +54,7 @@ def load_model(
     """Loads weights in either layout, without remote code.
 
     Args:
-        folder: Folder of weights and tokenizer.
+        folder: Folder of weights, and of a tokenizer if they are to be checked against one.
         dtype: Of the parameters; as stored if None.
         attn_implementation: One that `transformers` knows for Glm: `eager`, `sdpa`, `flex_attention`, …
 
@@ -62,7 +63,8 @@ def load_model(
         ValueError: If the weights are damaged, of another architecture, or do not belong to the tokenizer.
     """
     checkpoint = Checkpoint.open(folder).as_glm()
-    check_vocabulary(checkpoint.config["vocab_size"], GLMTokenizer.load(folder), folder)
+    if (Path(folder) / TOKENIZER).is_file():  # a folder may hold weights alone
+        check_folder(folder)
     config = GlmConfig(**{k: v for k, v in checkpoint.config.items() if k not in ("model_type", "dtype")})
     config._attn_implementation = attn_implementation
     with torch.device("meta"):

@@ -59,7 +59,7 @@ def learn_pieces(
         The pieces in the order in which they were learnt.
 
     Raises:
-        ValueError: If the documents do not have so many admissible pieces that occur twice.
+        ValueError: If the documents do not have so many admissible pieces that save two tokens each.
     """
     # Each character that the vocabulary lacks gets an id of its own, so that one pass over the text suffices.
     present = {piece.piece for piece in base.pieces}

@@ -73,6 +73,8 @@ def resize_embeddings(
         raise ValueError(f"--pad_to_multiple_of {pad_to_multiple_of} must be at least 1")
     check_free(output, overwrite)
     source = Checkpoint.open(base).as_glm()
+    if dtype:
+        source = source.astype(getattr(torch, dtype))
     old, new = GLMTokenizer.load(base), GLMTokenizer.load(tokenizer)
     check_vocabulary(source.config["vocab_size"], old, base)
     check_extends(old, new, tokenizer)
@@ -83,8 +85,6 @@ def resize_embeddings(
         resized[name] = resize(source.tensors[name], name, len(old), spelled, num_rows, init, seed)
     config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
     zero = replace(source, config=config, tensors=resized)
-    if dtype:
-        zero = zero.astype(getattr(torch, dtype))
     with complete_or_absent(output, overwrite, zero.num_bytes) as folder:
         zero.save(folder, max_shard_size)
         fast_tokenizer.save(new, folder, config["max_position_embeddings"])
@@ -99,7 +99,7 @@ def resize_embeddings(
             "new_rows": len(new) - len(old),
             "padding_rows": num_rows - len(new),
             "rows_after": num_rows,
-            **verify_zero(Checkpoint.open(base).as_glm(), folder, old, spelled, init, check_greedy),
+            **verify_zero(source, folder, old, spelled, init, check_greedy),
         }
         (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_model_card(report, tokenizer), encoding="utf-8")

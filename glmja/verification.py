@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GlmForCausalLM
 
 from glmja.checkpoint import Checkpoint
 from glmja.conversation import render_prompt
@@ -25,7 +26,7 @@ def verify_zero(
     """Re-opens a Zero model and compares it with its base.
 
     Args:
-        base: The base, as Glm.
+        base: The base, as Glm, in the dtype of the Zero model.
         folder: Of the Zero model.
         old: The base's tokenizer.
         spelled: For each new piece, the old ids that spelled it.
@@ -44,7 +45,7 @@ def verify_zero(
     for name in (EMBEDDING, HEAD):
         source, kept = base.tensors[name], zero.tensors[name]
         for block, (ours, theirs) in enumerate(zip(kept.blocks(0, num_old), source.blocks(0, num_old), strict=True)):
-            if not torch.equal(ours, theirs.to(ours.dtype)):
+            if not torch.equal(ours, theirs):
                 raise ValueError(f"{name}: old rows differ from the base's in block {block}")
     found["old_rows_bit_equal"] = True
     if init == "subtoken_mean":
@@ -84,16 +85,16 @@ def _check_greedy(base: Checkpoint, folder: Path, old: GLMTokenizer) -> int:
     prompts = [render_prompt([{"role": "user", "content": p}], old) for p in PROMPTS if _has_roles(old)]
     prompts = prompts or [[*old.prefix_ids, *old.encode(p)] for p in PROMPTS]
     padding = list(range(len(old), base.config["vocab_size"]))
-    theirs = _greedy(base.folder, prompts, padding)
-    ours = _greedy(folder, prompts, [])
+    dtype = base.tensors[HEAD].dtype
+    theirs = _greedy(load_model(base.folder, dtype), prompts, padding)
+    ours = _greedy(load_model(folder, dtype), prompts, [])
     for prompt, our, their in zip(PROMPTS, ours, theirs, strict=True):
         if our != their:
             raise ValueError(f"greedy replies to {prompt!r} differ: {their} became {our}")
     return len(prompts)
 
 
-def _greedy(folder: Path, prompts: list[list[int]], suppressed: list[int]) -> list[list[int]]:
-    model = load_model(folder)
+def _greedy(model: GlmForCausalLM, prompts: list[list[int]], suppressed: list[int]) -> list[list[int]]:
     replies = []
     for prompt in prompts:
         ids = model.generate(

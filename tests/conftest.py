@@ -1,0 +1,63 @@
+"""A whole tiny world, made once a session: base, tokenizer and Zero model of the laptop twin."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from glmja import twin
+from glmja.build_tokenizer import build_tokenizer
+from glmja.corpus import read_documents
+from glmja.resize_embeddings import resize_embeddings
+from glmja.tokenizer import GLMTokenizer
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("GLMJA_DATA", ROOT.parent / "shared" / "data"))
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Real material; absent on most machines."""
+    if not DATA.is_dir():
+        pytest.skip("no shared/data beside the project and no $GLMJA_DATA")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def texts() -> dict[str, list[str]]:
+    return {language: list(read_documents([twin.text_file(language)])) for language in twin.LANGUAGES}
+
+
+@pytest.fixture(scope="session")
+def base_dir(tmp_path_factory, texts) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "base"
+    twin.build_base(folder, texts["zh"] + texts["en"], hidden_size=64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory, base_dir) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "tokenizer"
+    build_tokenizer(str(base_dir), str(folder), corpus=[str(twin.text_file("ja"))], num_new_pieces=600)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zero_dir(tmp_path_factory, base_dir, tokenizer_dir) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "zero"
+    resize_embeddings(str(base_dir), str(tokenizer_dir), str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_tokenizer(base_dir) -> GLMTokenizer:
+    return GLMTokenizer.load(base_dir)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_dir) -> GLMTokenizer:
+    return GLMTokenizer.load(tokenizer_dir)

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import TEXT_WITH_CONTROL_NAMES
+
+from glmja.conversation import check, render, render_prompt, show
+from glmja.tokenizer import GLMTokenizer
+
+
+def test_the_format_is_chatglm3s(tokenizer):
+    t = tokenizer
+    messages = [
+        {"role": "system", "content": "短く。"},
+        {"role": "user", "content": "白日"},
+        {"role": "assistant", "metadata": "tool", "content": "です"},
+    ]
+    ids, _ = render(messages, t)
+    assert ids == [
+        t.control_id("[gMASK]"), t.control_id("<sop>"),
+        t.role_id("system"), *t.encode("\n"), *t.encode("短く。"),
+        t.role_id("user"), *t.encode("\n"), *t.encode("白日"),
+        t.role_id("assistant"), *t.encode("tool\n"), *t.encode("です"), t.eos_id,
+    ]  # fmt: skip
+
+
+def test_only_what_the_assistant_says_is_learnt(tokenizer):
+    ids, learnt = render([{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}], tokenizer)
+    spoken = [*tokenizer.encode("\n"), *tokenizer.encode("です"), tokenizer.eos_id]
+    assert [i for i, kept in zip(ids, learnt, strict=True) if kept] == spoken
+
+
+def test_the_role_token_that_ends_a_turn_is_learnt(tokenizer):
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
+    ids, learnt = render(messages, tokenizer)
+    roles = [(i, kept) for i, kept in zip(ids, learnt, strict=True) if i in tokenizer.control_tokens.values()]
+    user, assistant = tokenizer.role_id("user"), tokenizer.role_id("assistant")
+    assert roles[2:] == [(user, False), (assistant, False), (user, True), (assistant, False), (tokenizer.eos_id, True)]
+
+
+def test_a_conversation_that_others_end_has_no_end_of_text(tokenizer):
+    ids, learnt = render([{"role": "user", "content": "a"}], tokenizer)
+    assert tokenizer.eos_id not in ids
+    assert not any(learnt)
+
+
+@given(contents=st.lists(TEXT_WITH_CONTROL_NAMES, min_size=1, max_size=4))
+def test_no_content_forges_a_turn(tokenizer, contents):
+    messages = [{"role": "user", "content": content, "metadata": content} for content in contents]
+    ids, _ = render(messages, tokenizer)
+    control = [i for i in ids if i in tokenizer.control_tokens.values()]
+    assert control == [*tokenizer.prefix_ids, *[tokenizer.role_id("user")] * len(contents)]
+
+
+def test_the_prompt_is_the_conversation_up_to_the_reply(tokenizer):
+    messages = [{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}]
+    ids, _ = render(messages, tokenizer)
+    prompt = render_prompt(messages[:1], tokenizer)
+    assert ids[: len(prompt)] == prompt
+
+
+def test_tools_are_listed_below_the_system_message(tokenizer):
+    tools = [{"name": "検索"}]
+    with_tools, _ = render([{"role": "system", "content": "T", "tools": tools}], tokenizer)
+    spelled = "T\n" + json.dumps(tools, indent=4, ensure_ascii=False)
+    assert with_tools == render([{"role": "system", "content": spelled}], tokenizer)[0]
+
+
+def test_show_colours_what_is_learnt(tokenizer):
+    ids, learnt = render([{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}], tokenizer)
+    text = show(ids, learnt, tokenizer)
+    assert "<|assistant|>" in text.plain and "です" in text.plain
+    styles = [str(span.style) for span in text.spans]
+    assert ["green" in style for style in styles] == learnt
+    with pytest.raises(ValueError, match=f"{len(ids)} ids but 1 learnt flags"):
+        show(ids, [True], tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "the conversation has no messages"),
+        ([{"role": "bot", "content": "a"}], "message 0 has the role 'bot'; it must be one of system, user"),
+        ([{"content": "a"}], "message 0 has the role None"),
+        ([{"role": "user", "content": "a"}, {"role": "system", "content": "b"}], "message 1 is a system message; only"),
+        ([{"role": "user", "content": "a", "tools": []}], r"message 0 \(user\) lists tools; only a system message can"),
+        ([{"role": "user", "content": None}], r"message 0 \(user\) has no text as 'content': None"),
+        (
+            [{"role": "assistant", "content": "a", "metadata": 3}],
+            r"message 0 \(assistant\) has no text as 'metadata': 3",
+        ),
+    ],
+)
+def test_a_wrong_conversation_is_refused(messages, message):
+    with pytest.raises(ValueError, match=message):
+        check(messages)
+
+
+def test_ids_equal_those_of_chatglm3s_own_tokenizer(data):
+    tokenizer = GLMTokenizer.load(data / "chatglm3")
+    for case in json.loads((data / "chatglm3" / "chat_ids.json").read_text(encoding="utf-8")):
+        messages = [*case["history"], {"role": case["role"], "content": case["query"]}]
+        assert render_prompt(messages, tokenizer) == case["ids"]

@@ -1,0 +1,79 @@
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from glmja.corpus import read_documents
+
+
+def write(path, lines, opener=open):
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return path
+
+
+TEXTS = ["一つ目。\n二行目。", "  two  ", "三つ目"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
+def test_each_kind_of_file_gives_its_documents_in_order(tmp_path, kind):
+    path = tmp_path / f"texts.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"body": TEXTS}), path)
+    else:
+        write(path, [json.dumps({"body": t}) for t in TEXTS], gzip.open if kind.endswith("gz") else open)
+    assert list(read_documents([path], text_key="body", description="reading")) == TEXTS
+
+
+def test_a_text_file_has_a_document_a_line(tmp_path):
+    path = write(tmp_path / "a.txt", ["一つ目。", "", "  ", "二つ目。"])
+    assert list(read_documents([path, path])) == ["一つ目。", "二つ目。"] * 2
+
+
+def test_empty_documents_and_a_byte_order_mark_are_dropped(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('\ufeff{"text": "a"}\r\n{"text": "  "}\n\n{"text": "b"}', encoding="utf-8")
+    assert list(read_documents([path])) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "a"}\n{"text": ', r"a.jsonl:2: not JSON"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"body": "b"}',
+            r"a.jsonl:2: no key 'text' \(found: \['body'\]\); name the key with",
+        ),
+        ("a.jsonl", b'["text"]', r"a.jsonl:1: no key 'text' \(found: list\)"),
+        ("a.jsonl", b'{"text": 3}', r"a.jsonl:1: 'text' is not text but int"),
+        ("a.txt", "日本\n日本".encode("shift_jis"), r"a.txt:1: not UTF-8 \(byte 0x93 at column 1\); convert the file"),
+        ("a.txt", b"fine\n\xff\xfe", r"a.txt:2: not UTF-8 \(byte 0xff at column 1\)"),
+        ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz:1: damaged gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9)[:-20], r"a.jsonl.gz:\d+: damaged gzip file"),
+        ("a.parquet", b"no parquet", r"a.parquet: not a parquet file"),
+        ("a.txt", b"", r"no text in .*a.txt"),
+        ("a.jsonl", b'{"text": ""}', r"no text in .*a.jsonl"),
+        ("a.pdf", b"", r"a.pdf: unknown kind of file; known are .txt, .jsonl, .jsonl.gz, .parquet"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_documents([tmp_path / name]))
+
+
+def test_a_bad_parquet_column_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["a", None]}), path)
+    with pytest.raises(ValueError, match=r"a.parquet: no column 'text' \(found: \['body'\]\)"):
+        list(read_documents([path]))
+    with pytest.raises(ValueError, match=r"a.parquet: row 2: 'body' is not text but NoneType"):
+        list(read_documents([path], text_key="body"))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*gone.txt"):
+        list(read_documents([tmp_path / "gone.txt"]))
