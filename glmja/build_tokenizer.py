@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from glmja import certificate, fast_tokenizer
 from glmja.command import run
 from glmja.corpus import check_paths, read_documents
+from glmja.json_file import write_json
 from glmja.output_folder import check_free, complete_or_absent
 from glmja.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenizer import GLMTokenizer
@@ -100,7 +100,7 @@ def build_tokenizer(
     }
     with complete_or_absent(output, overwrite) as folder:
         fast_tokenizer.save(new, folder)
-        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(folder / REPORT_NAME, report)
     _print(report, reports, output)
     return report
 

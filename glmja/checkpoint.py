@@ -11,10 +11,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import Tensor
 
 from glmja import layout
+from glmja.json_file import read_json, write_json
 from glmja.layout import Config, Layout, Plan, Rows
 from glmja.output_folder import complete_or_absent
 from glmja.tensor_source import JoinedTensor, MemoryTensor, Part, Source, cast
-from glmja.weight_files import SAFETENSORS_INDEX, open_weights, read_json, write_json, write_safetensors
+from glmja.weight_files import SAFETENSORS_INDEX, open_weights, write_safetensors
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
@@ -58,6 +59,7 @@ class Checkpoint:
             ValueError: If a tensor is missing, is one too many, or has another shape than the config says.
         """
         if self.layout == "glm":
+            layout.check_glm_config(self.config)
             glm = self
         else:
             config = layout.to_glm_config(self.config)

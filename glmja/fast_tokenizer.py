@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from glmja.json_file import write_json
 from glmja.tokenizer import GLMTokenizer
 from glmja.vocabulary import WORD_BOUNDARY, Piece
 
@@ -144,5 +145,5 @@ def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 81
         "model_input_names": ["input_ids", "attention_mask"],
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", config)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")

@@ -91,6 +91,17 @@ def layout_of(config: Config) -> Layout:
     return model_type
 
 
+def check_glm_config(config: Config) -> None:
+    """Checks that a Glm config says everything that the shapes depend on.
+
+    Raises:
+        ValueError: If not.
+    """
+    missing = [key for key in (*_SIZES.values(), "rope_parameters", "eos_token_id") if key not in config]
+    if missing:
+        raise ValueError(f"the Glm config lacks {', '.join(missing)}")
+
+
 def to_glm_config(config: Config) -> Config:
     """The Glm settings of a ChatGLM2/3 config.
 

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import GlmConfig, GlmForCausalLM
 
 from glmja.checkpoint import Checkpoint
-from glmja.layout import layout_of, to_glm_config
+from glmja.json_file import read_json
+from glmja.layout import check_glm_config, layout_of, to_glm_config
 from glmja.tokenizer import FILE_NAME as TOKENIZER
 from glmja.tokenizer import GLMTokenizer
-from glmja.weight_files import read_json
 
 Embeddings = Literal["frozen", "full"]
 
@@ -42,7 +42,9 @@ def check_folder(folder: str | Path) -> GLMTokenizer:
         ValueError: If model and tokenizer do not belong together, or the architecture is unknown.
     """
     config = read_json(Path(folder) / "config.json")
-    config = to_glm_config(config) if layout_of(config) == "chatglm" else config
+    if layout_of(config) == "chatglm":
+        config = to_glm_config(config)
+    check_glm_config(config)
     tokenizer = GLMTokenizer.load(folder)
     check_vocabulary(config["vocab_size"], tokenizer, folder)
     return tokenizer

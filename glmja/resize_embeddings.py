@@ -9,7 +9,6 @@ swap with a new one; the check at the end runs both models.)
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,8 @@ from torch import Tensor
 from glmja import __version__, fast_tokenizer
 from glmja.checkpoint import Checkpoint, DtypeName
 from glmja.command import run
-from glmja.layout import EMBEDDING, HEAD, Config
+from glmja.json_file import read_json, write_json
+from glmja.layout import EMBEDDING, HEAD
 from glmja.model import check_vocabulary
 from glmja.output_folder import check_free, complete_or_absent
 from glmja.tensor_source import ComputedTensor, JoinedTensor, Part, Source
@@ -88,7 +88,8 @@ def resize_embeddings(
     with complete_or_absent(output, overwrite, zero.num_bytes) as folder:
         zero.save(folder, max_shard_size)
         fast_tokenizer.save(new, folder, config["max_position_embeddings"])
-        _write_generation_config(folder, config)
+        generation = {"eos_token_id": config["eos_token_id"], "pad_token_id": config["pad_token_id"]}
+        write_json(folder / "generation_config.json", generation)
         report = {
             "base_fingerprint": old.fingerprint,
             "tokenizer_fingerprint": new.fingerprint,
@@ -101,7 +102,7 @@ def resize_embeddings(
             "rows_after": num_rows,
             **verify_zero(source, folder, old, spelled, init, check_greedy),
         }
-        (folder / REPORT_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / REPORT_NAME, report)
         (folder / "README.md").write_text(_model_card(report, tokenizer), encoding="utf-8")
     _print(report, output)
     return report
@@ -181,14 +182,9 @@ def _mean_of_all(source: Source, num_rows: int, name: str) -> Tensor:
     return (total_D / num_rows).float()
 
 
-def _write_generation_config(folder: Path, config: Config) -> None:
-    content = {"eos_token_id": config["eos_token_id"], "pad_token_id": config["pad_token_id"]}
-    (folder / "generation_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def _model_card(report: dict[str, Any], tokenizer: str) -> str:
     tokenizer_report = Path(tokenizer) / "tokenizer_report.json"
-    policy = json.loads(tokenizer_report.read_text(encoding="utf-8"))["policy"] if tokenizer_report.is_file() else "?"
+    policy = read_json(tokenizer_report).get("policy") if tokenizer_report.is_file() else "unknown"
     rows = "\n".join(f"| {key} | {value} |" for key, value in (report | {"policy": policy}).items())
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en, ja]\n---\n\n"

@@ -8,7 +8,6 @@ for a control token by its name.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Literal, get_args
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
+from glmja.json_file import read_json
 from glmja.vocabulary import Piece, parse_proto
 
 Role = Literal["system", "user", "assistant", "observation"]
@@ -71,13 +71,14 @@ class GLMTokenizer:
 
         Raises:
             TokenizerNotFoundError: If the folder has no `tokenizer.model`.
-            ValueError: If the file is not a SentencePiece model.
+            ValueError: If the file is not a SentencePiece model, or the folder's `config.json` is damaged.
         """
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise TokenizerNotFoundError(Path(folder))
+        names = _control_tokens_of(Path(folder))
         try:
-            return cls(with_control_tokens(parse_proto(path.read_bytes()), _control_tokens_of(Path(folder))))
+            return cls(with_control_tokens(parse_proto(path.read_bytes()), names))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -191,7 +192,7 @@ def with_control_tokens(proto: spm.ModelProto, control_tokens: Sequence[str] = C
 def _control_tokens_of(folder: Path) -> Sequence[str]:
     """ChatGLM2 and ChatGLM3 share one vocabulary file; only the name in `config.json` tells them apart."""
     config = folder / "config.json"
-    name = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "") if config.is_file() else ""
+    name = read_json(config).get("_name_or_path", "") if config.is_file() else ""
     return CONTROL_TOKENS[:_NUM_CHATGLM2_CONTROL_TOKENS] if "chatglm2" in str(name) else CONTROL_TOKENS
 
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceTrainer
 
+from glmja.json_file import write_json
 from glmja.layout import EMBEDDING, INV_FREQ, Config, expected_shapes, plan_to_chatglm, to_glm_config
 from glmja.output_folder import complete_or_absent
 from glmja.tokenizer import CONTROL_TOKENS, FILE_NAME
 from glmja.vocabulary import parse_proto
-from glmja.weight_files import write_json
 
 TEXTS = Path(__file__).parent / "texts"
 LANGUAGES = ("ja", "zh", "en")

@@ -13,35 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from glmja.json_file import read_json
 from glmja.tensor_source import Advance, FileTensor, MemoryTensor, Source
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 _BIN_INDEX = "pytorch_model.bin.index.json"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPE_CODES = {dtype: code for code, dtype in _DTYPES.items()}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-        ValueError: If it is not a JSON object.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def open_weights(folder: Path) -> dict[str, Source]:

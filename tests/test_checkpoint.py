@@ -147,6 +147,7 @@ HEAD = "transformer.output_layer.weight"
         (lambda f: change_config(f, rmsnorm=False), "has rmsnorm = False; only True can be converted"),
         (lambda f: change_config(f, quantization_bit=4), "has quantization_bit = 4; only 0 can be converted"),
         (lambda f: (f / "config.json").write_text('{"model_type": "chatglm"}'), "config lacks padded_vocab_size"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "glm"}'), "the Glm config lacks vocab_size"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights in"),
         (lambda f: truncate(f / "model.safetensors"), "model.safetensors: damaged safetensors file"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "model.safetensors: damaged safetensors file"),

@@ -174,3 +174,25 @@ def test_the_command_line_explains_the_arguments_of_a_module():
     command = [sys.executable, "-m", "glmja.fit", "--model.help", "lit_modules.PackedPretraining"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Rank of the adapters." in done.stdout
+
+
+@pytest.mark.slow
+def test_real_text_is_learnt_with_the_real_tokenizers(data, tmp_path):
+    """The same command on a Zero model of ChatGLM3's own vocabulary and layout."""
+    from glmja import build_tokenizer, resize_embeddings
+
+    base, japanese = str(data / "chatglm3_tiny"), str(data / "text" / "ja.jsonl.gz")
+    build_tokenizer.main(["--base", base, "--corpus", japanese, "--output", str(tmp_path / "tokenizer")])
+    resize_embeddings.main(
+        ["--base", base, "--tokenizer", str(tmp_path / "tokenizer"), "--output", str(tmp_path / "zero")]
+    )
+    sources = [{"name": x, "lang": x, "files": [str(data / "text" / f"{x}.jsonl.gz")]} for x in twin.LANGUAGES]
+    changes = {
+        "data.init_args.sources": json.dumps(sources),
+        "data.init_args.val_share": 0.002,
+        "trainer.max_steps": 40,
+        "trainer.val_check_interval": 20,
+    }
+    fit.main(run_args(tmp_path / "zero", tmp_path, **changes))
+    seen = scalars(tmp_path / "run", "val/ja/bits_per_char")
+    assert seen[-1] < seen[0] - 0.2

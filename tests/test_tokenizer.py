@@ -99,6 +99,13 @@ def test_a_damaged_tokenizer_is_refused_by_name(base_dir, tmp_path):
         GLMTokenizer.load(tmp_path)
 
 
+def test_a_damaged_config_beside_a_tokenizer_is_refused_by_name(base_dir, tmp_path):
+    (tmp_path / FILE_NAME).write_bytes((base_dir / FILE_NAME).read_bytes())
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: not JSON"):
+        GLMTokenizer.load(tmp_path)
+
+
 def test_a_model_that_sentencepiece_refuses_is_refused(base_tokenizer):
     proto = append_pieces(base_tokenizer.proto, ["の", "の"])
     with pytest.raises(ValueError, match="SentencePiece refuses the model"):
