@@ -23,7 +23,7 @@ from glmja.checkpoint import Checkpoint, DtypeName
 from glmja.command import run
 from glmja.json_file import read_json, write_json
 from glmja.layout import EMBEDDING, HEAD
-from glmja.model import check_vocabulary
+from glmja.model_folder import check_vocabulary
 from glmja.output_folder import check_free, complete_or_absent
 from glmja.tensor_source import ComputedTensor, JoinedTensor, Part, Source
 from glmja.tokenizer import GLMTokenizer
@@ -171,15 +171,18 @@ def mean_of_rows(source: Source, groups: list[list[int]]) -> Tensor:
 
 
 def _mean_of_all(source: Source, num_rows: int, name: str) -> Tensor:
-    total_D, first = torch.zeros(source.shape[1:], dtype=torch.float64), 0
+    total_D = torch.zeros(source.shape[1:], dtype=torch.float64)
     for block_ND in source.blocks(0, num_rows):
-        bad_N = ~torch.isfinite(block_ND).all(1)
-        if bad_N.any():
-            row = first + int(bad_N.nonzero()[0])
-            raise ValueError(f"{name} of the base: row {row} holds NaN or infinity ({int(bad_N.sum())} such rows)")
-        total_D += block_ND.double().sum(0)
-        first += len(block_ND)
+        total_D += block_ND.float().sum(0)
+    if not torch.isfinite(total_D).all():  # a NaN or infinity anywhere ends up in the sum
+        _refuse_bad_rows(source, num_rows, name)
     return (total_D / num_rows).float()
+
+
+def _refuse_bad_rows(source: Source, num_rows: int, name: str) -> None:
+    bad_N = torch.cat([~torch.isfinite(block_ND).all(1) for block_ND in source.blocks(0, num_rows)])
+    first = int(bad_N.nonzero()[0])
+    raise ValueError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
 
 
 def _model_card(report: dict[str, Any], tokenizer: str) -> str:

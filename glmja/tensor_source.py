@@ -21,7 +21,7 @@ from torch import Tensor
 
 Advance = Callable[[int], None]
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 4 << 20
 _NO_SENDFILE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP}  # not between files on this system
 
 
@@ -49,7 +49,7 @@ class Source(ABC):
         return torch.cat([self.read(row, row + 1) for row in rows])
 
     def blocks(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Rows `start` … `stop`, a block of at most 16 MiB at a time."""
+        """Rows `start` … `stop`, a block of at most 4 MiB at a time."""
         step = max(1, _BLOCK_BYTES // max(1, self.row_bytes))
         for begin in range(start, stop, step):
             yield self.read(begin, min(begin + step, stop))

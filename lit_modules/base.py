@@ -16,7 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from glmja.batch import Batch
 from glmja.checkpoint import DtypeName
 from glmja.loss import next_token_loss
-from glmja.model import Embeddings, add_lora, check_folder, load_model, train_embeddings
+from glmja.model import load_model
+from glmja.model_folder import check_folder
+from glmja.trainable import Embeddings, add_lora, train_embeddings
 from lit_modules.schedules import WarmupCosine
 
 ScheduleCallable = Callable[[Optimizer, int], LRScheduler]

@@ -3,7 +3,9 @@ import json
 import pytest
 import torch
 
-from glmja.model import LINEAR_LAYERS, add_lora, check_folder, load_model, train_embeddings
+from glmja.model import load_model
+from glmja.model_folder import check_folder
+from glmja.trainable import LINEAR_LAYERS, add_lora, train_embeddings
 
 IDS = torch.tensor([[5, 300, 7, 900]])
 

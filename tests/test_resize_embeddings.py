@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from glmja import build_tokenizer, resize_embeddings, twin, verification
 from glmja.checkpoint import Checkpoint
 from glmja.layout import EMBEDDING, HEAD
-from glmja.model import check_folder, load_model
+from glmja.model import load_model
+from glmja.model_folder import check_folder
 from glmja.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.vocabulary import isolated_processor
 
