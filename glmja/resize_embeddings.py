@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from glmja import __version__, fast_tokenizer
-from glmja.checkpoint import Checkpoint, DtypeName
+from glmja.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
 from glmja.command import run
 from glmja.json_file import read_json, write_json
 from glmja.layout import EMBEDDING, HEAD
@@ -42,7 +42,7 @@ def resize_embeddings(
     init: Init = "subtoken_mean",
     pad_to_multiple_of: int = 64,
     dtype: DtypeName | None = None,
-    max_shard_size: int = 5_000_000_000,
+    max_shard_size: int = MAX_SHARD_SIZE,
     check_greedy: bool = True,
     seed: int = 0,
     overwrite: bool = False,
@@ -151,23 +151,11 @@ def resize(
         if init == "random":
             rows_ND[: len(random_ND[pieces])] = random_ND[pieces]
         elif init == "subtoken_mean" and spelled[pieces]:
-            rows_ND[: len(spelled[pieces])] = mean_of_rows(source, spelled[pieces])
+            rows_ND[: len(spelled[pieces])] = source.mean_of(spelled[pieces], torch.float32)
         return rows_ND.to(source.dtype)
 
     below = ComputedTensor(source.dtype, (num_new, *source.shape[1:]), new_rows)
     return JoinedTensor([Part(source, 0, num_old), Part(below, 0, num_new)])
-
-
-def mean_of_rows(source: Source, groups: list[list[int]]) -> Tensor:
-    """The mean row of each group of rows, (groups, D) in fp32."""
-    needed = sorted({row for group in groups for row in group})
-    place = {row: i for i, row in enumerate(needed)}
-    rows_ND = source.gather(needed).float()
-    lengths = torch.tensor([len(group) for group in groups])
-    flat = torch.tensor([place[row] for group in groups for row in group])
-    owner = torch.repeat_interleave(torch.arange(len(groups)), lengths)
-    total_GD = torch.zeros(len(groups), rows_ND.shape[1]).index_add_(0, owner, rows_ND[flat])
-    return total_GD / lengths[:, None]
 
 
 def _mean_of_all(source: Source, num_rows: int, name: str) -> Tensor:

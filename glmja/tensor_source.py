@@ -9,6 +9,7 @@ passes through torch, a block of rows at a time.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Advance = Callable[[int], None]
@@ -47,6 +49,14 @@ class Source(ABC):
     def gather(self, rows: Sequence[int]) -> Tensor:
         """Single rows, in the order asked for."""
         return torch.cat([self.read(row, row + 1) for row in rows])
+
+    def mean_of(self, groups: Sequence[Sequence[int]], dtype: torch.dtype) -> Tensor:
+        """The mean row of each group of rows, (groups, …), computed in a dtype."""
+        needed = sorted({row for group in groups for row in group})
+        place = {row: i for i, row in enumerate(needed)}
+        flat = torch.tensor([place[row] for group in groups for row in group])
+        starts = torch.tensor([0, *itertools.accumulate(len(group) for group in groups[:-1])])
+        return F.embedding_bag(flat, self.gather(needed).to(dtype), starts, mode="mean")
 
     def blocks(self, start: int, stop: int) -> Iterator[Tensor]:
         """Rows `start` … `stop`, a block of at most 4 MiB at a time."""

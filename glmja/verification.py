@@ -15,7 +15,7 @@ from glmja.tokenizer import GLMTokenizer
 
 PROMPTS = ("你好", "请用一句话介绍北京。", "Write a short poem about the sea.", "1 + 1 = ?")
 _NEW_TOKENS = 16
-_ROWS_PER_BLOCK = 512
+_ROWS_PER_BLOCK = 64  # in float64, 2 MB each at width 4,096
 
 
 def verify_zero(
@@ -43,7 +43,7 @@ def verify_zero(
     for name in (EMBEDDING, HEAD):
         source, kept = base.tensors[name], zero.tensors[name]
         for block, (ours, theirs) in enumerate(zip(kept.blocks(0, num_old), source.blocks(0, num_old), strict=True)):
-            if not torch.equal(ours, theirs):
+            if not torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8)):
                 raise ValueError(f"{name}: old rows differ from the base's in block {block}")
     found["old_rows_bit_equal"] = True
     if init == "subtoken_mean":
@@ -59,8 +59,7 @@ def _distance_from_convexity(base: Checkpoint, zero: Checkpoint, num_old: int, s
     worst, num_new = 0.0, len(spelled)
     for start in range(0, num_new, _ROWS_PER_BLOCK):
         groups = spelled[start : start + _ROWS_PER_BLOCK]
-        flat = base.tensors[HEAD].gather([row for group in groups for row in group]).double()
-        exact_ND = torch.stack([rows.mean(0) for rows in flat.split([len(group) for group in groups])])
+        exact_ND = base.tensors[HEAD].mean_of(groups, torch.float64)
         stored_ND = zero.tensors[HEAD].read(num_old + start, num_old + start + len(groups))
         worst = max(worst, float(((stored_ND.double() - exact_ND).abs() / _ulp(exact_ND, stored_ND.dtype)).max()))
     if worst > 1:
@@ -71,8 +70,8 @@ def _distance_from_convexity(base: Checkpoint, zero: Checkpoint, num_old: int, s
 def _ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     """The distance of neighbouring numbers of the dtype around each value; constant among subnormal numbers."""
     info = torch.finfo(dtype)
-    magnitude = values.abs().clamp(min=info.tiny)
-    return info.eps * torch.exp2(torch.floor(torch.log2(magnitude)))
+    _, exponent = torch.frexp(values.abs().clamp(min=info.tiny))
+    return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)
 
 
 def _check_greedy(base: Checkpoint, folder: Path, old: GLMTokenizer) -> int:
