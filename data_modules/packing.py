@@ -106,6 +106,11 @@ class RunRows(Dataset[Batch]):
         self.order = [(source, row) for _, source, row in sorted(places)]
 
     @property
+    def rows_per_source(self) -> list[int]:
+        """Rows an epoch of each source."""
+        return [len(rows) for rows in self._sources]
+
+    @property
     def num_dropped(self) -> int:
         """Tokens an epoch that do not fill a row."""
         return sum(rows.num_dropped for rows in self._sources)

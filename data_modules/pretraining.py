@@ -75,7 +75,7 @@ class PackedPretrainingData(LightningDataModule):
         """Opens the stores and splits their documents.
 
         Raises:
-            ValueError: If a source has one document only, or the training text does not fill a row.
+            ValueError: If a source has one document only, or its training text does not fill a row.
         """
         stores = [TokenStore.of(source, self.tokenizer, self.cache_dir) for source in self.validation_sources]
         split = [self._split(store, i) for i, store in enumerate(stores)]
@@ -84,10 +84,12 @@ class PackedPretrainingData(LightningDataModule):
             PackedRows(store, held_out, self.row_len, keep_tail=True)
             for store, (_, held_out) in zip(stores, split, strict=True)
         ]
-        if len(self.train_rows) == 0:
-            raise ValueError(
-                f"the sources hold fewer than row_len ({self.row_len}) tokens each; give more text or shorter rows"
-            )
+        for source, num_rows in zip(self.validation_sources, self.train_rows.rows_per_source, strict=True):
+            if num_rows == 0:
+                raise ValueError(
+                    f"source {source.name!r} holds fewer than row_len ({self.row_len}) tokens to train on; give more "
+                    "text or shorter rows"
+                )
 
     def _split(self, store: TokenStore, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Documents to train on, and those held out."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -59,7 +60,8 @@ class TokenStore:
         """
         folder = Path(cache_dir).expanduser() / _key(source, tokenizer)
         if not folder.is_dir():
-            with complete_or_absent(folder) as partial:
+            # another process, or another machine that shares the cache, may be faster
+            with suppress(FileExistsError), complete_or_absent(folder) as partial:
                 _write(source, tokenizer, partial)
         return cls(folder)
 

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from rich.table import Table
+from tokenizers import Tokenizer
 
 from glmja.tokenizer import GLMTokenizer
 from glmja.vocabulary import contains_distinguishing
@@ -32,6 +33,8 @@ class TextReport:
         protected_changed: Of the protected ones.
         round_trip_before: Sentences that the old tokenizer does not decode to what was encoded.
         round_trip_after: The same for the new one.
+        hugging_face_differs: Sentences to which `tokenizer.json` gives other ids than SentencePiece.
+        examples: Protected sentences that changed, a few.
     """
 
     characters: int = 0
@@ -43,6 +46,7 @@ class TextReport:
     protected_changed: int = 0
     round_trip_before: int = 0
     round_trip_after: int = 0
+    hugging_face_differs: int = 0
     examples: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,6 +57,17 @@ class TextReport:
         }
         return asdict(self) | rates
 
+    def failures(self, language: str, policy: str) -> list[str]:
+        """What must not be, one line each."""
+        found = []
+        if self.protected_changed and policy != "none":
+            found.append(f"{self.protected_changed} protected sentences of {language} changed: {self.examples}")
+        if self.round_trip_after > self.round_trip_before:
+            found.append(f"{self.round_trip_after} sentences of {language} are not decoded to themselves")
+        if self.hugging_face_differs:
+            found.append(f"tokenizer.json gives other ids to {self.hugging_face_differs} sentences of {language}")
+        return found
+
 
 def sentences(documents: Iterable[str]) -> Iterator[str]:
     """Splits documents after sentence ends and at line feeds; white space at the ends is dropped."""
@@ -60,7 +75,9 @@ def sentences(documents: Iterable[str]) -> Iterator[str]:
         yield from (s.strip() for s in _SENTENCE_END.split(document) if s and not s.isspace())
 
 
-def compare(documents: Iterable[str], old: GLMTokenizer, new: GLMTokenizer, policy: str) -> TextReport:
+def compare(
+    documents: Iterable[str], old: GLMTokenizer, new: GLMTokenizer, policy: str, fast: Tokenizer | None = None
+) -> TextReport:
     """Encodes every sentence with both tokenizers.
 
     Args:
@@ -68,6 +85,7 @@ def compare(documents: Iterable[str], old: GLMTokenizer, new: GLMTokenizer, poli
         old: The tokenizer that was extended.
         new: The extended one.
         policy: Which characters count as distinguishing.
+        fast: The new one's `tokenizer.json`, if it is to be compared.
     """
     report, stream = TextReport(), sentences(documents)
     while batch := list(islice(stream, _SENTENCES_PER_BATCH)):
@@ -85,6 +103,9 @@ def compare(documents: Iterable[str], old: GLMTokenizer, new: GLMTokenizer, poli
             count["round_trip_after"] += new.decode(new_ids) != text
             if protected and changed and len(report.examples) < 5:
                 report.examples.append(text)
+        if fast is not None:
+            encodings = fast.encode_batch(batch, add_special_tokens=False)
+            count["hugging_face_differs"] += sum(e.ids != ids for e, ids in zip(encodings, after, strict=True))
         for key, value in count.items():
             setattr(report, key, getattr(report, key) + value)
     return report

@@ -78,11 +78,12 @@ class Checkpoint:
         """The same weights under ChatGLM's names and settings; raises as `as_glm`."""
         if self.layout == "chatglm":
             return self
+        layout.check_glm_config(self.config)
         _check_shapes(self)
         config = layout.to_chatglm_config(self.config)
         tensors = _carry_out(layout.plan_to_chatglm(self.tensors), self.tensors)
         dtype = self.tensors[layout.EMBEDDING].dtype
-        tensors[layout.INV_FREQ] = MemoryTensor(_inv_freq(config, dtype))
+        tensors[layout.INV_FREQ] = MemoryTensor(inv_freq(config, dtype))
         return Checkpoint(self.folder, config, tensors)
 
     def astype(self, dtype: torch.dtype) -> Checkpoint:
@@ -173,7 +174,7 @@ def _check_shapes(checkpoint: Checkpoint) -> None:
             raise ValueError(f"{checkpoint.folder}: {name} has the shape {found}, but config.json says {shape}")
 
 
-def _inv_freq(config: Config, dtype: torch.dtype) -> Tensor:
+def inv_freq(config: Config, dtype: torch.dtype) -> Tensor:
     """The rotary frequencies as ChatGLM's `RotaryEmbedding` computes and stores them."""
     width = config["kv_channels"] // 2
     exponents = torch.arange(0, width, 2).to(dtype) / width

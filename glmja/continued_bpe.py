@@ -41,7 +41,8 @@ class ContinuedBPE:
         """Counts the pairs of the corpus.
 
         Args:
-            corpus: Symbol ids of the whole corpus, (T,); starts and ends with `BARRIER`. Changed in place.
+            corpus: Symbol ids of the whole corpus, (T,), as byte-pair encoding with the old vocabulary segments it;
+                starts and ends with `BARRIER`. Changed in place.
             symbols: The text of each symbol id.
             costs: Tokens that the old vocabulary spends on each symbol: 1, or the number of bytes of a
                 character that it lacks. Such a character has to become a piece before it can be joined.
@@ -80,20 +81,20 @@ class ContinuedBPE:
                 continue
             count = self.counts.get(key, 0)
             left, right = key >> 32, key & 0xFFFFFFFF
+            if left == right:
+                count = self.counts[key] = len(self._places_of(key))  # of あああ only one ああ can be merged
             text = self.symbols[left] + self.symbols[right]
-            if text in self.id_of:  # another way to spell a piece that exists: BPE merges it too
-                self._merge(key, left, right, self.id_of[text])
-            elif count < -negative_gain:
+            if count < -negative_gain:
                 self._push(key, count)
             elif len(text) <= MAX_PIECE_LEN and self.admissible(text):
+                # Between two borders of tokens the same characters have been merged in the same way everywhere.
+                assert text not in self.id_of
                 yield text, count
-                self._merge(key, left, right, self._new_symbol(text))
+                self._merge(key, self._new_symbol(text))
 
     def _push(self, key: int, count: int) -> None:
         if count >= _MIN_COUNT:
-            text = self.symbols[key >> 32] + self.symbols[key & 0xFFFFFFFF]
-            # An existing piece outranks every piece to come, so its merge is carried out next.
-            heapq.heappush(self.heap, (-(1 << 62) if text in self.id_of else -count, key))
+            heapq.heappush(self.heap, (-count, key))
 
     def _new_symbol(self, text: str) -> int:
         new = len(self.symbols)
@@ -146,14 +147,16 @@ class ContinuedBPE:
         (places,) = self.places.pop(-1 - character)
         self._count_pairs(np.union1d(places, self.previous[places]))
 
-    def _merge(self, key: int, left: int, right: int, merged: int) -> None:
-        places = np.unique(np.concatenate(self.places.pop(key)))
+    def _places_of(self, key: int) -> Ids:
+        """Where a pair stands now, no two places overlapping."""
+        left, right = key >> 32, key & 0xFFFFFFFF
+        places = np.unique(np.concatenate(self.places[key]))
         places = places[(self.ids[places] == left) & (self.ids[self.next[places]] == right)]
-        if left == right:
-            places = self._without_overlaps(places)
-        del self.counts[key]
-        if len(places) == 0:
-            return
+        return self._without_overlaps(places) if left == right else places
+
+    def _merge(self, key: int, merged: int) -> None:
+        places = self._places_of(key)
+        del self.places[key], self.counts[key]
         second = self.next[places]
         self._forget_pairs(np.union1d(self.previous[places], second))
         after = self.next[second]

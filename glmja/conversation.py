@@ -19,12 +19,15 @@ from glmja.tokenizer import GLMTokenizer, Role
 
 
 class Message(TypedDict):
-    """One message. An assistant's `metadata` is the name of the tool that its content calls."""
+    """One message; optional keys may be None, as in a table.
+
+    An assistant's `metadata` is the name of the tool that its content calls.
+    """
 
     role: Role
     content: str
-    metadata: NotRequired[str]
-    tools: NotRequired[list[dict[str, Any]]]  # a system message lists the tools that the assistant may call
+    metadata: NotRequired[str | None]
+    tools: NotRequired[list[dict[str, Any]] | None]  # a system message lists the tools that the assistant may call
 
 
 def check(messages: Sequence[Message]) -> None:
@@ -42,11 +45,11 @@ def check(messages: Sequence[Message]) -> None:
             raise ValueError(f"message {i} has the role {role!r}; it must be one of {', '.join(get_args(Role))}")
         if role == "system" and i > 0:
             raise ValueError(f"message {i} is a system message; only the first message can be one")
-        if "tools" in message and role != "system":
+        if message.get("tools") and role != "system":
             raise ValueError(f"message {i} ({role}) lists tools; only a system message can")
-        for key in ("content", "metadata"):
-            if not isinstance(message.get(key, "" if key == "metadata" else None), str):
-                raise ValueError(f"message {i} ({role}) has no text as {key!r}: {message.get(key)!r}")
+        for key, text in (("content", message.get("content")), ("metadata", message.get("metadata") or "")):
+            if not isinstance(text, str):
+                raise ValueError(f"message {i} ({role}) has no text as {key!r}: {text!r}")
 
 
 def render(messages: Sequence[Message], tokenizer: GLMTokenizer) -> tuple[list[int], list[bool]]:
@@ -87,9 +90,9 @@ def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[
 
 def _body_ids(message: Message, tokenizer: GLMTokenizer) -> list[int]:
     content = message["content"]
-    if "tools" in message:
+    if message.get("tools"):
         content += "\n" + json.dumps(message["tools"], indent=4, ensure_ascii=False)
-    return tokenizer.encode(f"{message.get('metadata', '')}\n") + tokenizer.encode(content)
+    return tokenizer.encode(f"{message.get('metadata') or ''}\n") + tokenizer.encode(content)
 
 
 def show(ids: Sequence[int], learnt: Sequence[bool], tokenizer: GLMTokenizer) -> Text:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,7 +87,7 @@ def _decoded_lines(lines: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
             f"{path}:{number}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1}); "
             "convert the file to UTF-8"
         ) from error
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
 
 
@@ -98,9 +99,17 @@ def _text_of(line: str, text_key: str, place: str) -> str:
     if not isinstance(record, dict) or text_key not in record:
         found = list(record)[:8] if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{place}: no key {text_key!r} (found: {found}); name the key with --text_key")
-    if not isinstance(record[text_key], str):
-        raise ValueError(f"{place}: {text_key!r} is not text but {type(record[text_key]).__name__}")
-    return record[text_key]
+    return _checked(record[text_key], text_key, place)
+
+
+def _checked(text: Any, text_key: str, place: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"{place}: {text_key!r} is not text but {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{place}: character {error.start + 1} is a lone surrogate, which is no character") from error
+    return text
 
 
 def _read_parquet(path: Path, text_key: str) -> Iterator[tuple[int, str]]:
@@ -111,9 +120,10 @@ def _read_parquet(path: Path, text_key: str) -> Iterator[tuple[int, str]]:
     if text_key not in file.schema_arrow.names:
         raise ValueError(f"{path}: no column {text_key!r} (found: {file.schema_arrow.names}); name it with --text_key")
     row, size, num_rows = 0, path.stat().st_size, file.metadata.num_rows
-    for batch in file.iter_batches(columns=[text_key]):
-        for text in batch.column(0).to_pylist():
-            row += 1
-            if not isinstance(text, str):
-                raise ValueError(f"{path}: row {row}: {text_key!r} is not text but {type(text).__name__}")
-            yield size * row // num_rows, text
+    try:
+        for batch in file.iter_batches(columns=[text_key]):
+            for text in batch.column(0).to_pylist():
+                row += 1
+                yield size * row // num_rows, _checked(text, text_key, f"{path}: row {row}")
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged parquet file after row {row} ({error})") from error

@@ -18,6 +18,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from glmja.json_file import write_json
 from glmja.tokenizer import GLMTokenizer
 from glmja.vocabulary import WORD_BOUNDARY, Piece
@@ -25,6 +27,9 @@ from glmja.vocabulary import WORD_BOUNDARY, Piece
 # `conversation.render` in Jinja. The space after the line feed stands for the dummy prefix that SentencePiece puts
 # before each text: content is encoded by itself there, and an empty text has no prefix.
 CHAT_TEMPLATE = """[gMASK]<sop>
+{%- if tools and (not messages or messages[0]['role'] != 'system') -%}
+{{ raise_exception('tools are listed below the system message; give one') }}
+{%- endif -%}
 {%- for message in messages -%}
 <|{{ message['role'] }}|>{{ message['metadata'] or '' }}{{ '\\n' }}
 {%- set content = message['content'] or '' -%}
@@ -123,16 +128,30 @@ def tokenizer_json(tokenizer: GLMTokenizer) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 8192) -> None:
-    """Writes `tokenizer.model`, `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`.
+def load_backend(folder: str | Path) -> Tokenizer:
+    """Loads a `tokenizer.json` such that the names of control tokens in text are text, as for `GLMTokenizer`."""
+    backend = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    backend.encode_special_tokens = True
+    return backend
+
+
+def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 8192) -> list[str]:
+    """Writes `tokenizer.model`, and Hugging Face's files if they would give the same ids.
+
+    These are `tokenizer.json`, `tokenizer_config.json` and, for a vocabulary with roles, `chat_template.jinja`.
 
     Args:
         tokenizer: The tokenizer.
         folder: An existing folder.
         model_max_length: Positions of the model, in tokens.
+
+    Returns:
+        Why Hugging Face's files were left out; empty if they were written.
     """
     folder = Path(folder)
     tokenizer.save(folder)
+    if reasons := check(tokenizer):
+        return reasons
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model_max_length,
@@ -146,4 +165,6 @@ def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 81
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", config)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    if "<|user|>" in tokenizer.control_tokens:
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    return []

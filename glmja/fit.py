@@ -6,12 +6,14 @@ The only file of `glmja/` that knows of Lightning.
 from __future__ import annotations
 
 import logging
+import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -24,6 +26,9 @@ class SaveRunConfig(SaveConfigCallback):
     """Saves the resolved configuration as `RUN_DIR/config.yaml`, ready for `--config`."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes nothing: a run that fails before its first step leaves its folder free."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file, in the first process only."""
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
@@ -50,11 +55,14 @@ class FitCLI(LightningCLI):
         parser.link_arguments("model.init_args.model_dir", "data.init_args.tokenizer_dir")
 
     def before_instantiate_classes(self) -> None:
-        """Refuses the folder of another run.
+        """Refuses the folder of another run, and a checkpoint that is not there.
 
         Raises:
-            ValueError: If `run_dir` holds a run and none is resumed.
+            FileNotFoundError: If there is no such checkpoint.
+            ValueError: If `run_dir` holds a run and none is resumed, or the checkpoint is damaged or holds code.
         """
+        if self.config.ckpt_path is not None:
+            check_checkpoint(self.config.ckpt_path, Path(self.config.run_dir))
         if (Path(self.config.run_dir) / "config.yaml").exists() and self.config.ckpt_path is None:
             raise ValueError(
                 f"--run_dir {self.config.run_dir} holds a run; choose another, or resume it with --ckpt_path last"
@@ -65,6 +73,26 @@ class FitCLI(LightningCLI):
         if self.config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(self.config.run_dir, name="tensorboard", version="")
         return super().instantiate_trainer(**kwargs)
+
+
+def check_checkpoint(ckpt_path: str, run_dir: Path) -> None:
+    """Checks that a checkpoint exists and can be read without running code.
+
+    Args:
+        ckpt_path: A file, or `last`.
+        run_dir: The run whose last checkpoint is meant.
+
+    Raises:
+        FileNotFoundError: If there is none; Lightning would only warn, and start from scratch.
+        ValueError: If the file is damaged or holds code.
+    """
+    path = run_dir / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path)
+    if not path.is_file():
+        raise FileNotFoundError(f"--ckpt_path {ckpt_path}: no such checkpoint: {path}")
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"--ckpt_path {ckpt_path}: {path} is damaged or holds code; it was not loaded") from error
 
 
 @contextmanager
@@ -108,7 +136,7 @@ def main(args: ArgsType = None) -> Trainer:
             run=False,
             args=args,
         )
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     return cli.trainer
 
 

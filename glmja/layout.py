@@ -97,7 +97,9 @@ def check_glm_config(config: Config) -> None:
     Raises:
         ValueError: If not.
     """
-    missing = [key for key in (*_SIZES.values(), "rope_parameters", "eos_token_id") if key not in config]
+    missing = [
+        key for key in (*_SIZES.values(), "rope_parameters", "eos_token_id", "pad_token_id") if key not in config
+    ]
     if missing:
         raise ValueError(f"the Glm config lacks {', '.join(missing)}")
 
@@ -115,6 +117,11 @@ def to_glm_config(config: Config) -> Config:
     for key, value in (_REQUIRED | present).items():
         if config[key] != value:
             raise ValueError(f"the ChatGLM config has {key} = {config[key]!r}; only {value!r} can be converted")
+    if config.get("rope_ratio", 1) != 1 and "chatglm2" in str(config.get("_name_or_path", "")).lower():
+        raise ValueError(
+            f"the ChatGLM2 config has rope_ratio = {config['rope_ratio']!r}: ChatGLM2 interpolates positions by it, "
+            "ChatGLM3 scales the rotary base; only the latter can be converted"
+        )
     return {
         "model_type": "glm",
         "architectures": ["GlmForCausalLM"],

@@ -8,16 +8,20 @@ from glmja.json_file import read_json
 from glmja.layout import check_glm_config, layout_of, to_glm_config
 from glmja.tokenizer import GLMTokenizer
 
+PROVENANCE = "resize_report.json"
+
+_MOST_PADDING = 1024  # rows; ChatGLM3 has 226
+
 
 def check_vocabulary(num_rows: int, tokenizer: GLMTokenizer, folder: str | Path) -> None:
-    """Checks that every id of the tokenizer has a row in the embeddings.
+    """Checks that every id of the tokenizer has a row in the embeddings, and hardly a row is without an id.
 
     Raises:
         ValueError: If not; gives both numbers.
     """
-    if len(tokenizer) > num_rows:
+    if not len(tokenizer) <= num_rows <= len(tokenizer) + _MOST_PADDING:
         raise ValueError(
-            f"{folder}: the tokenizer makes {len(tokenizer)} ids but the model has only {num_rows} rows; they do not "
+            f"{folder}: the tokenizer makes {len(tokenizer)} ids but the model has {num_rows} rows; they do not "
             "belong together (python -m glmja.resize_embeddings makes a model for a tokenizer)"
         )
 
@@ -35,4 +39,11 @@ def check_folder(folder: str | Path) -> GLMTokenizer:
     check_glm_config(config)
     tokenizer = GLMTokenizer.load(folder)
     check_vocabulary(config["vocab_size"], tokenizer, folder)
+    provenance = Path(folder) / PROVENANCE
+    made_for = read_json(provenance).get("tokenizer_sha256") if provenance.is_file() else tokenizer.fingerprint
+    if made_for != tokenizer.fingerprint:
+        raise ValueError(
+            f"{folder}: the weights were made for a tokenizer with the hash {made_for}, but the one beside them has "
+            f"{tokenizer.fingerprint}; put the right tokenizer back"
+        )
     return tokenizer

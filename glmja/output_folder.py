@@ -6,22 +6,26 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_free(output: str | Path, overwrite: bool) -> None:
+def check_free(output: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
     """Checks, before any work, that the output may be written.
 
     Raises:
-        ValueError: If `output` is a file, or a folder that is not empty and `overwrite` is false.
+        FileExistsError: If `output` is a folder that is not empty and `overwrite` is false.
+        ValueError: If `output` is a file, or holds one of the inputs.
     """
     output = Path(output)
+    for path in map(Path, inputs):
+        if output.resolve() in (path.resolve(), *path.resolve().parents) and path.exists():
+            raise ValueError(f"--output {output} holds the input {path} and would replace it; choose another folder")
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file, not a folder")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise ValueError(f"--output {output} exists and is not empty; give --overwrite true to replace it")
+        raise FileExistsError(f"--output {output} exists and is not empty; give --overwrite true to replace it")
 
 
 @contextmanager
@@ -34,6 +38,7 @@ def complete_or_absent(output: str | Path, overwrite: bool = False, needed_bytes
         needed_bytes: What will be written; checked against the free space of the disk first.
 
     Raises:
+        FileExistsError: As `check_free`; also if somebody else was faster.
         ValueError: As `check_free`.
         OSError: If the disk has or gets no room; the partial folder is removed.
     """
@@ -47,6 +52,7 @@ def complete_or_absent(output: str | Path, overwrite: bool = False, needed_bytes
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        check_free(output, overwrite)
         _take_name(partial, output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -59,15 +65,14 @@ def _take_name(partial: Path, output: Path) -> None:
         partial.rename(output)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.replaced-", dir=output.parent))
+    output.rename(aside / output.name)
     try:
-        output.rename(aside / output.name)
-        try:
-            partial.rename(output)
-        except OSError:
-            (aside / output.name).rename(output)
-            raise
-    finally:
-        shutil.rmtree(aside)
+        partial.rename(output)
+    except OSError:
+        (aside / output.name).rename(output)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
 
 
 def _umask() -> int:

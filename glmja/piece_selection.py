@@ -25,7 +25,7 @@ from glmja.vocabulary import (
     unreachable_pieces,
 )
 
-_LINES_PER_BATCH = 4096
+_LINES_PER_BATCH = 1024
 
 
 def is_joinable(character: str, join_punctuation: bool) -> bool:
@@ -61,7 +61,7 @@ def learn_pieces(
     Raises:
         ValueError: If the documents do not have so many admissible pieces that save two tokens each.
     """
-    # Each character that the vocabulary lacks gets an id of its own, so that one pass over the text suffices.
+    # Each character of the basic plane that the vocabulary lacks gets an id, so that one pass over the text suffices.
     present = {piece.piece for piece in base.pieces}
     basic_plane = (chr(code) for code in range(0x80, 0x10000) if not 0xD800 <= code < 0xE000)
     missing = [c for c in basic_plane if is_joinable(c, join_punctuation) and c not in present]
@@ -90,8 +90,8 @@ def _encode_corpus(
 ) -> Ids:
     """The documents as one array of ids, `BARRIER` for what is not joinable and between lines.
 
-    Whenever twice the maximum is reached, half of the batches are forgotten and from then on half as
-    many are kept, so that every batch of lines has the same chance to stay.
+    Whenever there are too many, half of the batches are forgotten and from then on half as many are
+    kept, so that every batch of lines has the same chance to stay.
     """
     processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
     symbol_of = np.where(joinable, np.arange(len(joinable)), BARRIER).astype(np.int32)
@@ -104,8 +104,8 @@ def _encode_corpus(
         ids = symbol_of[np.concatenate([np.array([*line, BARRIER], dtype=np.int32) for line in encoded])]
         kept.append(ids)
         total += len(ids)
-        if total > 2 * max_tokens:
-            kept = [kept[0], *rng.sample(kept[1:], len(kept) // 2)]
+        while total > max_tokens:
+            kept = [kept[0], *rng.sample(kept[1:], (len(kept) - 1) // 2)]
             share, total = share / 2, sum(map(len, kept))
     return np.concatenate(kept)
 

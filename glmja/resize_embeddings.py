@@ -9,6 +9,7 @@ swap with a new one; the check at the end runs both models.)
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from glmja.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
 from glmja.command import run
 from glmja.json_file import read_json, write_json
 from glmja.layout import EMBEDDING, HEAD
-from glmja.model_folder import check_vocabulary
+from glmja.model_folder import PROVENANCE, check_folder
 from glmja.output_folder import check_free, complete_or_absent
 from glmja.tensor_source import ComputedTensor, JoinedTensor, Part, Source
 from glmja.tokenizer import GLMTokenizer
@@ -31,8 +32,6 @@ from glmja.verification import verify_zero
 from glmja.vocabulary import isolated_processor
 
 Init = Literal["subtoken_mean", "mean", "random"]
-
-REPORT_NAME = "resize_report.json"
 
 
 def resize_embeddings(
@@ -71,28 +70,31 @@ def resize_embeddings(
     """
     if pad_to_multiple_of < 1:
         raise ValueError(f"--pad_to_multiple_of {pad_to_multiple_of} must be at least 1")
-    check_free(output, overwrite)
-    source = Checkpoint.open(base).as_glm()
-    if dtype:
-        source = source.astype(getattr(torch, dtype))
-    old, new = GLMTokenizer.load(base), GLMTokenizer.load(tokenizer)
-    check_vocabulary(source.config["vocab_size"], old, base)
+    check_free(output, overwrite, (base, tokenizer))
+    raw = Checkpoint.open(base).as_glm()
+    old, new = check_folder(base), GLMTokenizer.load(tokenizer)
     check_extends(old, new, tokenizer)
+    means, base_sha256 = read_embeddings(raw, len(old))
+    source = raw.astype(getattr(torch, dtype)) if dtype else raw
     num_rows = -(-len(new) // pad_to_multiple_of) * pad_to_multiple_of
     spelled = isolated_processor(old.proto).encode([p.piece for p in list(new.proto.pieces)[len(old) :]])
-    resized = dict(source.tensors)
-    for name in (EMBEDDING, HEAD):
-        resized[name] = resize(source.tensors[name], name, len(old), spelled, num_rows, init, seed)
+    resized = {
+        name: resize(source.tensors[name], mean_D, len(old), spelled, num_rows, init, seed)
+        for name, mean_D in means.items()
+    }
     config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
-    zero = replace(source, config=config, tensors=resized)
+    zero = replace(source, config=config, tensors=source.tensors | resized)
     with complete_or_absent(output, overwrite, zero.num_bytes) as folder:
         zero.save(folder, max_shard_size)
-        fast_tokenizer.save(new, folder, config["max_position_embeddings"])
+        left_out = fast_tokenizer.save(new, folder, config["max_position_embeddings"])
         generation = {"eos_token_id": config["eos_token_id"], "pad_token_id": config["pad_token_id"]}
         write_json(folder / "generation_config.json", generation)
         report = {
-            "base_fingerprint": old.fingerprint,
-            "tokenizer_fingerprint": new.fingerprint,
+            "base": Path(base).resolve().name,
+            "base_sha256": base_sha256,
+            "base_tokenizer_sha256": old.fingerprint,
+            "tokenizer_sha256": new.fingerprint,
+            "hugging_face_tokenizer": f"left out: {left_out[0]}" if left_out else "written",
             "init": init,
             "seed": seed if init == "random" else None,
             "rows_before": source.config["vocab_size"],
@@ -102,7 +104,7 @@ def resize_embeddings(
             "rows_after": num_rows,
             **verify_zero(source, folder, old, spelled, init, check_greedy),
         }
-        write_json(folder / REPORT_NAME, report)
+        write_json(folder / PROVENANCE, report)
         (folder / "README.md").write_text(_model_card(report, tokenizer), encoding="utf-8")
     _print(report, output)
     return report
@@ -123,25 +125,55 @@ def check_extends(old: GLMTokenizer, new: GLMTokenizer, folder: str) -> None:
             )
 
 
+def read_embeddings(source: Checkpoint, num_old: int) -> tuple[dict[str, Tensor], str]:
+    """Reads the old rows of both embeddings once.
+
+    Args:
+        source: The base.
+        num_old: Rows that belong to ids; the others are padding.
+
+    Returns:
+        The mean row of each, (D,) fp32; and a hash of the base: SHA-256 of the names, dtypes and shapes of all tensors
+        and of the bytes of these rows.
+
+    Raises:
+        ValueError: If a row holds NaN or infinity.
+    """
+    shapes = sorted((name, str(tensor.dtype), *tensor.shape) for name, tensor in source.tensors.items())
+    digest, means = hashlib.sha256(repr(shapes).encode()), {}
+    for name in (EMBEDDING, HEAD):
+        tensor = source.tensors[name]
+        total_D = torch.zeros(tensor.shape[1:], dtype=torch.float64)
+        for block_ND in tensor.blocks(0, num_old):
+            digest.update(block_ND.contiguous().view(torch.uint8).numpy().data)
+            total_D += block_ND.float().sum(0)
+        if not torch.isfinite(total_D).all():  # a NaN or infinity anywhere ends up in the sum
+            _refuse_bad_rows(tensor, num_old, name)
+        means[name] = (total_D / num_old).float()
+    return means, digest.hexdigest()
+
+
+def _refuse_bad_rows(source: Source, num_rows: int, name: str) -> None:
+    bad_N = torch.cat([~torch.isfinite(block_ND).all(1) for block_ND in source.blocks(0, num_rows)])
+    first = int(bad_N.nonzero()[0])
+    raise ValueError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
+
+
 def resize(
-    source: Source, name: str, num_old: int, spelled: list[list[int]], num_rows: int, init: Init, seed: int
+    source: Source, mean_D: Tensor, num_old: int, spelled: list[list[int]], num_rows: int, init: Init, seed: int
 ) -> Source:
     """An embedding matrix with its old rows as they are, and new ones below.
 
     Args:
         source: The old matrix, (rows, D); rows from `num_old` on are padding and dropped.
-        name: Of the tensor, for messages.
+        mean_D: The mean of the old rows.
         num_old: Rows to keep.
         spelled: For each new piece, the old ids that spelled it.
         num_rows: Rows of the new matrix.
         init: How new rows are made.
         seed: Of `random`.
-
-    Raises:
-        ValueError: If an old row holds NaN or infinity.
     """
     num_new = num_rows - num_old
-    mean_D = _mean_of_all(source, num_old, name)
     generator = torch.Generator().manual_seed(seed)
     random_ND = 0.02 * torch.randn(len(spelled) if init == "random" else 0, *mean_D.shape, generator=generator)
 
@@ -151,38 +183,27 @@ def resize(
         if init == "random":
             rows_ND[: len(random_ND[pieces])] = random_ND[pieces]
         elif init == "subtoken_mean" and spelled[pieces]:
-            rows_ND[: len(spelled[pieces])] = source.mean_of(spelled[pieces], torch.float32)
+            rows_ND[: len(spelled[pieces])] = source.mean_of(spelled[pieces])
         return rows_ND.to(source.dtype)
 
     below = ComputedTensor(source.dtype, (num_new, *source.shape[1:]), new_rows)
     return JoinedTensor([Part(source, 0, num_old), Part(below, 0, num_new)])
 
 
-def _mean_of_all(source: Source, num_rows: int, name: str) -> Tensor:
-    total_D = torch.zeros(source.shape[1:], dtype=torch.float64)
-    for block_ND in source.blocks(0, num_rows):
-        total_D += block_ND.float().sum(0)
-    if not torch.isfinite(total_D).all():  # a NaN or infinity anywhere ends up in the sum
-        _refuse_bad_rows(source, num_rows, name)
-    return (total_D / num_rows).float()
-
-
-def _refuse_bad_rows(source: Source, num_rows: int, name: str) -> None:
-    bad_N = torch.cat([~torch.isfinite(block_ND).all(1) for block_ND in source.blocks(0, num_rows)])
-    first = int(bad_N.nonzero()[0])
-    raise ValueError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
-
-
 def _model_card(report: dict[str, Any], tokenizer: str) -> str:
     tokenizer_report = Path(tokenizer) / "tokenizer_report.json"
     policy = read_json(tokenizer_report).get("policy") if tokenizer_report.is_file() else "unknown"
+    new_rows = (
+        "New rows are random, for comparison only: nothing is known of what the model says."
+        if report["init"] == "random"
+        else "Each new row is made from old ones, so the model speaks as before and has yet to learn Japanese."
+    )
     rows = "\n".join(f"| {key} | {value} |" for key, value in (report | {"policy": policy}).items())
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en, ja]\n---\n\n"
         "# Zero: ChatGLM with rows for Japanese, not yet trained\n\n"
-        f"Written by glmja {__version__} (`python -m glmja.resize_embeddings`). Old tokens have their old rows; each "
-        "new row is made from old ones, so the model speaks its old languages as before and has yet to learn Japanese."
-        f"\n\n| provenance | |\n|---|---|\n{rows}\n"
+        f"Written by glmja {__version__} (`python -m glmja.resize_embeddings`). Old tokens have their old rows. "
+        f"{new_rows}\n\n| provenance | |\n|---|---|\n{rows}\n"
     )
 
 

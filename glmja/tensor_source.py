@@ -50,13 +50,13 @@ class Source(ABC):
         """Single rows, in the order asked for."""
         return torch.cat([self.read(row, row + 1) for row in rows])
 
-    def mean_of(self, groups: Sequence[Sequence[int]], dtype: torch.dtype) -> Tensor:
-        """The mean row of each group of rows, (groups, …), computed in a dtype."""
+    def mean_of(self, groups: Sequence[Sequence[int]]) -> Tensor:
+        """The mean row of each group of rows, (groups, …), in fp64, so that it can be rounded once."""
         needed = sorted({row for group in groups for row in group})
         place = {row: i for i, row in enumerate(needed)}
         flat = torch.tensor([place[row] for group in groups for row in group])
         starts = torch.tensor([0, *itertools.accumulate(len(group) for group in groups[:-1])])
-        return F.embedding_bag(flat, self.gather(needed).to(dtype), starts, mode="mean")
+        return F.embedding_bag(flat, self.gather(needed).double(), starts, mode="mean")
 
     def blocks(self, start: int, stop: int) -> Iterator[Tensor]:
         """Rows `start` … `stop`, a block of at most 4 MiB at a time."""

@@ -96,10 +96,13 @@ class GLMTokenizer:
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[list[int]]:
         """Ids of each text; see `encode`."""
-        for text in texts:
-            if any("\ud800" <= c <= "\udfff" for c in text) if not text.isascii() else False:
-                raise ValueError(f"the text holds a lone surrogate, which is no character: {ascii(text)[:60]}")
-        return self._processor.encode(list(texts), num_threads=num_threads)
+        try:
+            return self._processor.encode(list(texts), num_threads=num_threads)
+        except TypeError:  # what SentencePiece says of text that UTF-8 cannot write
+            bad = next((text for text in texts if any("\ud800" <= c <= "\udfff" for c in text)), None)
+            if bad is None:
+                raise
+            raise ValueError(f"the text holds a lone surrogate, which is no character: {ascii(bad)[:60]}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids; control tokens have none.
@@ -193,7 +196,7 @@ def _control_tokens_of(folder: Path) -> Sequence[str]:
     """ChatGLM2 and ChatGLM3 share one vocabulary file; only the name in `config.json` tells them apart."""
     config = folder / "config.json"
     name = read_json(config).get("_name_or_path", "") if config.is_file() else ""
-    return CONTROL_TOKENS[:_NUM_CHATGLM2_CONTROL_TOKENS] if "chatglm2" in str(name) else CONTROL_TOKENS
+    return CONTROL_TOKENS[:_NUM_CHATGLM2_CONTROL_TOKENS] if "chatglm2" in str(name).lower() else CONTROL_TOKENS
 
 
 def _num_characters(piece: spm.ModelProto.SentencePiece) -> int:

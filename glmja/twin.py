@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceTrainer
 
+from glmja.checkpoint import inv_freq
 from glmja.json_file import write_json
 from glmja.layout import EMBEDDING, INV_FREQ, Config, expected_shapes, plan_to_chatglm, to_glm_config
 from glmja.output_folder import complete_or_absent
@@ -131,5 +132,4 @@ def _weights(config: Config, seed: int) -> dict[str, torch.Tensor]:
         name: torch.cat([tensors[rows.name] for rows in parts]).half()
         for name, parts in plan_to_chatglm(tensors).items()
     }
-    width = config["kv_channels"] // 2
-    return renamed | {INV_FREQ: (10000 ** -(torch.arange(0, width, 2) / width)).half()}
+    return renamed | {INV_FREQ: inv_freq(config, torch.float16)}

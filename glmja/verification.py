@@ -59,7 +59,7 @@ def _distance_from_convexity(base: Checkpoint, zero: Checkpoint, num_old: int, s
     worst, num_new = 0.0, len(spelled)
     for start in range(0, num_new, _ROWS_PER_BLOCK):
         groups = spelled[start : start + _ROWS_PER_BLOCK]
-        exact_ND = base.tensors[HEAD].mean_of(groups, torch.float64)
+        exact_ND = base.tensors[HEAD].mean_of(groups)
         stored_ND = zero.tensors[HEAD].read(num_old + start, num_old + start + len(groups))
         worst = max(worst, float(((stored_ND.double() - exact_ND).abs() / _ulp(exact_ND, stored_ND.dtype)).max()))
     if worst > 1:
@@ -86,19 +86,23 @@ def _check_greedy(base: Checkpoint, folder: Path, old: GLMTokenizer) -> int:
     prompts = prompts or [[*old.prefix_ids, *old.encode(p)] for p in PROMPTS]
     padding = list(range(len(old), base.config["vocab_size"]))
     dtype = base.tensors[HEAD].dtype
-    theirs = _greedy(load_model(base.folder, dtype), prompts, padding)
-    ours = _greedy(load_model(folder, dtype), prompts, [])
+    theirs = _greedy(load_model(base.folder, dtype), prompts, padding, old.stop_ids)
+    ours = _greedy(load_model(folder, dtype), prompts, [], old.stop_ids)
     for prompt, our, their in zip(PROMPTS, ours, theirs, strict=True):
         if our != their:
             raise ValueError(f"greedy replies to {prompt!r} differ: {their} became {our}")
     return len(prompts)
 
 
-def _greedy(model: Any, prompts: list[list[int]], suppressed: list[int]) -> list[list[int]]:
+def _greedy(model: Any, prompts: list[list[int]], suppressed: list[int], stop_ids: list[int]) -> list[list[int]]:
     replies = []
     for prompt in prompts:
         ids = model.generate(
-            torch.tensor([prompt]), do_sample=False, max_new_tokens=_NEW_TOKENS, suppress_tokens=suppressed or None
+            torch.tensor([prompt]),
+            do_sample=False,
+            max_new_tokens=_NEW_TOKENS,
+            suppress_tokens=suppressed or None,
+            eos_token_id=stop_ids,
         )
         replies.append(ids[0, len(prompt) :].tolist())
     return replies

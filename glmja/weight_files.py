@@ -88,6 +88,9 @@ def _open_bin(path: Path) -> dict[str, Source]:
         raise ValueError(f"{path}: {reason}; convert it to safetensors where you trust it") from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path}: not a dictionary of tensors")
+    for name, tensor in content.items():
+        if tensor.dtype not in _DTYPE_CODES:
+            raise ValueError(f"{path}: {name} has dtype {tensor.dtype}; known are {', '.join(_DTYPES)}")
     return {name: MemoryTensor(tensor) for name, tensor in content.items()}
 
 

@@ -1,12 +1,13 @@
 import io
 import json
+import re
 
 import pytest
 from sentencepiece import SentencePieceTrainer
 
-from glmja import build_tokenizer, twin
+from glmja import build_tokenizer, certificate, twin
 from glmja.tokenizer import GLMTokenizer
-from glmja.vocabulary import POLICIES, check_premises
+from glmja.vocabulary import POLICIES, append_pieces, check_premises
 
 
 def flags(base, output, **others):
@@ -33,7 +34,7 @@ def test_the_certificate_says_what_the_tokenizer_does(base_dir, tmp_path, policy
     assert report == json.loads((tmp_path / "out" / "tokenizer_report.json").read_text())
     new = GLMTokenizer.load(tmp_path / "out")
     assert report["pieces_after"] == len(new) == len(base_tokenizer) + 200
-    assert report["fingerprint"] == new.fingerprint
+    assert report["tokenizer_sha256"] == new.fingerprint
     assert report["unreachable_pieces"] == 0
     assert check_premises(base_tokenizer.proto, new.proto, policy) == []
     for language in ("zh", "en"):
@@ -45,14 +46,54 @@ def test_the_certificate_says_what_the_tokenizer_does(base_dir, tmp_path, policy
     assert "premises of non-interference" in printed and "tokens/char" in printed and "0.9360 → 0.9360" in printed
 
 
-def test_counts_are_those_of_encoding_every_sentence(base_dir, tmp_path, base_tokenizer, texts):
-    report = build_tokenizer.main([*flags(base_dir, tmp_path / "out"), "--check", *CHECKS])
-    sentence = "外婆的厨房朝北，冬天总是有点冷，只有灶台边那一小块地方是暖的。"
-    assert texts["zh"][0].startswith(sentence)
-    chinese = report["texts"]["zh"]
-    assert chinese["characters"] <= sum(map(len, texts["zh"]))
-    assert chinese["tokens_before"] == chinese["tokens_after"]
-    assert chinese["protected"] == chinese["sentences"]
+def test_counts_are_those_of_encoding_every_sentence(base_dir, tmp_path, base_tokenizer):
+    lines = ["駅まで歩きます。今日は雨です。", "外婆的厨房朝北。<|user|> 16", "the end"]
+    (tmp_path / "mixed.txt").write_text("\n".join(lines), encoding="utf-8")
+    report = build_tokenizer.main([*flags(base_dir, tmp_path / "out"), "--check", f"mixed={tmp_path / 'mixed.txt'}"])
+    new = GLMTokenizer.load(tmp_path / "out")
+    sentences = ["駅まで歩きます。", "今日は雨です。", "外婆的厨房朝北。", "<|user|> 16", "the end"]
+    counted = report["texts"]["mixed"]
+    assert counted["sentences"] == 5
+    assert counted["characters"] == sum(map(len, sentences))
+    assert counted["tokens_before"] == sum(len(base_tokenizer.encode(s)) for s in sentences)
+    assert counted["tokens_after"] == sum(len(new.encode(s)) for s in sentences)
+    assert counted["changed"] == sum(base_tokenizer.encode(s) != new.encode(s) for s in sentences) == 2
+    assert counted["protected"] == 3
+    assert counted["protected_changed"] == counted["hugging_face_differs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"protected_changed": 2, "examples": ["a"]}, r"2 protected sentences of zh changed: \['a'\]"),
+        ({"round_trip_after": 3, "round_trip_before": 1}, "3 sentences of zh are not decoded to themselves"),
+        ({"hugging_face_differs": 1}, "tokenizer.json gives other ids to 1 sentences of zh"),
+    ],
+)
+def test_what_must_not_be_fails_the_certificate(counts, message):
+    (failure,) = certificate.TextReport(**counts).failures("zh", "japanese")
+    assert re.search(message, failure)
+
+
+def test_a_base_with_equal_scores_gets_no_hugging_face_files(base_dir, tmp_path, base_tokenizer):
+    proto = append_pieces(base_tokenizer.proto, ["ゑ", "ヱ"])
+    proto.pieces[-1].score = proto.pieces[-2].score
+    (tmp_path / "base").mkdir()
+    GLMTokenizer(proto).save(tmp_path / "base")
+    report = build_tokenizer.main(flags(tmp_path / "base", tmp_path / "out"))
+    assert report["hugging_face_tokenizer"] == "left out: two pieces have the same score"
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_an_output_that_holds_the_input_is_refused(base_dir, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    base = tmp_path / "out" / "base"
+    base.mkdir()
+    for path in base_dir.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    line = refused(capsys, flags(base, tmp_path / "out", overwrite="true"))
+    assert "holds the input" in line and "choose another folder" in line
+    assert base.is_dir()
 
 
 def test_a_tokenizer_of_ours_can_be_extended_again(tokenizer_dir, tokenizer, tmp_path):
@@ -83,7 +124,14 @@ def test_help_explains_every_argument(capsys):
         build_tokenizer.main(["--help"])
     assert stop.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for word in ("--corpus", "learn pieces from", "--check", "LANG=FILE", "--policy", "simplified Chinese (GB 2312)"):
+    for word in (
+        "--corpus",
+        "learn pieces from",
+        "--check",
+        "LANG=FILE",
+        "--policy",
+        "an ideograph outside GB 2312; protects simplified Chinese.",
+    ):
         assert word in printed
 
 

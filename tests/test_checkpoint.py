@@ -145,6 +145,10 @@ HEAD = "transformer.output_layer.weight"
         (lambda f: (f / "config.json").write_text("[]"), "config.json: not a JSON object"),
         (lambda f: change_config(f, model_type="llama"), "unknown architecture: model_type is 'llama'"),
         (lambda f: change_config(f, rmsnorm=False), "has rmsnorm = False; only True can be converted"),
+        (
+            lambda f: change_config(f, _name_or_path="THUDM/chatglm2-6b-32k", rope_ratio=50),
+            "has rope_ratio = 50: ChatGLM2 interpolates positions by it",
+        ),
         (lambda f: change_config(f, quantization_bit=4), "has quantization_bit = 4; only 0 can be converted"),
         (lambda f: (f / "config.json").write_text('{"model_type": "chatglm"}'), "config lacks padded_vocab_size"),
         (lambda f: (f / "config.json").write_text('{"model_type": "glm"}'), "the Glm config lacks vocab_size"),
@@ -216,6 +220,24 @@ def test_a_pickle_of_something_else_is_refused(base):
     torch.save([torch.zeros(2)], base / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model.bin: not a dictionary of tensors"):
         Checkpoint.open(base)
+
+
+def test_an_unknown_dtype_in_a_pickle_is_refused(base):
+    (base / "model.safetensors").unlink()
+    torch.save({"x": torch.zeros(2, dtype=torch.float64)}, base / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"x has dtype torch.float64; known are F32, F16, BF16"):
+        Checkpoint.open(base)
+
+
+def test_a_glm_config_that_lacks_a_key_is_refused_on_the_way_back(zero_dir, tmp_path):
+    (tmp_path / "zero").mkdir()
+    for path in zero_dir.iterdir():
+        (tmp_path / "zero" / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "zero" / "config.json").read_text())
+    del config["pad_token_id"]
+    (tmp_path / "zero" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="the Glm config lacks pad_token_id"):
+        convert(tmp_path / "zero", tmp_path / "out", "chatglm")
 
 
 def test_an_unknown_dtype_is_refused(base):

@@ -89,7 +89,10 @@ def test_show_colours_what_is_learnt(tokenizer):
         ([{"role": "bot", "content": "a"}], "message 0 has the role 'bot'; it must be one of system, user"),
         ([{"content": "a"}], "message 0 has the role None"),
         ([{"role": "user", "content": "a"}, {"role": "system", "content": "b"}], "message 1 is a system message; only"),
-        ([{"role": "user", "content": "a", "tools": []}], r"message 0 \(user\) lists tools; only a system message can"),
+        (
+            [{"role": "user", "content": "a", "tools": [{}]}],
+            r"message 0 \(user\) lists tools; only a system message can",
+        ),
         ([{"role": "user", "content": None}], r"message 0 \(user\) has no text as 'content': None"),
         (
             [{"role": "assistant", "content": "a", "metadata": 3}],
@@ -107,3 +110,10 @@ def test_ids_equal_those_of_chatglm3s_own_tokenizer(data):
     for case in json.loads((data / "chatglm3" / "chat_ids.json").read_text(encoding="utf-8")):
         messages = [*case["history"], {"role": case["role"], "content": case["query"]}]
         assert render_prompt(messages, tokenizer) == case["ids"]
+
+
+def test_what_is_absent_may_be_none_as_in_a_table(tokenizer):
+    plain = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+    table = [message | {"metadata": None, "tools": None} for message in plain]
+    empty = [plain[0] | {"tools": [], "metadata": ""}, plain[1]]
+    assert render(table, tokenizer) == render(empty, tokenizer) == render(plain, tokenizer)

@@ -7,6 +7,9 @@ import pytest
 
 from glmja.corpus import read_documents
 
+COMPRESSED = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(999)))
+DAMAGED = COMPRESSED[:12] + bytes([COMPRESSED[12] ^ 0xFF]) + COMPRESSED[13:]
+
 
 def write(path, lines, opener=open):
     with opener(path, "wt", encoding="utf-8") as file:
@@ -53,6 +56,8 @@ def test_empty_documents_and_a_byte_order_mark_are_dropped(tmp_path):
         ("a.txt", b"fine\n\xff\xfe", r"a.txt:2: not UTF-8 \(byte 0xff at column 1\)"),
         ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz:1: damaged gzip file"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9)[:-20], r"a.jsonl.gz:\d+: damaged gzip file"),
+        ("a.jsonl.gz", DAMAGED, r"a.jsonl.gz:\d+: damaged gzip file"),
+        ("a.jsonl", b'{"text": "a\\ud800"}', r"a.jsonl:1: character 2 is a lone surrogate, which is no character"),
         ("a.parquet", b"no parquet", r"a.parquet: not a parquet file"),
         ("a.txt", b"", r"no text in .*a.txt"),
         ("a.jsonl", b'{"text": ""}', r"no text in .*a.jsonl"),
@@ -77,3 +82,13 @@ def test_a_bad_parquet_column_is_named(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*gone.txt"):
         list(read_documents([tmp_path / "gone.txt"]))
+
+
+def test_a_damaged_parquet_page_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"text {i}" * 50 for i in range(500)]}), path)
+    content = bytearray(path.read_bytes())
+    content[60:160] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.parquet: damaged parquet file after row 0"):
+        list(read_documents([path]))

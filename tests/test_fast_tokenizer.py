@@ -4,6 +4,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from strategies import TEXT, TEXT_WITH_CONTROL_NAMES
 from transformers import AutoTokenizer
 
@@ -75,6 +76,10 @@ CONVERSATIONS = [
     [{"role": "user", "content": " two  spaces "}, {"role": "assistant", "content": "はい。"}],
     [{"role": "user", "content": ""}, {"role": "assistant", "content": "\n"}, {"role": "user", "content": "\n\nx"}],
     [
+        {"role": "system", "content": "s", "tools": None, "metadata": None},
+        {"role": "user", "content": "a", "tools": []},
+    ],
+    [
         {"role": "system", "content": "Tools:", "tools": [{"name": "検索", "parameters": {"q": "語"}}]},
         {"role": "user", "content": "調べて"},
         {"role": "assistant", "metadata": "検索", "content": "```python\ntool_call(q='語')\n```"},
@@ -90,6 +95,22 @@ def test_the_chat_template_gives_the_ids_of_render(fast, tokenizer, messages):
     assert theirs == ours
     theirs = fast.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert theirs == conversation.render_prompt(messages, tokenizer)
+
+
+def test_tools_given_beside_the_messages_stand_below_the_system_message(fast, tokenizer):
+    tools = [{"type": "function", "function": {"name": "検索", "parameters": {}}}]
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+    theirs = fast.apply_chat_template(messages, tools=tools, return_dict=False)
+    assert theirs == conversation.render([messages[0] | {"tools": tools}, messages[1]], tokenizer)[0]
+    with pytest.raises(TemplateError, match="tools are listed below the system message; give one"):
+        fast.apply_chat_template(messages[1:], tools=tools)
+
+
+def test_a_vocabulary_without_roles_has_no_chat_template(base_dir, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": "ChatGLM2-6B"}))
+    (tmp_path / "tokenizer.model").write_bytes((base_dir / "tokenizer.model").read_bytes())
+    assert fast_tokenizer.save(GLMTokenizer.load(tmp_path), tmp_path) == []
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template is None
 
 
 @given(st.lists(TEXT, min_size=1, max_size=3))

@@ -135,7 +135,7 @@ def refused(capsys, args):
         ({"model.init_args.model_dir": "nowhere"}, "no config.json in nowhere"),
         ({"model.init_args.lora_rank": 0}, "lora_rank (0) must be at least 1"),
         ({"data.init_args.row_len": 1}, "row_len (1) must be at least 2"),
-        ({"data.init_args.row_len": 10**6}, "the sources hold fewer than row_len (1000000) tokens each"),
+        ({"data.init_args.row_len": 10**6}, "source 'ja' holds fewer than row_len (1000000) tokens to train on"),
         ({"data.init_args.val_share": 0}, "val_share (0.0) must lie between 0 and 1"),
         ({"data.init_args.sources": "[]"}, "sources is empty; name at least one source of text"),
         ({"data.init_args.sources": '[{"name": "a", "lang": "ja", "files": ["gone.txt"]}]'}, "no such file: gone.txt"),
@@ -146,7 +146,29 @@ def refused(capsys, args):
 )
 def test_bad_input_is_refused_before_training(zero_dir, tmp_path, capsys, values, message):
     assert message in refused(capsys, run_args(zero_dir, tmp_path, **values))
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "config.yaml").exists()  # the corrected command may use the folder
+
+
+def test_there_must_be_a_checkpoint_to_resume_from(zero_dir, tmp_path, capsys):
+    line = refused(capsys, [*run_args(zero_dir, tmp_path), "--ckpt_path=last"])
+    assert "--ckpt_path last: no such checkpoint: " in line
+    line = refused(capsys, [*run_args(zero_dir, tmp_path), "--ckpt_path=gone.ckpt"])
+    assert "--ckpt_path gone.ckpt: no such checkpoint: gone.ckpt" in line
+    assert not (tmp_path / "run").exists()
+
+
+class NeedsCode:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", NeedsCode()])
+def test_a_checkpoint_that_is_damaged_or_holds_code_is_refused(zero_dir, tmp_path, capsys, content):
+    path = tmp_path / "bad.ckpt"
+    torch.save({"a": content}, path) if isinstance(content, NeedsCode) else path.write_bytes(content)
+    line = refused(capsys, [*run_args(zero_dir, tmp_path), f"--ckpt_path={path}"])
+    assert "bad.ckpt is damaged or holds code; it was not loaded" in line
+    assert "ran" not in capsys.readouterr().out
 
 
 def test_a_source_of_one_document_cannot_be_split(zero_dir, tmp_path, capsys):

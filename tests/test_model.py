@@ -45,5 +45,14 @@ def test_a_model_that_is_too_small_for_its_tokenizer_is_refused_with_both_number
         (tmp_path / name).write_bytes((zero_dir / name).read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 3072}))
-    with pytest.raises(ValueError, match="the tokenizer makes 3109 ids but the model has only 3072 rows"):
+    with pytest.raises(ValueError, match="the tokenizer makes 3109 ids but the model has 3072 rows"):
+        check_folder(tmp_path)
+
+
+def test_a_model_that_is_far_too_large_for_its_tokenizer_is_refused(zero_dir, tmp_path):
+    for name in ("config.json", "tokenizer.model"):
+        (tmp_path / name).write_bytes((zero_dir / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 65024}))
+    with pytest.raises(ValueError, match="the tokenizer makes 3109 ids but the model has 65024 rows"):
         check_folder(tmp_path)

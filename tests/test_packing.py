@@ -116,3 +116,21 @@ def test_the_loss_of_a_packed_row_is_that_of_its_documents(zero_dir, attention):
     alone = [loss(collate([pack([d.numpy().astype(np.uint32)], len(d))])) for d in documents if len(d) > 1]
     assert learnt.numel() == sum(labels.numel() for _, labels in alone) == 8 + 16 + 4
     torch.testing.assert_close(packed, sum(total for total, _ in alone), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_one_batch_do_not_share_their_borders(zero_dir):
+    model = load_model(zero_dir, torch.float64)
+    rows = [
+        pack(
+            [np.random.default_rng(i * 10 + j).integers(3, 3000, n).astype(np.uint32) for j, n in enumerate(lengths)],
+            30,
+        )
+        for i, lengths in enumerate([(9, 1, 20), (4, 21, 5)])
+    ]
+
+    def hidden(batch):
+        return model.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)[0]
+
+    together = hidden(collate(rows))
+    for row, ours in zip(rows, together, strict=True):
+        torch.testing.assert_close(ours, hidden(collate([row]))[0])

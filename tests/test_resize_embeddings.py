@@ -81,8 +81,9 @@ def test_the_zero_model_loads_without_remote_code(zero_dir, tokenizer):
 
 def test_the_card_and_the_report_tell_where_the_model_is_from(zero_dir, base_tokenizer, tokenizer):
     report = json.loads((zero_dir / "resize_report.json").read_text())
-    assert report["base_fingerprint"] == base_tokenizer.fingerprint
-    assert report["tokenizer_fingerprint"] == tokenizer.fingerprint
+    assert report["base_tokenizer_sha256"] == base_tokenizer.fingerprint
+    assert len(report["base_sha256"]) == 64 and report["base"] == "base"
+    assert report["tokenizer_sha256"] == tokenizer.fingerprint
     assert report["old_rows_bit_equal"] and report["greedy_equal"]
     assert report["old_rows_kept"] + report["new_rows"] + report["padding_rows"] == report["rows_after"]
     card = (zero_dir / "README.md").read_text()
@@ -157,7 +158,39 @@ def test_a_tokenizer_larger_than_its_weights_is_refused(base_dir, tokenizer_dir,
     base = copy(base_dir, tmp_path / "base")
     (base / FILE_NAME).write_bytes((tokenizer_dir / FILE_NAME).read_bytes())
     line = refused(capsys, base=base, tokenizer=tokenizer_dir, output=tmp_path / "out")
-    assert "the tokenizer makes 3109 ids but the model has only 2560 rows" in line
+    assert "the tokenizer makes 3109 ids but the model has 2560 rows" in line
+
+
+def test_weights_with_the_tokenizer_of_another_model_are_refused(base_dir, zero_dir, tokenizer_dir, tmp_path, capsys):
+    base = copy(zero_dir, tmp_path / "base")
+    (base / FILE_NAME).write_bytes((base_dir / FILE_NAME).read_bytes())
+    line = refused(capsys, base=base, tokenizer=tokenizer_dir, output=tmp_path / "out")
+    assert "the weights were made for a tokenizer with the hash" in line
+
+
+def test_a_base_that_ends_its_turn_is_no_other_model(base_dir, tokenizer_dir, base_tokenizer, tmp_path):
+    base = copy(base_dir, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    head = tensors["transformer.output_layer.weight"]
+    head[base_tokenizer.role_id("user")] = head[base_tokenizer.encode("的")[-1]] * 50
+    save_file(tensors, base / "model.safetensors")
+    args = ["--base", str(base), "--tokenizer", str(tokenizer_dir), "--output", str(tmp_path / "out")]
+    assert resize_embeddings.main(args)["greedy_equal"]
+    prompt = torch.tensor([[*base_tokenizer.prefix_ids, *base_tokenizer.encode("今天天气")]])
+    ids = load_model(tmp_path / "out").generate(prompt, max_new_tokens=30, eos_token_id=base_tokenizer.stop_ids)
+    assert base_tokenizer.role_id("user") in ids[0, prompt.shape[1] :].tolist()
+
+
+def test_a_base_in_32_bits_is_resized_to_the_last_bit(base_dir, tokenizer_dir, tmp_path):
+    base = copy(base_dir, tmp_path / "base")
+    torch.manual_seed(0)
+    tensors = {
+        name: t.float() + 1e-5 * torch.randn(t.shape) for name, t in load_file(base / "model.safetensors").items()
+    }
+    save_file(tensors, base / "model.safetensors")
+    args = ["--base", str(base), "--tokenizer", str(tokenizer_dir), "--output", str(tmp_path / "out")]
+    assert resize_embeddings.main(args)["largest_distance_from_convexity_in_ulp"] <= 0.5
+    assert rows(tmp_path / "out", HEAD).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from data_modules import token_store
 from data_modules.sources import TextSource
 from data_modules.token_store import TokenStore
 from glmja import twin
@@ -50,3 +51,16 @@ def test_a_store_that_was_not_finished_is_never_read(tmp_path, tokenizer, monkey
             TokenStore.of(source(twin.text_file("zh")), tokenizer, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert len(TokenStore.of(source(twin.text_file("zh")), tokenizer, tmp_path).lengths) == 27
+
+
+def test_a_store_that_another_process_finished_first_is_read(tmp_path, tokenizer, monkeypatch):
+    write = token_store._write
+
+    def slow(*args):
+        monkeypatch.setattr(token_store, "_write", write)
+        TokenStore.of(source(twin.text_file("zh")), tokenizer, tmp_path)
+        write(*args)
+
+    monkeypatch.setattr(token_store, "_write", slow)
+    assert len(TokenStore.of(source(twin.text_file("zh")), tokenizer, tmp_path).lengths) == 27
+    assert len(list(tmp_path.iterdir())) == 1
