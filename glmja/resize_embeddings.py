@@ -148,15 +148,16 @@ def read_embeddings(source: Checkpoint, num_old: int) -> tuple[dict[str, Tensor]
             digest.update(block_ND.contiguous().view(torch.uint8).numpy().data)
             total_D += block_ND.float().sum(0)
         if not torch.isfinite(total_D).all():  # a NaN or infinity anywhere ends up in the sum
-            _refuse_bad_rows(tensor, num_old, name)
+            _check_finite(tensor, num_old, name)
         means[name] = (total_D / num_old).float()
     return means, digest.hexdigest()
 
 
-def _refuse_bad_rows(source: Source, num_rows: int, name: str) -> None:
+def _check_finite(source: Source, num_rows: int, name: str) -> None:
     bad_N = torch.cat([~torch.isfinite(block_ND).all(1) for block_ND in source.blocks(0, num_rows)])
-    first = int(bad_N.nonzero()[0])
-    raise ValueError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
+    if bad_N.any():
+        first = int(bad_N.nonzero()[0])
+        raise ValueError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
 
 
 def resize(

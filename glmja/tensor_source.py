@@ -51,7 +51,7 @@ class Source(ABC):
         return torch.cat([self.read(row, row + 1) for row in rows])
 
     def mean_of(self, groups: Sequence[Sequence[int]]) -> Tensor:
-        """The mean row of each group of rows, (groups, …), in fp64, so that it can be rounded once."""
+        """The mean row of each group of rows, (groups, …), in fp64, so that what cancels leaves no error."""
         needed = sorted({row for group in groups for row in group})
         place = {row: i for i, row in enumerate(needed)}
         flat = torch.tensor([place[row] for group in groups for row in group])
