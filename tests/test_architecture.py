@@ -45,7 +45,7 @@ def test_imports_have_no_cycle_and_are_shallow():
         assert name not in above, f"import cycle: {' → '.join([*above, name])}"
         return max((1 + depth(below, (*above, name)) for below in graph[name]), default=0)
 
-    assert max(depth(name) for name in graph) <= 8
+    assert max(depth(name) for name in graph) <= 6
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
