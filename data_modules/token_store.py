@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class TokenStore:
         self.tokens: NDArray[np.uint32] = np.memmap(folder / "tokens.bin", dtype=np.uint32, mode="r")
         self.starts: NDArray[np.int64] = np.load(folder / "starts.npy")
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each document, its EOS included."""
         return np.diff(self.starts)

@@ -17,8 +17,6 @@ from glmja.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenizer import GLMTokenizer
 from glmja.vocabulary import append_pieces, check_premises, unreachable_pieces
 
-REPORT_NAME = "tokenizer_report.json"
-
 
 def build_tokenizer(
     base: str,
@@ -77,8 +75,7 @@ def build_tokenizer(
     with complete_or_absent(output, overwrite) as folder:
         left_out = fast_tokenizer.save(GLMTokenizer(append_pieces(old.proto, chosen)), folder)
         new = GLMTokenizer.load(folder)  # the finished file is what the certificate is about
-        failures = check_premises(old.proto, new.proto, policy)
-        _refuse(failures)
+        _refuse(check_premises(old.proto, new.proto, policy))
         fast = None if left_out else fast_tokenizer.load_backend(folder)
         reports = {
             language: certificate.compare(
@@ -101,7 +98,7 @@ def build_tokenizer(
             "rejected_examples": rejected[:20],
             "texts": {language: text.as_dict() for language, text in reports.items()},
         }
-        write_json(folder / REPORT_NAME, report)
+        write_json(folder / certificate.FILE_NAME, report)
     _print(report, reports, output)
     return report
 

@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 from glmja.tokenizer import GLMTokenizer
 from glmja.vocabulary import contains_distinguishing
 
+FILE_NAME = "tokenizer_report.json"
+
 _SENTENCES_PER_BATCH = 4096
 _SENTENCE_END = re.compile(r"(?<=[。！？.!?])\s*|\n+")
 

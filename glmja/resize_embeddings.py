@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from glmja import __version__, fast_tokenizer
+from glmja import __version__, certificate, fast_tokenizer
 from glmja.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
 from glmja.command import run
 from glmja.json_file import read_json, write_json
@@ -192,7 +192,7 @@ def resize(
 
 
 def _model_card(report: dict[str, Any], tokenizer: str) -> str:
-    tokenizer_report = Path(tokenizer) / "tokenizer_report.json"
+    tokenizer_report = Path(tokenizer) / certificate.FILE_NAME
     policy = read_json(tokenizer_report).get("policy") if tokenizer_report.is_file() else "unknown"
     new_rows = (
         "New rows are random, for comparison only: nothing is known of what the model says."
