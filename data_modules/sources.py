@@ -1,22 +1,101 @@
-"""Where text comes from."""
+"""Where text and conversations come from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from glmja.chat_formats import ChatFormat
+
+CHAT_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """A named set of documents in one language.
+    """A named set of documents in one language, from files or from a Hugging Face dataset.
 
     Attributes:
         name: Of the source, as in `val/NAME/loss`.
         lang: Its language, as in `val/LANG/bits_per_char`.
         files: `.txt` (a document a line), `.jsonl`, `.jsonl.gz` or `.parquet` files.
         text_key: Key or column of the text.
+        hub: Instead of files, the name of a dataset on the Hugging Face Hub, or a local folder of data files.
+        hub_config: Configuration of the dataset, if it has several.
+        split: Of the dataset; `train[:10%]` takes a part.
+        weight: Share of the source in the run's tokens, relative to the other sources' weights; by its size if None.
+        val_files: Files of validation documents, instead of a held-out share of the source.
+    """
+
+    name: str
+    lang: str
+    files: list[str] = field(default_factory=list)
+    text_key: str = "text"
+    hub: str | None = None
+    hub_config: str | None = None
+    split: str = "train"
+    weight: float | None = None
+    val_files: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Checks what one field cannot say.
+
+        Raises:
+            ValueError: If there are files and a dataset, or neither, or if the weight is not a positive number.
+        """
+        if bool(self.files) == bool(self.hub):
+            found = f"files {self.files} and hub {self.hub!r}" if self.files else "neither"
+            raise ValueError(f"source {self.name!r} has {found}; give either files or hub")
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise ValueError(f"weight of source {self.name!r} is {self.weight}; give a positive number, or none")
+
+
+@dataclass(frozen=True)
+class ChatSource:
+    """A named set of conversations in one language.
+
+    Attributes:
+        name: Of the source, as in `val/NAME/loss`.
+        lang: Its language, as in `val/LANG/bits_per_char`; `code` for programs.
+        files: `.jsonl`, `.jsonl.gz`, `.parquet`, or `.json` files (an array, or an object a line).
+        format: What a record looks like: `messages` (role, content), `sharegpt` (conversations of from, value),
+            `alpaca` (instruction, input, output, history, system), or `adgen` (content, summary).
+        weight: Share of the source in the run's tokens, relative to the other sources' weights; by its size if None.
+        val_files: Files of validation conversations, instead of a held-out share of the source.
     """
 
     name: str
     lang: str
     files: list[str]
-    text_key: str = "text"
+    format: ChatFormat = "messages"
+    weight: float | None = None
+    val_files: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            ValueError: If there is no file, the format is unknown, or the weight is not a positive number.
+        """
+        if not self.files:
+            raise ValueError(f"source {self.name!r} has no files")
+        if self.format not in get_args(ChatFormat):
+            raise ValueError(
+                f"source {self.name!r} has format {self.format!r}; known are {', '.join(get_args(ChatFormat))}"
+            )
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise ValueError(f"weight of source {self.name!r} is {self.weight}; give a positive number, or none")
+
+    def check_files(self) -> None:
+        """Checks that the files exist and are of a known kind.
+
+        Raises:
+            FileNotFoundError: If one does not exist.
+            ValueError: If one is of another kind.
+        """
+        for path in map(Path, [*self.files, *self.val_files]):
+            if not path.is_file():
+                raise FileNotFoundError(f"no such file: {path}")
+            if not path.name.endswith(CHAT_SUFFIXES):
+                raise ValueError(f"{path}: unknown kind of file; known are {', '.join(CHAT_SUFFIXES)}")

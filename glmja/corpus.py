@@ -1,7 +1,8 @@
-"""Documents from text files, read as a stream.
+"""Documents from text files and datasets, read as a stream.
 
-`.jsonl` and `.jsonl.gz` hold an object a line, `.parquet` a column of texts, `.txt` a
-document a line. Text must be UTF-8: a guessed encoding would be a silent change of the data.
+`.jsonl` and `.jsonl.gz` hold an object a line, `.parquet` and datasets a column of texts, `.txt` a document a line.
+Text must be UTF-8: a guessed encoding would be a silent change of the data. Reading has two halves, so that processes
+can share it: one reader cuts the files into chunks of raw lines or values, and anyone parses the chunks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +22,28 @@ import pyarrow.parquet
 from rich.progress import Progress
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+
+_CHUNK_BYTES = 1 << 18  # large beside what handing a chunk to a process costs, small beside the memory of one
+_ROWS_PER_READ = 256
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Raw lines (bytes) or values of a column, next to each other in one file or dataset.
+
+    Attributes:
+        origin: The file or dataset, for messages.
+        first: Number of the first line or row, from 1.
+        units: The lines or values.
+        are_lines: Whether they are lines; a value that is bytes is no text.
+        done: How far the reader is in the file or dataset after them, in bytes or rows.
+    """
+
+    origin: str
+    first: int
+    units: list[Any]
+    are_lines: bool
+    done: int
 
 
 def read_documents(
@@ -37,20 +62,19 @@ def read_documents(
             if there is no document at all; the message gives `path:line`.
     """
     paths = check_paths(paths)
-    num_documents = 0
-    with Progress(disable=description is None) as progress:
-        task = progress.add_task(description or "", total=sum(path.stat().st_size for path in paths))
-        done = 0
-        for path in paths:
-            for position, text in _read_file(path, text_key):
-                progress.update(task, completed=done + position)
-                if text.strip():
-                    num_documents += 1
-                    yield text
-            done += path.stat().st_size
-        progress.update(task, completed=done)
-    if num_documents == 0:
-        raise ValueError(f"no text in {', '.join(map(str, paths))}")
+    found = False
+    with closing(read_chunks(paths, text_key, description)) as chunks:
+        for chunk in chunks:
+            for text in documents_of(chunk, text_key):
+                found = True
+                yield text
+    if not found:
+        raise no_text(paths)
+
+
+def no_text(origins: Iterable[str | Path]) -> ValueError:
+    """The error for files or a dataset without any document."""
+    return ValueError(f"no text in {', '.join(map(str, origins))}")
 
 
 def check_paths(paths: Iterable[str | Path]) -> list[Path]:
@@ -64,31 +88,125 @@ def check_paths(paths: Iterable[str | Path]) -> list[Path]:
     return checked
 
 
-def _read_file(path: Path, text_key: str) -> Iterator[tuple[int, str]]:
-    """Yields texts with the number of bytes read so far."""
-    if path.suffix == ".parquet":
-        yield from _read_parquet(path, text_key)
-        return
+def read_chunks(
+    paths: Sequence[str | Path], text_key: str = "text", description: str | None = None
+) -> Generator[Chunk, None, None]:
+    """Yields the content of the files as chunks; arguments and errors as `read_documents`, whose other half follows."""
+    paths = check_paths(paths)
+    with Progress(disable=description is None) as progress:
+        task = progress.add_task(description or "", total=sum(path.stat().st_size for path in paths))
+        done = 0
+        for path in paths:
+            for chunk in _row_chunks(path, text_key) if path.suffix == ".parquet" else _line_chunks(path):
+                progress.update(task, completed=done + chunk.done)
+                yield chunk
+            done += path.stat().st_size
+        progress.update(task, completed=done)
+
+
+def documents_of(chunk: Chunk, text_key: str = "text") -> Iterator[str]:
+    """Yields the documents of a chunk; errors as `read_documents`."""
+    for number, unit in enumerate(chunk.units, chunk.first):
+        if chunk.are_lines:
+            text = _text_of_line(unit, number, text_key, chunk.origin)
+        else:
+            text = _checked(unit, text_key, f"{chunk.origin}: row {number}")
+        if text.strip():
+            yield text
+
+
+def load_hub(name: str, config: str | None = None, split: str = "train", text_key: str = "text") -> Any:
+    """Loads a Hugging Face dataset, downloading it at first; never runs code that comes with it.
+
+    Args:
+        name: On the Hub, or a local folder of data files.
+        config: Configuration, if it has several.
+        split: Split, or a part of one.
+        text_key: Column of the text.
+
+    Raises:
+        ValueError: If there is no such dataset, configuration, split or column; names the dataset.
+    """
+    try:
+        from datasets import load_dataset  # noqa: PLC0415  # slow, and few need it
+
+        dataset = load_dataset(name, config, split=split, keep_in_memory=False)
+    except Exception as error:  # what it raises has no common class
+        raise ValueError(f"dataset {name!r}, split {split!r}: {' '.join(str(error).split())}") from error
+    if text_key not in dataset.column_names:
+        raise ValueError(
+            f"dataset {name!r}: no column {text_key!r} (found: {dataset.column_names}); name it with text_key"
+        )
+    return dataset
+
+
+def read_hub_chunks(
+    dataset: Any, origin: str, text_key: str = "text", description: str | None = None
+) -> Generator[Chunk, None, None]:
+    """Yields a column of a dataset as chunks.
+
+    Args:
+        dataset: From `load_hub`.
+        origin: Its name, for messages.
+        text_key: Column of the text.
+        description: Shows a progress bar with this text, over the rows read.
+    """
+    column = dataset.select_columns([text_key])
+    values = (value for batch in column.iter(_ROWS_PER_READ) for value in batch[text_key])
+    with Progress(disable=description is None) as progress:
+        task = progress.add_task(description or "", total=len(dataset))
+        for chunk in _chunks(origin, values, False, lambda num_rows: num_rows):
+            progress.update(task, completed=chunk.done)
+            yield chunk
+
+
+def _chunks(
+    origin: str, units: Iterator[Any], are_lines: bool, position: Callable[[int], int]
+) -> Generator[Chunk, None, None]:
+    """Collects units; what was read before an error comes before the error."""
+    first, failure = 1, None
+    while failure is None:
+        collected: list[Any] = []
+        try:
+            size = 0
+            while size < _CHUNK_BYTES:
+                unit = next(units)
+                collected.append(unit)
+                size += 1 + (len(unit) if isinstance(unit, (bytes, str)) else 0)
+        except (StopIteration, ValueError) as error:
+            failure = error
+        if collected:
+            yield Chunk(origin, first, collected, are_lines, position(first + len(collected) - 1))
+            first += len(collected)
+    if isinstance(failure, ValueError):
+        raise failure
+
+
+def _line_chunks(path: Path) -> Generator[Chunk, None, None]:
     with path.open("rb") as raw:
-        lines = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
-        for number, line in _decoded_lines(lines, path):
-            yield raw.tell(), line if path.suffix == ".txt" else _text_of(line, text_key, f"{path}:{number}")
+        lines = _gunzipped(raw, path) if path.suffix == ".gz" else iter(raw)
+        yield from _chunks(str(path), lines, True, lambda _: raw.tell())
 
 
-def _decoded_lines(lines: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
+def _gunzipped(raw: BinaryIO, path: Path) -> Iterator[bytes]:
     number = 0
     try:
-        for number, line in enumerate(lines, start=1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            if text.strip():
-                yield number, text
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}:{number}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1}); "
-            "convert the file to UTF-8"
-        ) from error
+        for number, line in enumerate(io.BufferedReader(gzip.GzipFile(fileobj=raw)), start=1):  # noqa: B007
+            yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
+
+
+def _text_of_line(raw: bytes, number: int, text_key: str, path: str) -> str:
+    place = f"{path}:{number}"
+    try:
+        line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{place}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1}); "
+            "convert the file to UTF-8"
+        ) from error
+    return line if path.endswith(".txt") or not line.strip() else _text_of(line, text_key, place)
 
 
 def _text_of(line: str, text_key: str, place: str) -> str:
@@ -112,18 +230,22 @@ def _checked(text: Any, text_key: str, place: str) -> str:
     return text
 
 
-def _read_parquet(path: Path, text_key: str) -> Iterator[tuple[int, str]]:
+def _row_chunks(path: Path, text_key: str) -> Generator[Chunk, None, None]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path}: not a parquet file ({error})") from error
     if text_key not in file.schema_arrow.names:
         raise ValueError(f"{path}: no column {text_key!r} (found: {file.schema_arrow.names}); name it with --text_key")
-    row, size, num_rows = 0, path.stat().st_size, file.metadata.num_rows
+    size, num_rows = path.stat().st_size, file.metadata.num_rows
+    yield from _chunks(str(path), _values(file, path, text_key), False, lambda row: size * row // num_rows)
+
+
+def _values(file: pyarrow.parquet.ParquetFile, path: Path, text_key: str) -> Iterator[Any]:
+    row = 0
     try:
-        for batch in file.iter_batches(columns=[text_key]):
-            for text in batch.column(0).to_pylist():
-                row += 1
-                yield size * row // num_rows, _checked(text, text_key, f"{path}: row {row}")
-    except (pyarrow.ArrowException, OSError) as error:
+        for batch in file.iter_batches(_ROWS_PER_READ, columns=[text_key]):
+            yield from batch.column(0).to_pylist()
+            row += len(batch)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: damaged parquet file after row {row} ({error})") from error
