@@ -1,6 +1,7 @@
 """Batches: documents and conversations as rows of ids."""
 
 from data_modules.pretraining import PackedPretrainingData
-from data_modules.sources import TextSource
+from data_modules.sft import PaddedSFTData
+from data_modules.sources import ChatSource, TextSource
 
-__all__ = ["PackedPretrainingData", "TextSource"]
+__all__ = ["ChatSource", "PackedPretrainingData", "PaddedSFTData", "TextSource"]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
-from lightning import LightningDataModule
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from collections.abc import Sequence
+from dataclasses import replace
 
-from data_modules.packing import EpochSampler, PackedRows, RunRows, collate
+import numpy as np
+
+from data_modules.base import RunData, check_sources, split
+from data_modules.document_stream import DocumentStream
+from data_modules.packing import PackedRows, interleave
+from data_modules.rows import Rows
 from data_modules.sources import TextSource
 from data_modules.token_store import TokenStore
-from glmja.batch import Batch
 from glmja.corpus import check_paths
-from glmja.tokenizer import GLMTokenizer
+from glmja.ledger import Ledger
 
 
-class PackedPretrainingData(LightningDataModule):
-    """Packs documents into full rows.
+class PackedPretrainingData(RunData):
+    """Packs documents into full rows; the sources alternate by their weights in tokens."""
 
-    Attributes:
-        validation_sources: The sources in the order of the validation loaders.
-    """
+    sources: list[TextSource]
 
     def __init__(
         self,
@@ -28,6 +28,9 @@ class PackedPretrainingData(LightningDataModule):
         sources: list[TextSource],
         row_len: int = 1024,
         batch_size: int = 1,
+        tokens: int | None = None,
+        epochs: float | None = None,
+        isolate_documents: bool = True,
         val_share: float = 0.01,
         cache_dir: str = "~/.cache/glmja",
         num_workers: int = 0,
@@ -35,85 +38,147 @@ class PackedPretrainingData(LightningDataModule):
     ) -> None:
         """Checks the arguments; nothing is read.
 
+        The run is as long as the shortest of `tokens`, `epochs` and `trainer.max_steps`, one epoch if none is given.
+
         Args:
             tokenizer_dir: Folder of the tokenizer; linked to the model's.
             sources: Where the text comes from.
             row_len: Tokens a row. Memory grows linearly with it, attention quadratically.
             batch_size: Rows per device and micro-batch.
-            val_share: Share of each source's documents, at least one, that is held out for validation.
+            tokens: Tokens of the run, over all sources and devices.
+            epochs: Length of the run in tokens of all sources together. With weights, sources are read more or less
+                often than that.
+            isolate_documents: Whether documents of one row do not attend to each other.
+            val_share: Share of the documents, at least one, that is held out for validation of each source without
+                `val_files`; 0 holds nothing out.
             cache_dir: Where tokenised sources are kept.
             num_workers: Processes that load rows; 0 loads them in the main process.
             seed: Of the held-out documents and of the order of the others.
 
         Raises:
             OSError: If a file does not exist.
-            ValueError: If an argument is out of its range, or two sources have one name.
+            ValueError: If an argument is out of its range, two sources have one name, or only some have a weight.
         """
-        super().__init__()
+        super().__init__(tokenizer_dir, num_workers, seed, epochs, val_share)
         if row_len < 2 or batch_size < 1:
             raise ValueError(f"row_len ({row_len}) must be at least 2 and batch_size ({batch_size}) at least 1")
-        if not 0 < val_share < 1:
-            raise ValueError(f"val_share ({val_share}) must lie between 0 and 1")
-        if not sources:
-            raise ValueError("sources is empty; name at least one source of text")
-        names = [source.name for source in sources]
-        if len(set(names)) < len(names):
-            raise ValueError(f"sources: every source needs a name of its own, but they are {names}")
+        if tokens is not None and tokens < row_len:
+            raise ValueError(f"tokens ({tokens}) must be at least row_len ({row_len}), a row")
+        check_sources(sources)
         for source in sources:
-            check_paths(source.files)
-        self.tokenizer = GLMTokenizer.load(tokenizer_dir)
-        self.validation_sources = sources
-        self.row_len, self.batch_size, self.val_share = row_len, batch_size, val_share
-        self.cache_dir, self.num_workers, self.seed = cache_dir, num_workers, seed
+            check_paths([*source.files, *source.val_files])
+        self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
+        self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
+        self.isolate_documents, self.cache_dir = isolate_documents, cache_dir
 
     def prepare_data(self) -> None:
         """Tokenises what is not in the cache; in one process of each machine."""
-        for source in self.validation_sources:
-            TokenStore.of(source, self.tokenizer, self.cache_dir)
+        for source in self.sources:
+            self._stores(source)
+
+    def _stores(self, source: TextSource) -> list[TokenStore]:
+        """The store of a source, and that of its validation files if it has any."""
+        parts = [source]
+        if source.val_files:
+            parts.append(replace(source, files=source.val_files, hub=None, val_files=[]))
+        return [TokenStore.of(part, self.tokenizer, self.cache_dir) for part in parts]
 
     def setup(self, stage: str) -> None:
-        """Opens the stores and splits their documents.
+        """Opens the stores, splits their documents and plans the run.
 
         Raises:
-            ValueError: If a source has one document only, or its training text does not fill a row.
+            ValueError: If a source has too little text, or the run would have no optimizer step.
         """
-        stores = [TokenStore.of(source, self.tokenizer, self.cache_dir) for source in self.validation_sources]
-        split = [self._split(store, i) for i, store in enumerate(stores)]
-        self.train_rows = RunRows(stores, [train for train, _ in split], self.row_len, self.seed)
-        self.val_rows = [
-            PackedRows(store, held_out, self.row_len, keep_tail=True)
-            for store, (_, held_out) in zip(stores, split, strict=True)
-        ]
-        for source, num_rows in zip(self.validation_sources, self.train_rows.rows_per_source, strict=True):
-            if num_rows == 0:
+        train: list[tuple[TokenStore, DocumentStream]] = []
+        self.held_out: list[tuple[TokenStore, DocumentStream]] = []
+        for i, source in enumerate(self.sources):
+            stores = [*self._stores(source)]
+            share = 0 if source.val_files else self.val_share
+            used, held_out = split(len(stores[0].lengths), share, (self.seed, i), source.name)
+            train.append((stores[0], DocumentStream(stores[0].lengths, used, (self.seed, i))))
+            if source.val_files:
+                held_out = np.arange(len(stores[1].lengths))
+            if len(held_out):
+                self.held_out.append((stores[-1], DocumentStream(stores[-1].lengths, held_out)))
+            if train[-1][1].tokens_per_pass < self.row_len:
                 raise ValueError(
                     f"source {source.name!r} holds fewer than row_len ({self.row_len}) tokens to train on; give more "
                     "text or shorter rows"
                 )
-
-    def _split(self, store: TokenStore, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Documents to train on, and those held out."""
-        num_documents = len(store.lengths)
-        if num_documents < 2:
-            name = self.validation_sources[number].name
-            raise ValueError(f"source {name!r} has {num_documents} document; one more is needed to hold one out")
-        order = np.random.default_rng([self.seed, number]).permutation(num_documents)
-        num_held_out = max(1, round(num_documents * self.val_share))
-        return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Rows of the current epoch."""
-        return DataLoader(
-            self.train_rows,
-            batch_size=self.batch_size,
-            sampler=EpochSampler(len(self.train_rows)),
-            collate_fn=collate,
-            num_workers=self.num_workers,
+        streams = [stream for _, stream in train]
+        shares, num_rows = self._budget([stream.tokens_per_pass for stream in streams])
+        rows_in_step = self.batch_size * self.in_step
+        num_planned = num_rows - num_rows % rows_in_step
+        if num_planned == 0:
+            raise ValueError(
+                f"the run has {num_rows} rows, fewer than one optimizer step takes ({rows_in_step}: batch_size "
+                f"{self.batch_size} × {self.in_step} micro-batches of all ranks); give more text, tokens or epochs"
+            )
+        rows = PackedRows(
+            [store for store, _ in train],
+            streams,
+            interleave(shares, num_planned),
+            self.row_len,
+            self.isolate_documents,
         )
+        settings = {
+            "stores": [store.folder.name for store, _ in train],
+            "shares": list(shares),
+            "row_len": self.row_len,
+            "batch_size": self.batch_size,
+            "isolate": self.isolate_documents,
+            "val_share": self.val_share,
+        }
+        self._plan(rows, list(np.arange(num_planned).reshape(-1, self.batch_size)), settings)
+        self.ledger = self._count(train, rows, shares, num_rows - num_planned)
 
-    def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """A loader for each of `validation_sources`."""
-        return [
-            DataLoader(rows, batch_size=self.batch_size, collate_fn=collate, num_workers=self.num_workers)
-            for rows in self.val_rows
-        ]
+    def _budget(self, tokens: Sequence[int]) -> tuple[list[float], int]:
+        """Shares of the sources, relative to each other, and rows of the run."""
+        epochs = self.epochs or 1
+        shares = [float(epochs * count // self.row_len) for count in tokens]  # so that a pass ends for all at once
+        num_rows = int(sum(shares))
+        if self.sources[0].weight is not None:
+            shares = [source.weight or 0.0 for source in self.sources]
+            num_rows = int(epochs * sum(tokens)) // self.row_len
+        limits = [] if self.epochs is None else [num_rows]
+        if self.tokens is not None:
+            limits.append(self.tokens // self.row_len)
+        if self.max_batches is not None:
+            limits.append(self.max_batches * self.batch_size)
+        return shares, min(limits, default=num_rows)
+
+    def _count(
+        self,
+        train: Sequence[tuple[TokenStore, DocumentStream]],
+        rows: PackedRows,
+        shares: Sequence[float],
+        trimmed: int,
+    ) -> Ledger:
+        """The ledger, whose sums are asserted."""
+        entries = []
+        rows_of = np.bincount(rows.sources, minlength=len(train))
+        for source, (store, stream), num_rows, share in zip(self.sources, train, rows_of, shares, strict=True):
+            tokens, read = stream.tokens_per_pass, int(num_rows) * self.row_len
+            unread = -read % tokens
+            ends = store.tokens[store.starts[1:] - 1]
+            assert (ends == self.tokenizer.eos_id).all() and (read + unread) % tokens == 0
+            entries.append({
+                "source": source.name, "lang": source.lang, "documents": len(stream.documents), "tokens": tokens,
+                "held_out": len(store.lengths) - len(stream.documents), "rows": int(num_rows), "tokens_read": read,
+                "passes": read / tokens, "unread_of_last_pass": unread, "share": num_rows / len(rows),
+                "share_wanted": share / sum(shares),
+            })  # fmt: skip
+        assert sum(entry["rows"] for entry in entries) == len(rows)
+        facts = {"rows": len(rows), "row_len": self.row_len, "tokens": len(rows) * self.row_len, "ranks_x_accumulation":
+                 self.in_step, "optimizer_steps": self.num_steps, "rows_left_over": trimmed}  # fmt: skip
+        return Ledger("what the run reads", entries, facts)
+
+    def _validation_rows(self) -> list[tuple[Rows, int, int]]:
+        loaders: list[tuple[Rows, int, int]] = []
+        for store, stream in self.held_out:
+            num_rows = -(-stream.tokens_per_pass // self.row_len)
+            order = np.zeros(num_rows, dtype=np.int64), np.arange(num_rows)
+            ends = [stream.tokens_per_pass]
+            rows = PackedRows([store], [stream], order, self.row_len, self.isolate_documents, ends)
+            loaders.append((rows, num_rows, self.batch_size))
+        return loaders

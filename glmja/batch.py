@@ -10,8 +10,10 @@ IGNORE_INDEX = -100  # `torch.nn.functional.cross_entropy` skips these labels by
 
 
 class Batch(TypedDict):
-    """B rows of T tokens. `labels` are not shifted: the loss shifts them."""
+    """B rows of T tokens, right-padded. `labels` are not shifted: the loss shifts them."""
 
     input_ids: Tensor  # (B, T) int64, in [0, len(tokenizer))
     labels: Tensor  # (B, T) int64, `IGNORE_INDEX` where nothing is to be learnt
     position_ids: Tensor  # (B, T) int64, from 0 at each document: `transformers` isolates documents by them
+    lengths: Tensor  # (B,) int64, tokens of each row without its padding
+    learnt_per_batch: Tensor  # () float32, learnt tokens a micro-batch, a mean over its optimizer step on all ranks

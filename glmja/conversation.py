@@ -75,6 +75,30 @@ def render(messages: Sequence[Message], tokenizer: GLMTokenizer) -> tuple[list[i
     return ids, learnt
 
 
+def render_within(
+    messages: Sequence[Message], tokenizer: GLMTokenizer, max_len: int
+) -> tuple[list[int], list[bool], bool]:
+    """As `render`, but at most `max_len` ids.
+
+    The oldest turns go first: whole turns, each from a user's message to the next one's. A system message stays. If
+    the last turn alone is too long, its end is cut off; what is left may hold nothing to learn.
+
+    Returns:
+        Ids, which of them are learnt, and whether anything was left out.
+
+    Raises:
+        ValueError: As `check`.
+    """
+    ids, learnt = render(messages, tokenizer)
+    system = list(messages[:1]) if messages[0]["role"] == "system" else []
+    turns = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    for start in turns[1:]:
+        if len(ids) <= max_len:
+            return ids, learnt, start > turns[1]
+        ids, learnt = render([*system, *messages[start:]], tokenizer)
+    return ids[:max_len], learnt[:max_len], len(turns) > 1 or len(ids) > max_len
+
+
 def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[int]:
     """Ids after which the model writes the assistant's next message.
 

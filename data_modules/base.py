@@ -1,0 +1,149 @@
+"""What the data of every run has in common: how long the run is, its loaders, its ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from data_modules.loader import EvenlyShared, Plan, PlannedBatches, RunLoader, load
+from data_modules.rows import Rows
+from glmja.batch import Batch
+from glmja.ledger import Ledger
+from glmja.tokenizer import GLMTokenizer
+
+
+class Source(Protocol):
+    """What both kinds of sources have."""
+
+    @property
+    def name(self) -> str:
+        """As in `val/NAME/loss`."""
+
+    @property
+    def lang(self) -> str:
+        """As in `val/LANG/bits_per_char`."""
+
+    @property
+    def weight(self) -> float | None:
+        """Share of the run in tokens."""
+
+
+class RunData(LightningDataModule):
+    """The micro-batches of a run, planned before its first step.
+
+    Attributes:
+        row_len: Tokens of the longest row.
+        validation_sources: The sources in the order of the validation loaders.
+        num_steps: Optimizer steps of the run.
+        ledger: What the run reads, set by `setup`.
+    """
+
+    row_len: int
+    multiple = 1  # widths of batches are rounded up to one of it
+    validation_sources: Sequence[Source]
+    num_steps: int
+    ledger: Ledger
+
+    def __init__(self, tokenizer_dir: str, num_workers: int, seed: int, epochs: float | None, val_share: float) -> None:
+        """Checks the arguments."""
+        super().__init__()
+        if epochs is not None and not 0 < epochs < float("inf"):
+            raise ValueError(f"epochs ({epochs}) must be positive")
+        if not 0 <= val_share < 1:
+            raise ValueError(f"val_share ({val_share}) must be at least 0 and below 1")
+        if num_workers < 0:
+            raise ValueError(f"num_workers ({num_workers}) must not be negative")
+        self.tokenizer = GLMTokenizer.load(tokenizer_dir)
+        self.num_workers, self.seed, self.epochs, self.val_share = num_workers, seed, epochs, val_share
+
+    @property
+    def in_step(self) -> int:
+        """Micro-batches of an optimizer step, over all ranks."""
+        return self._trainer.world_size * self._trainer.accumulate_grad_batches
+
+    @property
+    def max_batches(self) -> int | None:
+        """Micro-batches that `trainer.max_steps` allows, over all ranks; None without a limit."""
+        return self._trainer.max_steps * self.in_step if self._trainer.max_steps > 0 else None
+
+    @property
+    def _trainer(self) -> Any:
+        assert self.trainer is not None
+        return self.trainer
+
+    def _plan(self, rows: Rows, plan: Plan, settings: dict[str, Any]) -> None:
+        """Takes the micro-batches of the run, as many as optimizer steps divide."""
+        if self._trainer.max_epochs not in (1, -1, None):
+            raise ValueError(
+                f"trainer.max_epochs is {self._trainer.max_epochs}, but the whole run is one epoch of the trainer's; "
+                "leave it at 1 and say with data.init_args.epochs how often the data is read"
+            )
+        self.rows, self.plan = rows, plan
+        self.num_steps = len(plan) // self.in_step
+        settings |= {"in_step": self.in_step, "world_size": self._trainer.world_size, "seed": self.seed}
+        text = json.dumps({**settings, "tokenizer": self.tokenizer.fingerprint}, sort_keys=True, default=str)
+        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def train_dataloader(self) -> RunLoader:
+        """The micro-batches of this rank."""
+        trainer = self._trainer
+        batches = PlannedBatches(
+            self.rows,
+            self.plan,
+            trainer.global_rank,
+            trainer.world_size,
+            trainer.accumulate_grad_batches,
+            self.multiple,
+        )
+        return RunLoader(batches, self.num_workers, self.fingerprint)
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """A loader for each of `validation_sources`."""
+        trainer, loaders = self._trainer, []
+        for rows, num_rows, batch_size in self._validation_rows():
+            shared = EvenlyShared(rows, num_rows, batch_size, trainer.global_rank, trainer.world_size, self.multiple)
+            loaders.append(load(shared, range(len(shared)), self.num_workers))
+        return loaders
+
+    @abstractmethod
+    def _validation_rows(self) -> list[tuple[Rows, int, int]]:
+        """Rows, their number and rows per batch for each of `validation_sources`."""
+
+
+def check_sources(sources: Sequence[Source]) -> None:
+    """Checks names and weights.
+
+    Raises:
+        ValueError: If there is no source, two have one name, or some but not all have a weight.
+    """
+    if not sources:
+        raise ValueError("sources is empty; name at least one")
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise ValueError(f"sources: every source needs a name of its own, but they are {names}")
+    without = [source.name for source in sources if source.weight is None]
+    if without and len(without) < len(sources):
+        raise ValueError(f"sources: give all a weight or none; {', '.join(without)} has none")
+
+
+def split(num_documents: int, val_share: float, seed: tuple[int, ...], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Numbers of the documents to train on, and of those held out: at least one unless `val_share` is 0.
+
+    Raises:
+        ValueError: If nothing would be left to train on.
+    """
+    num_held_out = max(1, round(num_documents * val_share)) if val_share else 0
+    if num_documents <= num_held_out:
+        raise ValueError(
+            f"source {name!r} has {num_documents} document; one more is needed to hold one out (val_share {val_share})"
+        )
+    order = np.random.default_rng(seed).permutation(num_documents)
+    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])

@@ -1,0 +1,140 @@
+"""Conversations as token ids on disk, with a mark on each id that is to be learnt.
+
+Like `data_modules.token_store`, from which it differs in what a record is: a conversation that nothing can be learnt
+from is left out and counted, with the places of the first ones, instead of ending the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, defaultdict
+from contextlib import closing, suppress
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_modules.chat_rendering import read_chunks, render_chunk
+from data_modules.sources import ChatSource
+from data_modules.worker_pool import map_in_processes
+from glmja.json_file import read_json, write_json
+from glmja.output_folder import complete_or_absent
+from glmja.tokenizer import GLMTokenizer
+
+_FORMAT = "1"  # counts up when the content of a store for the same conversations changes
+_PLACES_SHOWN = 3
+
+log = logging.getLogger(__name__)
+
+
+class ChatStore:
+    """The conversations of a source.
+
+    Attributes:
+        folder: Named after everything that the content depends on.
+        tokens: All ids, (T,) uint32, memory-mapped.
+        learnt: Which of them are to be learnt, (T,) bool, memory-mapped.
+        starts: Where each conversation starts, and the end, (conversations + 1,) int64.
+        num_learnt: Ids to be learnt of each conversation, (conversations,) int64.
+        num_dropped: Records from which nothing can be learnt.
+        num_shortened: Conversations that lost turns, or the end of one, to fit into a row.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a complete store."""
+        self.folder = folder
+        self.tokens: NDArray[np.uint32] = np.memmap(folder / "tokens.bin", dtype=np.uint32, mode="r")
+        self.learnt: NDArray[np.bool_] = np.memmap(folder / "learnt.bin", dtype=np.bool_, mode="r")
+        self.starts: NDArray[np.int64] = np.load(folder / "starts.npy")
+        self.num_learnt: NDArray[np.int64] = np.load(folder / "num_learnt.npy")
+        self.report: dict[str, Any] = read_json(folder / "report.json")
+        self.num_dropped = sum(self.report["dropped"].values())
+        self.num_shortened: int = self.report["shortened"]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each conversation."""
+        return np.diff(self.starts)
+
+    @classmethod
+    def of(cls, source: ChatSource, tokenizer: GLMTokenizer, row_len: int, cache_dir: str | Path) -> ChatStore:
+        """Opens the store of a source, making it first if need be.
+
+        Args:
+            source: The source.
+            tokenizer: Its fingerprint is part of the store's name.
+            row_len: Most tokens of a conversation.
+            cache_dir: Where stores lie.
+
+        Raises:
+            OSError: If a file does not exist or the disk has no room.
+            ValueError: If a file is damaged or not UTF-8, or nothing is left; gives `path:line`.
+        """
+        source.check_files()
+        key = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {source.format} {row_len}".encode())
+        for path in map(Path, source.files):
+            with path.open("rb") as file:
+                # the name too: it stands in the places of dropped records
+                key.update(hashlib.file_digest(file, "sha256").digest() + str(path).encode())
+        folder = Path(cache_dir).expanduser() / key.hexdigest()[:32]
+        if not folder.is_dir():
+            with suppress(FileExistsError), complete_or_absent(folder) as partial_folder:
+                _write(source, tokenizer, row_len, partial_folder)
+        return cls(folder)
+
+    def check_dropped(self, name: str, max_bad_share: float) -> None:
+        """Logs what was dropped.
+
+        Args:
+            name: Of the source.
+            max_bad_share: Share of the records that may be dropped.
+
+        Raises:
+            ValueError: If it was more; gives `path:line` of the first ones.
+        """
+        if not self.num_dropped:
+            return
+        total = self.num_dropped + len(self.lengths)
+        reasons = ", ".join(
+            f"{count} × {reason} ({'; '.join(self.report['places'][reason])})"
+            for reason, count in self.report["dropped"].items()
+        )
+        found = f"source {name!r}: nothing can be learnt from {self.num_dropped} of {total} records: {reasons}"
+        if self.num_dropped > max_bad_share * total:
+            raise ValueError(f"{found}; repair them, or raise data.init_args.max_bad_share ({max_bad_share})")
+        log.warning("%s", found)
+
+
+def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Path) -> None:
+    lengths: list[int] = []
+    num_learnt: list[int] = []
+    dropped: Counter[str] = Counter()
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    num_shortened = 0
+    work = partial(render_chunk, tokenizer=tokenizer, chat_format=source.format, row_len=row_len)
+    chunks = read_chunks([Path(path) for path in source.files], f"tokenising {source.name}")
+    with (
+        (folder / "tokens.bin").open("wb") as tokens,
+        (folder / "learnt.bin").open("wb") as learnt,
+        closing(map_in_processes(work, chunks)) as results,
+    ):
+        for result in results:
+            result.tokens.tofile(tokens)
+            result.learnt.tofile(learnt)
+            ends = np.cumsum(result.lengths)
+            num_learnt += [int(part.sum()) for part in np.split(result.learnt, ends[:-1])] if len(ends) else []
+            lengths += result.lengths
+            num_shortened += result.num_shortened
+            for reason, place in result.dropped:
+                dropped[reason] += 1
+                if len(places[reason]) < _PLACES_SHOWN:
+                    places[reason].append(place)
+    if not lengths:
+        first = "; ".join(f"{reason} ({places[reason][0]})" for reason in dropped) or "no records"
+        raise ValueError(f"source {source.name!r} holds no conversation to learn from: {first}")
+    np.save(folder / "starts.npy", np.cumsum([0, *lengths], dtype=np.int64))
+    np.save(folder / "num_learnt.npy", np.array(num_learnt, dtype=np.int64))
+    write_json(folder / "report.json", {"dropped": dropped, "places": places, "shortened": num_shortened})
