@@ -1,0 +1,94 @@
+"""The random states, which Lightning does not save."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+RNG = "rng"
+
+
+class ExactResume(Callback):
+    """Saves the random states of every process and takes them up again: a resumed run draws what it would have.
+
+    Validation and sampling must not draw from the global states, or do so inside `isolate_rng`.
+    """
+
+    def __init__(self) -> None:
+        """Starts with nothing to take up."""
+        self.loaded: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Gathers the states: DeepSpeed keeps only what the first process saves."""
+        states: list[Any] = [random_state()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, random_state())
+        checkpoint[RNG] = states
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the state of this process until training starts.
+
+        Raises:
+            ValueError: If the checkpoint has none, or those of another number of processes.
+        """
+        states = checkpoint.get(RNG, [])
+        if len(states) != trainer.world_size:
+            raise ValueError(
+                f"the checkpoint holds random states of {len(states)} processes, this run has {trainer.world_size}; "
+                "resume on as many devices, with ExactResume in both runs"
+            )
+        self.loaded = states[trainer.global_rank]
+        if trainer.datamodule.num_steps > checkpoint["global_step"]:  # type: ignore[attr-defined]
+            _reopen_epoch(checkpoint)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the state up, after all set-up and the sanity check have drawn theirs."""
+        if self.loaded is not None:
+            set_random_state(self.loaded)
+            self.loaded = None
+
+
+def _reopen_epoch(checkpoint: dict[str, Any]) -> None:
+    """Lets a finished run be made longer: its one epoch is not over.
+
+    Lightning 2.6 notes in the loops' progress that the epoch is over, even if a limit of steps ended it, and would stop
+    at once. What is written here is what it notes after a step in the middle of an epoch.
+    """
+    loops = checkpoint["loops"]["fit_loop"]
+    batches, stepped = loops["epoch_loop.batch_progress"], loops["epoch_loop.state_dict"]
+    if not batches["is_last_batch"]:
+        return
+    batches["is_last_batch"] = False
+    for counts in (batches["total"], batches["current"]):
+        counts["completed"] = counts["processed"] - 1
+    stepped["_batches_that_stepped"] = checkpoint["global_step"] - 1
+    for counts in (loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]):
+        counts["completed"] = counts["processed"] = counts["started"] - 1
+
+
+def random_state() -> dict[str, Any]:
+    """States of python, numpy, torch and every CUDA device, of types that `torch.load` takes without running code."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, keys.tolist(), *rest],  # type: ignore[union-attr]
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Takes up what `random_state` gave."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

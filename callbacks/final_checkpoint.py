@@ -1,0 +1,108 @@
+"""No step is lost when a run is told to stop."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from glmja import manifest
+
+STOPPED = 128 + signal.SIGTERM
+
+
+class FinalCheckpoint(Callback):
+    """Saves the last step, when training ends and when it is told to stop by SIGTERM or SIGUSR1.
+
+    A signal only sets a flag. After the next optimizer step all processes agree, save, and the run exits with
+    143. Resume it with `--ckpt_path`. A validation is finished first. Before the first step nothing is saved.
+
+    On SLURM, Lightning would answer SIGUSR1 by saving and requeueing from inside the signal's handler, with
+    collectives that hang there if another process is in one of its own. It does not come to that: the handler is
+    replaced. Let the job script requeue when it sees 143.
+    """
+
+    def __init__(self, dirpath: str) -> None:
+        """Waits for the end.
+
+        Args:
+            dirpath: Folder of checkpoints; they are named `step=N.ckpt`.
+        """
+        self.dirpath = Path(dirpath)
+        self.told_to_stop = False
+        self.step = 0
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens from here on: Lightning has just put its own handlers in place."""
+        self._listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops at once if told so during set-up.
+
+        Raises:
+            SystemExit: If told to stop.
+        """
+        self._listen()
+        self.step = trainer.global_step
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                # Lightning forgets the step it saved last: after a resume it would save that step again, over the
+                # same path and between two accumulated batches.
+                callback._last_global_step_saved = self.step
+        if self._all_stop(trainer):
+            _exit(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Stops after an optimizer step: partial gradients cannot be saved.
+
+        Raises:
+            SystemExit: If told to stop.
+        """
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
+        if self._all_stop(trainer):
+            self._save(trainer)
+            _exit(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the last step."""
+        self._save(trainer)
+
+    def _listen(self) -> None:
+        # Lightning puts back the handlers it found, of all signals, whichever way the run ends.
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._set_flag)
+
+    def _set_flag(self, *_: Any) -> None:
+        self.told_to_stop = True
+
+    def _all_stop(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False)
+
+    def _save(self, trainer: Trainer) -> None:
+        path = trainer.strategy.broadcast(self._free_path(trainer.global_step) if trainer.is_global_zero else None)
+        if path is not None:
+            trainer.save_checkpoint(path)
+
+    def _free_path(self, step: int) -> Path | None:
+        """Where to save; None if that step is there. A damaged one keeps its name, as Lightning does it."""
+        for version in itertools.count():
+            path = self.dirpath / (f"step={step}-v{version}.ckpt" if version else f"step={step}.ckpt")
+            try:
+                manifest.read(path)
+            except FileNotFoundError:
+                return path
+            except ValueError:
+                continue
+            return None
+        raise AssertionError
+
+
+def _exit(trainer: Trainer) -> None:
+    # Lightning's launcher kills the main process, with another code, when one that it launched fails.
+    raise SystemExit(STOPPED if trainer.local_rank == 0 else 0)

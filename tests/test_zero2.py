@@ -1,0 +1,136 @@
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from glmja import manifest
+from lit_modules.zero2 import ZeRO2
+from tests.programs.launch import run
+from tests.programs.toy_runs import check_same, newest, stop, train
+
+CONFIGURATIONS = [{"accumulate": a, "clip": c} for a in (1, 4) for c in (0.0, 0.1)]
+HALF = {"accumulate": 4, "clip": 0.1, "precision": "bf16-mixed"}
+
+
+def shared_memory():
+    return set(Path("/dev/shm").glob("deepspeed*"))
+
+
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_zero2_trains_as_one_process_of_plain_torch_on_the_same_batches(tmp_path, ranks):
+    before = shared_memory()
+    configurations = [
+        *CONFIGURATIONS,
+        HALF,
+        *[{"accumulate": 4, "clip": 0.1, "offload_optimizer": True}] * (ranks == 1),
+    ]
+    output = tmp_path / "results.json"
+    code, text = run("equivalence", ranks=ranks, configurations=configurations, output=output)
+    assert code == 0, text
+    for configuration, seen in zip(configurations, json.loads(output.read_text()), strict=True):
+        half = "precision" in configuration
+        mine, of_all = seen["partition"]
+        assert mine == of_all == 6464 // ranks
+        assert seen["sums"] == "torch.float32"
+        assert seen["apart"] < (0.03 if half else 2e-5), configuration
+        ours, theirs = seen["norms"]
+        assert ours == pytest.approx(theirs, rel=2e-3 if half else 1e-4), configuration
+        assert seen["rates"][0] == seen["rates"][1]
+        assert len(ours) == len(seen["rates"][0]) == 5
+    assert shared_memory() <= before
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    """A run on two ranks, stopped, killed and resumed, and the same run undisturbed."""
+    folder = tmp_path_factory.mktemp("zero2")
+    straight, broken = ({"folder": folder / name, "strategy": "zero2", "ranks": 2} for name in ("straight", "broken"))
+    stopped = stop(os.killpg, **broken)
+    killed = stopped + 5
+    code, output = train(broken | {"kill_at": killed})
+    assert code == -signal.SIGKILL, output
+    resumed = manifest.read(newest(broken["folder"])).step
+    assert stopped < resumed <= killed
+    code, output = train(*(options | {"max_steps": killed + 3} for options in (broken, straight)))
+    assert code == 0, output
+    return straight["folder"], broken["folder"], [(0, stopped), (stopped, killed), (resumed, None)]
+
+
+def test_a_run_on_two_ranks_that_is_stopped_killed_and_resumed_is_the_run_that_is_not(history):
+    straight, broken, parts = history
+    check_same(straight, broken, 2, parts)
+
+
+def test_a_checkpoint_holds_what_trains(history):
+    checkpoint = newest(history[0])
+    names = [name for name, _ in manifest.read(checkpoint).facts["trainable"]]
+    assert names == ["a.weight", "b.weight", "embed.weight"]
+    sizes = {name: entry["bytes"] for name, entry in manifest.read(checkpoint).files.items()}
+    assert {"latest", "checkpoint/mp_rank_00_model_states.pt"} < sizes.keys()
+    assert sum("optim_states" in name for name in sizes) == 2
+    assert not list(checkpoint.parent.glob(f"{manifest.PARTIAL}*"))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(history, tmp_path):
+    options = {"folder": tmp_path / "run", "strategy": "zero2", "max_steps": 6}
+    saved = tmp_path / "run" / "checkpoints"
+    last = {"resume": saved / "step=6.ckpt"}
+    code, output = train(options | {"keep": 1})
+    assert code == 0, output
+    assert [path.name for path in saved.iterdir()] == ["step=6.ckpt"]  # that of step 3 was removed
+    shutil.copytree(saved / "step=6.ckpt", saved / "flipped.ckpt")
+    optimizer = saved / "flipped.ckpt" / "checkpoint" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    flip(optimizer)
+    two_ranks = newest(history[0])
+    code, output = train(
+        options | {"resume": two_ranks},
+        options | last | {"precision": "bf16-mixed"},
+        options | last | {"order": "bac"},
+        options | last | {"frozen": "b"},
+        options | {"resume": optimizer.parents[1]},
+        options | {"resume": saved / "gone.ckpt"},
+        options | {"max_steps": 7},  # the damaged one is passed over
+    )
+    assert code == 0, output
+    assert [line for line in output.splitlines() if line.startswith("toy: error:")] == [
+        f"toy: error: {two_ranks} was saved with world_size 2, this run has 1; "
+        "resume on as many devices as it was saved on",
+        f"toy: error: {last['resume']} was saved with precision 32-true, this run has bf16-mixed; "
+        "resume with --trainer.precision as it was",
+        f"toy: error: {last['resume']} was saved with trainable parameter 0 a.weight [16, 16], this run has "
+        "b.weight [16, 16]; resume with the model, the adapters and what trains as they were",
+        f"toy: error: {last['resume']} was saved with trainable parameter 1 b.weight [16, 16], this run has "
+        "c.weight [16, 16]; resume with the model, the adapters and what trains as they were",
+        f"toy: error: {optimizer} is damaged: its content is not what was saved; resume from another checkpoint",
+        f"toy: error: no such checkpoint: {saved / 'gone.ckpt'}",
+    ]
+    assert output.count("EXIT 2") == 6
+    assert f"passed over: {optimizer} is damaged" in output
+    assert newest(tmp_path / "run").name == "step=7.ckpt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", range(1, 12))
+def test_a_run_on_two_ranks_may_be_killed_after_any_step(tmp_path, killed):
+    straight, broken = ({"folder": tmp_path / name, "strategy": "zero2", "ranks": 2} for name in ("straight", "broken"))
+    code, output = train(broken | {"kill_at": killed})
+    assert code == -signal.SIGKILL, output
+    resumed = killed // 3 * 3
+    code, output = train(*(options | {"max_steps": 13} for options in (broken, straight)))
+    assert code == 0, output
+    check_same(straight["folder"], broken["folder"], 2, [(0, killed), (resumed, None)])
+
+
+def test_a_gpu_machine_is_left_to_choose_its_accelerator(monkeypatch):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    ZeRO2()
+    assert "DS_ACCELERATOR" not in os.environ
