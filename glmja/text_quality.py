@@ -1,0 +1,53 @@
+"""What can be counted on generated text without a judge: loops, and Chinese in Japanese answers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from glmja.vocabulary import is_han, is_kana
+
+
+def repetition_rate(tokens: Sequence[Hashable], n: int = 4) -> float:
+    """The share of n-grams that repeat an earlier one: 1 - distinct n-grams / n-grams.
+
+    It is seq-rep-n of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training",
+    https://arxiv.org/abs/1908.04319. A text without loops is near 0, one word over and over near 1.
+
+    Args:
+        tokens: Ids, or a text, which counts as its characters.
+        n: Tokens of an n-gram.
+
+    Returns:
+        From 0 to 1; 0 if there are fewer than n tokens.
+
+    Raises:
+        ValueError: If n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n ({n}) must be at least 1")
+    ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def is_simplified_only(character: str) -> bool:
+    """Whether the character is a simplified Chinese form that neither Japanese nor traditional Chinese writes.
+
+    So it is in GB 2312, and in neither JIS X 0208 nor Big5; there are 2,191. 们, 这 and 说 are; 国, 学 and 会 are
+    Japanese too, 你 and 她 traditional too. Of the Han characters of Wikipedia, 22 % are in Chinese and 0.0005 % in
+    Japanese. JIS X 0212 and 0213 are not asked: they hold 关, 达 and 运, which no Japanese text of today has.
+    """
+    in_gb2312, in_jis_x_0208, in_big5 = (
+        character.encode(charset, "ignore") != b"" for charset in ("gb2312", "shift_jis", "big5")
+    )
+    return is_han(character) and in_gb2312 and not in_jis_x_0208 and not in_big5
+
+
+def simplified_only_share(text: str) -> float:
+    """The share of the Han characters that are simplified-only; 0 if there is no Han character."""
+    han = [character for character in text if is_han(character)]
+    return sum(map(is_simplified_only, han)) / max(1, len(han))
+
+
+def is_japanese(text: str) -> bool:
+    """Whether the text holds a kana."""
+    return any(map(is_kana, text))

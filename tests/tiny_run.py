@@ -1,0 +1,68 @@
+"""The smallest training of a GLM there is, for tests of what watches a training."""
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
+
+from glmja.batch import IGNORE_INDEX
+from glmja.loss import next_token_loss
+from glmja.model import load_model
+from glmja.tokenizer import GLMTokenizer
+from glmja.trainable import Lora, choose_trainable
+
+
+class TinyRun(LightningModule):
+    def __init__(self, folder):
+        super().__init__()
+        self.tokenizer = GLMTokenizer.load(folder)
+        self.model = choose_trainable(load_model(folder, torch.float32), "lora", "full", Lora(rank=4, dropout=0.1), [])
+
+    def training_step(self, batch, batch_idx):
+        glm = self.model.get_base_model()
+        hidden = glm.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).last_hidden_state
+        total, labels = next_token_loss(hidden, glm.lm_head.weight, batch["labels"])
+        return total / max(1, labels.numel())
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=1e-2)
+
+
+def make_batch(seed, num_rows=2, row_len=16, lengths=None, num_prompt=0):
+    """Random ids, right-padded to `row_len`; the first `num_prompt` of each row are not learnt."""
+    lengths = torch.tensor(lengths or [row_len] * num_rows)
+    ids = torch.randint(100, 3000, (len(lengths), row_len), generator=torch.Generator().manual_seed(seed))
+    positions = torch.arange(row_len).expand_as(ids).clone()
+    learnt = (positions >= num_prompt) & (positions < lengths[:, None])
+    labels = torch.where(learnt, ids, IGNORE_INDEX)
+    return {"input_ids": ids, "labels": labels, "position_ids": positions, "lengths": lengths}
+
+
+def make_trainer(folder, callbacks, **options):
+    options = {
+        "accelerator": "cpu",
+        "max_steps": 4,
+        "max_epochs": -1,
+        "log_every_n_steps": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "logger": TensorBoardLogger(folder, name="tensorboard", version=""),
+    } | options
+    return Trainer(default_root_dir=folder, callbacks=callbacks, **options)
+
+
+def loader(batches):
+    return DataLoader(batches, batch_size=None)
+
+
+def events(folder):
+    return EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+
+
+def scalars(folder, tag):
+    return {event.step: event.value for event in events(folder).Scalars(tag)}
