@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 USAGE_ERROR = 2
+
+# Of what jsonargparse says about a class, only the reason helps; the rest names Python types.
+_NOISE = re.compile(
+    r"does not validate against any of the union subtypes|subtypes:|errors:|given value|expected a <class 'nonetype'>"
+    r"|expected a path but",
+    re.IGNORECASE,
+)
+
+
+class OneLineParser(ArgumentParser):
+    """Reports a wrong command line in one line; set `GLMJA_DEBUG=1` to see all that jsonargparse says."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program with exit code 2, unless a caller wants the exception."""
+        if not self.exit_on_error or os.environ.get("GLMJA_DEBUG") == "1":
+            super().error(message, ex)
+        lines = [
+            line.strip().removeprefix("- ")
+            for line in message.splitlines()
+            if not _NOISE.match(line.strip().removeprefix("- "))
+        ]
+        text = " ".join(dict.fromkeys(line for line in lines if line))
+        print(f"{self.prog}: error: {text} (--help shows what is accepted)", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR)
 
 
 def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[str] = ()) -> Any:
@@ -29,7 +54,7 @@ def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[s
     Returns:
         What the function returns.
     """
-    parser = ArgumentParser(prog=f"python -m {act.__module__}".replace("__main__", f"glmja.{act.__name__}"))
+    parser = OneLineParser(prog=f"python -m {act.__module__}".replace("__main__", f"glmja.{act.__name__}"))
     docstring = parse_docstring(inspect.getdoc(act) or "")
     parser.description = docstring.short_description
     parser.add_argument("--config", action="config", help="YAML file with any of these arguments.")
@@ -46,12 +71,18 @@ def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[s
 
 
 @contextmanager
-def one_line_errors(command: str) -> Iterator[None]:
-    """Turns bad input, which the library reports as `ValueError` or `OSError`, into a line and exit code 2."""
+def one_line_errors(command: str, more: Mapping[type[Exception], int] | None = None) -> Iterator[None]:
+    """Turns bad input, which the library reports as `ValueError` or `OSError`, into a line and exit code 2.
+
+    Args:
+        command: What the line begins with.
+        more: Other exceptions that are no bugs, and their exit codes.
+    """
+    codes: dict[type[Exception], int] = {ValueError: USAGE_ERROR, OSError: USAGE_ERROR, **(more or {})}
     try:
         yield
-    except (ValueError, OSError) as error:
+    except tuple(codes) as error:
         if os.environ.get("GLMJA_DEBUG") == "1":
             raise
         print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR) from error
+        raise SystemExit(next(code for kind, code in codes.items() if isinstance(error, kind))) from error

@@ -1,25 +1,50 @@
 """`python -m glmja.fit --config …`: trains a model on data, both named in the configuration.
 
-The only file of `glmja/` that knows of Lightning.
+The only file of `glmja/` that knows of Lightning, and the only one above the three rooms: it adds what every run
+needs so that it can be killed and go on, whatever its configuration lists.
 """
 
 from __future__ import annotations
 
 import logging
-import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from glmja.command import one_line_errors
+from callbacks.exact_resume import ExactResume
+from callbacks.final_checkpoint import FinalCheckpoint
+from callbacks.ledger_report import LedgerReport
+from glmja import manifest
+from glmja.command import USAGE_ERROR, OneLineParser, one_line_errors
+from glmja.divergence import DivergedError
+from lit_modules.checkpoint_folder import CheckpointFolders
+
+DIVERGED = 6
+
+EXIT_CODES = {MisconfigurationException: USAGE_ERROR, DivergedError: DIVERGED}
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 1,  # the data module plans the whole run as one
+    "num_sanity_val_steps": -1,  # the table before training
+    "use_distributed_sampler": False,  # the loaders know their rank; Lightning's would shuffle
+}
+
+CHECKPOINT_DEFAULTS = {
+    "checkpoint.every_n_train_steps": 500,
+    "checkpoint.save_top_k": 2,
+    "checkpoint.monitor": "step",
+    "checkpoint.mode": "max",
+    "checkpoint.filename": "step={step}",
+    "checkpoint.auto_insert_metric_name": False,
+}
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -38,8 +63,21 @@ class SaveRunConfig(SaveConfigCallback):
             )
 
 
+class FitParser(OneLineParser, LightningArgumentParser):
+    """LightningCLI's parser with our errors."""
+
+
 class FitCLI(LightningCLI):
-    """LightningCLI with a run folder: `RUN_DIR/{config.yaml, checkpoints, tensorboard}`."""
+    """LightningCLI with a run folder: `RUN_DIR/{config.yaml, checkpoints, tensorboard, ledger.json}`."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """As Lightning does it."""
+        kwargs["prog"] = "python -m glmja.fit"
+        parser = FitParser(**kwargs)
+        parser.add_argument(
+            "-c", "--config", action="config", help="YAML file with any of these arguments; several stack."
+        )
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder and what is to be resumed."""
@@ -48,62 +86,65 @@ class FitCLI(LightningCLI):
             "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume from; `last` for the run's last."
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "step={step}",
-                             "checkpoint.auto_insert_metric_name": False})  # fmt: skip
+        parser.set_defaults(CHECKPOINT_DEFAULTS)
         parser.link_arguments("run_dir", "trainer.default_root_dir")
         parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda run_dir: f"{run_dir}/checkpoints")
         parser.link_arguments("model.init_args.model_dir", "data.init_args.tokenizer_dir")
 
     def before_instantiate_classes(self) -> None:
-        """Refuses the folder of another run, and a checkpoint that is not there.
+        """Refuses the folder of another run, and a checkpoint that is not there or not whole.
 
         Raises:
-            FileNotFoundError: If there is no such checkpoint.
-            ValueError: If `run_dir` holds a run and none is resumed, or the checkpoint is damaged or holds code.
+            FileNotFoundError: If there is no such checkpoint; Lightning would only warn, and start from scratch.
+            ValueError: If `run_dir` holds a run and none is resumed, or the checkpoint is damaged.
         """
-        if self.config.ckpt_path is not None:
-            check_checkpoint(self.config.ckpt_path, Path(self.config.run_dir))
-        if (Path(self.config.run_dir) / "config.yaml").exists() and self.config.ckpt_path is None:
-            raise ValueError(
-                f"--run_dir {self.config.run_dir} holds a run; choose another, or resume it with --ckpt_path last"
-            )
+        run_dir, ckpt_path = Path(self.config.run_dir), self.config.ckpt_path
+        if ckpt_path is None:
+            if (run_dir / "config.yaml").exists():
+                raise ValueError(f"--run_dir {run_dir} holds a run; choose another, or resume it with --ckpt_path last")
+            return
+        try:
+            path = manifest.newest(run_dir / "checkpoints") if ckpt_path == "last" else Path(ckpt_path)
+            self.saved = manifest.read(path)
+        except (ValueError, OSError) as error:
+            raise type(error)(f"--ckpt_path {ckpt_path}: {error}") from error
+        self.config.ckpt_path = str(path)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Logs to `RUN_DIR/tensorboard` unless the configuration names a logger."""
+        """Adds what every run needs; logs to `RUN_DIR/tensorboard` unless the configuration names a logger."""
         if self.config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(self.config.run_dir, name="tensorboard", version="")
+        kwargs["plugins"] = [*(self.config_init.trainer.plugins or []), CheckpointFolders()]
         return super().instantiate_trainer(**kwargs)
 
+    def after_instantiate_classes(self) -> None:
+        """Refuses what does not fit together, before any weight is loaded or process started.
 
-def check_checkpoint(ckpt_path: str, run_dir: Path) -> None:
-    """Checks that a checkpoint exists and can be read without running code.
+        Raises:
+            ValueError: If rows are longer than the model's positions, or the checkpoint is of another base, tokenizer,
+                strategy, precision or number of devices.
+        """
+        row_len, positions = getattr(self.datamodule, "row_len", None), getattr(self.model, "max_positions", None)
+        if row_len is not None and positions is not None and row_len > positions:
+            raise ValueError(f"data.init_args.row_len ({row_len}) exceeds the model's {positions} positions")
+        if self.config.ckpt_path is not None and hasattr(self.model, "check_resumable"):
+            self.model.trainer = self.trainer
+            self.model.check_resumable(self.saved.facts, self.config.ckpt_path)
 
-    Args:
-        ckpt_path: A file, or `last`.
-        run_dir: The run whose last checkpoint is meant.
 
-    Raises:
-        FileNotFoundError: If there is none; Lightning would only warn, and start from scratch.
-        ValueError: If the file is damaged or holds code.
-    """
-    path = run_dir / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path)
-    if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path {ckpt_path}: no such checkpoint: {path}")
-    try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"--ckpt_path {ckpt_path}: {path} is damaged or holds code; it was not loaded") from error
+_CHATTY = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leaves out what the user can do nothing about: an advertisement, and deprecations among libraries."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    """Leaves out what the user can do nothing about: an advertisement, a false alarm, deprecations among libraries."""
+    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _CHATTY]
 
     def is_news(record: logging.LogRecord) -> bool:
-        return "litlogger" not in record.getMessage()
+        return not any(word in record.getMessage() for word in ("litlogger", "`weights_only` was not set"))
 
-    logger.addFilter(is_news)
+    for logger in loggers:
+        logger.addFilter(is_news)
     try:
         with warnings.catch_warnings():
             for message in (
@@ -114,7 +155,8 @@ def _quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        logger.removeFilter(is_news)
+        for logger in loggers:
+            logger.removeFilter(is_news)
 
 
 def main(args: ArgsType = None) -> Trainer:
@@ -123,7 +165,7 @@ def main(args: ArgsType = None) -> Trainer:
     Returns:
         The trainer, after the run.
     """
-    with one_line_errors("python -m glmja.fit"), _quiet():
+    with one_line_errors("python -m glmja.fit", EXIT_CODES), _quiet():
         cli = FitCLI(
             LightningModule,
             LightningDataModule,
@@ -131,11 +173,17 @@ def main(args: ArgsType = None) -> Trainer:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=SaveRunConfig,
-            trainer_defaults={"num_sanity_val_steps": -1},
+            trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"description": "Trains a model on data, both named in the configuration."},
             run=False,
             args=args,
         )
+        # here and not in trainer_defaults, which would share them among runs of one process
+        cli.trainer.callbacks += [  # type: ignore[attr-defined]
+            ExactResume(),
+            LedgerReport(),
+            FinalCheckpoint(f"{cli.config.run_dir}/checkpoints"),
+        ]
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     return cli.trainer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from glmja.json_file import read_json
-from glmja.layout import check_glm_config, layout_of, to_glm_config
+from glmja.layout import Config, check_glm_config, layout_of, to_glm_config
 from glmja.tokenizer import GLMTokenizer
 
 PROVENANCE = "resize_report.json"
@@ -26,6 +26,20 @@ def check_vocabulary(num_rows: int, tokenizer: GLMTokenizer, folder: str | Path)
         )
 
 
+def glm_config(folder: str | Path) -> Config:
+    """The config of a folder under Glm's names.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: If the architecture is unknown.
+    """
+    config = read_json(Path(folder) / "config.json")
+    if layout_of(config) == "chatglm":
+        config = to_glm_config(config)
+    check_glm_config(config)
+    return config
+
+
 def check_folder(folder: str | Path) -> GLMTokenizer:
     """Checks in a moment that a model folder is whole; returns its tokenizer.
 
@@ -33,10 +47,7 @@ def check_folder(folder: str | Path) -> GLMTokenizer:
         OSError: If there is no config or tokenizer.
         ValueError: If model and tokenizer do not belong together, or the architecture is unknown.
     """
-    config = read_json(Path(folder) / "config.json")
-    if layout_of(config) == "chatglm":
-        config = to_glm_config(config)
-    check_glm_config(config)
+    config = glm_config(folder)
     tokenizer = GLMTokenizer.load(folder)
     check_vocabulary(config["vocab_size"], tokenizer, folder)
     provenance = Path(folder) / PROVENANCE

@@ -153,6 +153,11 @@ class GLMTokenizer:
         turns = (self._control_ids.get(name) for name in ("<|user|>", "<|observation|>"))
         return [self.eos_id, *(i for i in turns if i is not None)]
 
+    @property
+    def new_ids(self) -> range:
+        """Ids of the appended pieces, above the control tokens; empty for a base's own tokenizer."""
+        return range(max(self.control_tokens.values()) + 1, len(self))
+
     @cached_property
     def num_characters(self) -> list[int]:
         """For each id the characters that it writes, so that sums over ids count the characters of a text.

@@ -1,141 +1,237 @@
-"""What every training of a GLM has in common: the model, what of it trains, and how it is optimised."""
+"""What every training of a GLM has in common: the model, what of it trains, its loss, and what a checkpoint holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 
+from glmja import manifest
 from glmja.batch import Batch
-from glmja.checkpoint import DtypeName
+from glmja.checkpoint import Checkpoint, DtypeName
 from glmja.loss import next_token_loss
 from glmja.model import load_model
-from glmja.model_folder import check_folder
-from glmja.trainable import Embeddings, add_lora, train_embeddings
+from glmja.model_folder import check_folder, glm_config
+from glmja.trainable import Embeddings, Lora, Tuning, choose_trainable
 from lit_modules.schedules import WarmupCosine
+from lit_modules.validation import ValidationMetrics
 
 ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
 
 
 class GLMModule(LightningModule):
-    """A GLM with low-rank adapters and, if wanted, its whole embeddings training.
+    """A GLM of which a part trains.
 
-    The weights are loaded in `configure_model`, in each process; checkpoints hold what trains.
+    The weights are loaded in `configure_model`, in each process; checkpoints hold what trains. The loss of an optimizer
+    step is the mean over the tokens that it learns, on all ranks and over all micro-batches, however they are spread.
     """
 
     def __init__(
         self,
         model_dir: str,
-        lora_rank: int = 8,
-        lora_alpha: int = 16,
-        lora_dropout: float = 0.0,
-        lora_targets: list[str] | None = None,
+        tuning: Tuning = "lora",
         embeddings: Embeddings = "full",
+        lora: Lora = Lora(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: ScheduleCallable = WarmupCosine,
         dtype: DtypeName | None = None,
         attn_implementation: str = "sdpa",
         gradient_checkpointing: bool = False,
+        compile_layers: bool = False,
+        loss_chunk_len: int = 256,
     ) -> None:
         """Checks that model and tokenizer belong together; no weight is loaded.
 
         Args:
             model_dir: Folder of weights and tokenizer, as `python -m glmja.resize_embeddings` writes it.
-            lora_rank: Rank of the adapters.
-            lora_alpha: The adapters' update is scaled by `lora_alpha / lora_rank`.
-            lora_dropout: Probability of dropping an input of an adapter.
-            lora_targets: Names of the linear layers with adapters; all of the transformer's by default.
-            embeddings: Whether the input and output embeddings train: `full` or `frozen`.
+            tuning: How the transformer trains: by low-rank adapters (`lora`), in `full`, or `frozen`.
+            embeddings: How the input and output embeddings train: in `full`, only the `new_rows` of appended pieces,
+                or `frozen`.
+            lora: The adapters.
             optimizer: Optimizer over the parameters that train.
             lr_scheduler: Schedule over optimizer steps; called with the optimizer and the steps of the run.
-            dtype: Of the weights; as stored by default.
-            attn_implementation: `sdpa`, `eager`, or another that transformers knows for Glm.
+            dtype: Of the weights that do not train (those that do are fp32); as stored by default.
+            attn_implementation: `sdpa`, `eager`, `flex_attention`, or another that transformers knows for Glm.
             gradient_checkpointing: Recompute activations in the backward pass: less memory, a third more time.
+            compile_layers: Compile each transformer layer with torch.compile: faster steps after minutes of waiting.
+            loss_chunk_len: Positions whose logits are held at a time by the loss; 2048 to 4096 on a large GPU.
 
         Raises:
             OSError: If the folder has no config or tokenizer.
             ValueError: If an argument is out of its range, or tokenizer and model do not belong together.
         """
         super().__init__()
-        if lora_rank < 1 or not 0 <= lora_dropout < 1:
-            raise ValueError(f"lora_rank ({lora_rank}) must be at least 1 and lora_dropout ({lora_dropout}) in [0, 1)")
+        if loss_chunk_len < 1:
+            raise ValueError(f"loss_chunk_len ({loss_chunk_len}) must be at least 1")
+        if tuning == embeddings == "frozen":
+            raise ValueError("tuning and embeddings are both frozen: nothing would train")
         self.tokenizer = check_folder(model_dir)
-        self.model_dir = model_dir
-        self.lora_rank, self.lora_alpha, self.lora_dropout = lora_rank, lora_alpha, lora_dropout
-        self.lora_targets, self.embeddings = lora_targets, embeddings
+        self.max_positions = int(glm_config(model_dir)["max_position_embeddings"])
+        self.model_dir, self.tuning, self.embeddings, self.lora = model_dir, tuning, embeddings, lora
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.dtype_name, self.attn_implementation = dtype, attn_implementation
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.compile_layers = gradient_checkpointing, compile_layers
+        self.loss_chunk_len = loss_chunk_len
         self.strict_loading = False  # frozen weights are not in the checkpoint; on_load_checkpoint checks the rest
         self.model: Any = None
+        self.train_loss = MeanMetric()
+        self._grad_norm: Tensor | float | None = None
+        self._last_step = 0
 
     def configure_model(self) -> None:
-        """Loads the weights and decides what trains; does nothing the second time."""
+        """Loads the weights and decides what trains; does nothing the second time.
+
+        Raises:
+            ValueError: If the weights are damaged, or 16-bit weights would meet fp32 ones.
+        """
         if self.model is not None:
             return
         dtype = getattr(torch, self.dtype_name) if self.dtype_name else None
         model = load_model(self.model_dir, dtype, self.attn_implementation)
+        if model.dtype != torch.float32 and self.trainer.precision == "32-true":
+            raise ValueError(
+                f"the weights are {model.dtype}, what trains is fp32, and trainer.precision is 32-true: give "
+                "--trainer.precision bf16-mixed, or --model.init_args.dtype float32"
+            )
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.enable_input_require_grads()
-        self.model = add_lora(model, self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_targets)
-        train_embeddings(self.model, self.embeddings)
+        self.model = choose_trainable(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
+        if self.compile_layers:
+            for layer in model.model.layers:
+                layer.compile()
         self.model.train()
+
+    def setup(self, stage: str) -> None:
+        """Makes the metrics of the sources that the data module validates on.
+
+        Raises:
+            ValueError: If the run is to be resumed from a checkpoint of other data.
+        """
+        if self.trainer.ckpt_path is not None:
+            self.check_resumable(manifest.read(self.trainer.ckpt_path, verify=False).facts, self.trainer.ckpt_path)
+        sources = self.trainer.datamodule.validation_sources  # type: ignore[attr-defined]
+        self.validation = ValidationMetrics(sources, self.tokenizer.num_characters)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sum of the loss in nats, and the learnt labels, (N,)."""
-        glm = self.model.get_base_model()
+        glm = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         hidden = glm.model(
             input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
         ).last_hidden_state
-        return next_token_loss(hidden, glm.lm_head.weight, batch["labels"])
+        return next_token_loss(hidden, glm.lm_head.weight, batch["labels"], self.loss_chunk_len)
 
-    def trainable_names(self) -> list[str]:
-        """Names of the parameters that train, in the order of the module."""
-        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """This micro-batch's part in the mean loss of the optimizer step."""
+        total, labels_N = self.loss(batch)
+        num_learnt = labels_N.numel()
+        if num_learnt:
+            self.train_loss.update(total.detach() / num_learnt, weight=num_learnt)
+        return total / batch["learnt_per_batch"].clamp(min=1)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips as Lightning does, and keeps the norm for the log (DeepSpeed does both by itself)."""
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if gradient_clip_val:
+            clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
+        self._grad_norm = norm
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs `train/loss` (nats, mean over the step's learnt tokens) and `train/grad_norm` (before clipping)."""
+        if self.trainer.global_step == self._last_step:
+            return
+        self._last_step = self.trainer.global_step
+        self.log("train/loss", self.train_loss.compute(), prog_bar=True)
+        self.train_loss.reset()
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            self._grad_norm = self.trainer.strategy.model.get_global_grad_norm()  # type: ignore[union-attr,operator]
+        if self._grad_norm is not None:
+            self.log("train/grad_norm", self._grad_norm)
+
+    def on_train_start(self) -> None:
+        """Counts steps from where the run stands."""
+        self._last_step = self.trainer.global_step
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Adds a batch of one source to its metrics; all are means over tokens or characters, not over batches."""
+        total, labels_N = self.loss(batch)
+        self.validation.update(dataloader_idx, total, labels_N)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/SOURCE/loss` and `val/LANG/bits_per_char`."""
+        self.log_dict(self.validation.compute())
+        self.validation.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Over what trains, with the schedule stepped after each optimizer step."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        scheduler = self.lr_scheduler(optimizer, self._num_steps())
+        # not trainer.estimated_stepping_batches: it makes a resumed run start over
+        scheduler = self.lr_scheduler(optimizer, self.trainer.datamodule.num_steps)  # type: ignore[attr-defined]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _num_steps(self) -> int:
-        """Optimizer steps of the run.
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint of this run depends on, as JSON.
 
-        Not `trainer.estimated_stepping_batches`: with finite `max_epochs` it makes a resumed run start over.
+        `data` is there once the run is planned, and `trainable` once the weights are loaded.
         """
-        if self.trainer.max_steps > 0:
-            return self.trainer.max_steps
-        if not self.trainer.max_epochs or self.trainer.max_epochs < 0:
-            raise ValueError("give --trainer.max_steps or --trainer.max_epochs: the schedule needs the run's length")
-        num_batches = len(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
-        steps = -(-num_batches // (self.trainer.accumulate_grad_batches * self.trainer.world_size))
-        return steps * self.trainer.max_epochs
+        facts: dict[str, Any] = {
+            "strategy": type(self.trainer.strategy).__name__,
+            "world_size": self.trainer.world_size,
+            "precision": str(self.trainer.precision),
+            "tokenizer": self.tokenizer.fingerprint,
+            "base": self._base,
+            "tuning": self.tuning,
+            "embeddings": self.embeddings,
+            "lora": asdict(self.lora) if self.tuning == "lora" else None,
+        }
+        if hasattr(self.trainer, "datamodule") and hasattr(self.trainer.datamodule, "fingerprint"):
+            facts["data"] = self.trainer.datamodule.fingerprint
+        if self.model is not None:
+            # in order: DeepSpeed restores flat parameters by position, whatever their names are
+            facts["trainable"] = [[n, list(p.shape)] for n, p in self.named_parameters() if p.requires_grad]
+        return facts
+
+    @cached_property
+    def _base(self) -> str:
+        return Checkpoint.open(self.model_dir).fingerprint()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps only what trains."""
-        trainable = set(self.trainable_names())
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trainable}
+        """Keeps only what trains, and notes what it depends on."""
+        facts = self.facts()
+        trainable = {name for name, _ in facts["trainable"]}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint.get("state_dict", {}).items() if k in trainable}
+        checkpoint[manifest.FACTS] = facts
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint holds exactly what trains.
+    def check_resumable(self, saved: dict[str, Any], path: str | Path) -> None:
+        """Checks that the facts of a checkpoint are those of this run, as far as they are known by now.
 
         Raises:
-            ValueError: If not; names the first parameters.
+            ValueError: If not; names the first difference.
         """
-        if "state_dict" not in checkpoint:
-            return
-        differing = set(self.trainable_names()) ^ set(checkpoint["state_dict"])
-        if differing:
-            raise ValueError(
-                f"the checkpoint trains other parameters than this run ({len(differing)} differ: "
-                f"{', '.join(sorted(differing)[:3])}); are lora and embeddings set as they were?"
-            )
+        now = self.facts()
+        manifest.check_facts({name: value for name, value in saved.items() if name in now}, now, path)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint trains what this run does; raises as `check_resumable`."""
+        self.check_resumable(checkpoint[manifest.FACTS], "the checkpoint")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from glmja import twin
@@ -14,6 +15,9 @@ from glmja.tokenizer import GLMTokenizer
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("GLMJA_DATA", ROOT.parent / "shared" / "data"))
+
+# on models this small, threads wait for each other; and two processes with all cores each wait longer still
+torch.set_num_threads(1)
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
