@@ -36,7 +36,9 @@ def next_token_loss(
     targets_BT = labels_BT[:, 1:]
     learnt_BT = targets_BT != IGNORE_INDEX
     targets_N = targets_BT[learnt_BT]
-    total: Tensor = _SummedCrossEntropy.apply(hidden_BTD[:, :-1][learnt_BT], head_VD, targets_N, chunk_len)
+    device = hidden_BTD.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_BTD.dtype
+    total: Tensor = _SummedCrossEntropy.apply(hidden_BTD[:, :-1][learnt_BT], head_VD, targets_N, chunk_len, dtype)
     return total, targets_N
 
 
@@ -44,8 +46,20 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """Sum of the cross entropies of the logits `hidden @ head.T`."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk_len: int) -> Tensor:
-        wide = torch.promote_types(hidden_ND.dtype, torch.float32)  # 16 bits lose the tail of the softmax
+    def forward(
+        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk_len: int, dtype: torch.dtype
+    ) -> Tensor:
+        ctx.dtypes = hidden_ND.dtype, head_VD.dtype
+        hidden_ND, head_VD = hidden_ND.to(dtype), head_VD.to(dtype)
+        wide = torch.promote_types(dtype, torch.float32)  # 16 bits lose the tail of the softmax
+        # autocast would cast the head anew for each chunk, and take products with `out=` for fp32
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            return _SummedCrossEntropy._sum(ctx, hidden_ND, head_VD, targets_N, chunk_len, wide)
+
+    @staticmethod
+    def _sum(
+        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk_len: int, wide: torch.dtype
+    ) -> Tensor:
         total = torch.zeros((), dtype=wide, device=hidden_ND.device)
         grad_hidden_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
         grad_head_VD = torch.zeros_like(head_VD, dtype=wide) if ctx.needs_input_grad[1] else None
@@ -68,13 +82,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
                     grad_head_VD.addmm_(grad_CV.T, hidden_CD)
                 else:
                     grad_head_VD += grad_CV.T @ hidden_CD
-        ctx.grad_hidden_ND, ctx.grad_head_VD, ctx.head_dtype = grad_hidden_ND, grad_head_VD, head_VD.dtype
+        ctx.grad_hidden_ND, ctx.grad_head_VD = grad_hidden_ND, grad_head_VD
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (scale,) = grad_outputs
-        hidden = None if ctx.grad_hidden_ND is None else ctx.grad_hidden_ND * scale.to(ctx.grad_hidden_ND.dtype)
-        head = None if ctx.grad_head_VD is None else ctx.grad_head_VD.mul_(scale).to(ctx.head_dtype)
+        hidden_dtype, head_dtype = ctx.dtypes
+        hidden = None if ctx.grad_hidden_ND is None else (ctx.grad_hidden_ND * scale).to(hidden_dtype)
+        head = None if ctx.grad_head_VD is None else ctx.grad_head_VD.mul_(scale).to(head_dtype)
         ctx.grad_hidden_ND = ctx.grad_head_VD = None
-        return hidden, head, None, None
+        return hidden, head, None, None, None

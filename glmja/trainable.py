@@ -98,4 +98,8 @@ def choose_trainable(
             parameter.requires_grad_(True)
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    if embeddings == "full" and tuning != "full":
+        # fp32 embeddings would make all that is passed from layer to layer fp32
+        dtype = model.model.norm.weight.dtype
+        model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: output.to(dtype))
     return result

@@ -74,3 +74,17 @@ def test_in_16_bits_value_and_gradients_are_as_near_to_the_truth_as_plain_code()
     exact_gradients = torch.autograd.grad(exact, (exact_hidden, exact_head))
     for ours, theirs in zip(error(total), error(plain_loss(hidden, head, labels)), strict=True):
         assert ours <= 1.1 * theirs
+
+
+def test_under_autocast_the_products_are_in_16_bits_and_the_gradients_as_the_inputs():
+    hidden, head, labels = case(0.8, torch.float32, 4, 64, 32, 3000)
+    exact, _ = next_token_loss(hidden, head, labels, 50)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = next_token_loss(hidden, head, labels, 50)
+        assert torch.is_autocast_enabled("cpu")
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, exact, rtol=1e-3, atol=0)
+    ours, theirs = (torch.autograd.grad(loss, (hidden, head)) for loss in (total, exact))
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.dtype == torch.float32
+        assert 1e-5 < (our - their).norm() / their.norm() < 1e-2
