@@ -17,7 +17,8 @@ class LedgerReport(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table."""
         if trainer.is_global_zero:
-            Console().print(trainer.datamodule.ledger.table())  # type: ignore[attr-defined]
+            ledger = trainer.datamodule.ledger  # type: ignore[attr-defined]
+            Console().print(ledger.table(), ledger.summary(), sep="\n")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the files, once training is sure to start."""

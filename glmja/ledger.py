@@ -29,10 +29,7 @@ class Ledger:
 
     def table(self) -> Table:
         """For the terminal: a column for each source."""
-        table = Table(
-            title=self.title, caption=" · ".join(f"{key} {_shown(value)}" for key, value in self.facts.items())
-        )
-        table.add_column("")
+        table = Table("", title=self.title)
         for entry in self.entries:
             table.add_column(_shown(entry["source"]), justify="right")
         for key in list(self.entries[0])[1:]:
@@ -43,8 +40,11 @@ class Ledger:
         """For TensorBoard: a column for each source."""
         rows = [[key, *(_shown(entry[key]) for entry in self.entries)] for key in self.entries[0]]
         lines = [rows[0], ["---", *["--:"] * len(self.entries)], *rows[1:]]
-        facts = "\n\n" + " · ".join(f"{key} {_shown(value)}" for key, value in self.facts.items())
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + facts
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + f"\n\n{self.summary()}"
+
+    def summary(self) -> str:
+        """The counts of the whole run in a line."""
+        return " · ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in self.facts.items())
 
 
 def _shown(value: str | int | float) -> str:

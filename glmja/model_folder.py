@@ -8,7 +8,7 @@ from glmja.json_file import read_json
 from glmja.layout import Config, check_glm_config, layout_of, to_glm_config
 from glmja.tokenizer import GLMTokenizer
 
-PROVENANCE = "resize_report.json"
+_REPORTS = ("resize_report.json", "export_report.json")  # say which tokenizer the weights were made for
 
 _MOST_PADDING = 1024  # rows; ChatGLM3 has 226
 
@@ -50,8 +50,8 @@ def check_folder(folder: str | Path) -> GLMTokenizer:
     config = glm_config(folder)
     tokenizer = GLMTokenizer.load(folder)
     check_vocabulary(config["vocab_size"], tokenizer, folder)
-    provenance = Path(folder) / PROVENANCE
-    made_for = read_json(provenance).get("tokenizer_sha256") if provenance.is_file() else tokenizer.fingerprint
+    reports = [read_json(Path(folder) / name) for name in _REPORTS if (Path(folder) / name).is_file()]
+    made_for = reports[0].get("tokenizer_sha256") if reports else tokenizer.fingerprint
     if made_for != tokenizer.fingerprint:
         raise ValueError(
             f"{folder}: the weights were made for a tokenizer with the hash {made_for}, but the one beside them has "

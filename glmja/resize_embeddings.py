@@ -24,12 +24,14 @@ from glmja.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
 from glmja.command import run
 from glmja.json_file import read_json, write_json
 from glmja.layout import EMBEDDING, HEAD
-from glmja.model_folder import PROVENANCE, check_folder
+from glmja.model_folder import check_folder
 from glmja.output_folder import check_free, complete_or_absent
 from glmja.tensor_source import ComputedTensor, JoinedTensor, Part, Source
 from glmja.tokenizer import GLMTokenizer
 from glmja.verification import verify_zero
 from glmja.vocabulary import isolated_processor
+
+REPORT = "resize_report.json"
 
 Init = Literal["subtoken_mean", "mean", "random"]
 
@@ -104,7 +106,7 @@ def resize_embeddings(
             "rows_after": num_rows,
             **verify_zero(source, folder, old, spelled, init, check_greedy),
         }
-        write_json(folder / PROVENANCE, report)
+        write_json(folder / REPORT, report)
         (folder / "README.md").write_text(_model_card(report, tokenizer), encoding="utf-8")
     _print(report, output)
     return report

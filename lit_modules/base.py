@@ -180,7 +180,8 @@ class GLMModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/SOURCE/loss` and `val/LANG/bits_per_char`."""
-        self.log_dict(self.validation.compute())
+        # the metrics are over all ranks already; without sync_dist Lightning warns that they were not
+        self.log_dict(self.validation.compute(), sync_dist=True)
         self.validation.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

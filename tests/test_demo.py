@@ -8,13 +8,21 @@ from glmja import demo
 
 
 def test_the_demo_goes_all_the_way(tmp_path):
-    command = [sys.executable, "-m", "glmja.demo", "--output", str(tmp_path / "demo"), "--max_steps", "3"]
+    command = [sys.executable, "-m", "glmja.demo", "--output", str(tmp_path / "demo"), "--pretrain_steps", "3",
+               "--sft_steps", "2"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for said in ("python -m glmja.build_tokenizer", "premises of non-interference", "greedy equal", "val/ja/bits_per"):
+    for said in (
+        "python -m glmja.build_tokenizer",
+        "premises of non-interference",
+        "greedy equal",
+        "what pretraining gave",
+    ):
         assert said in done.stdout
-    assert {p.name for p in (tmp_path / "demo").iterdir()} == {"base", "tokenizer", "zero", "token_store", "run"}
-    AutoTokenizer.from_pretrained(tmp_path / "demo" / "zero")
-    AutoModelForCausalLM.from_pretrained(tmp_path / "demo" / "zero")
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == set(demo.PARTS)
+    for model in ("zero", "pretrained", "chat"):
+        AutoTokenizer.from_pretrained(tmp_path / "demo" / model)
+        AutoModelForCausalLM.from_pretrained(tmp_path / "demo" / model)
+    assert {"config.yaml", "ledger.json", "chats.jsonl"} < {p.name for p in (tmp_path / "demo" / "sft").iterdir()}
 
 
 def test_the_demo_does_not_overwrite_by_itself(tmp_path, capsys):

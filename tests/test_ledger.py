@@ -13,7 +13,7 @@ def test_a_ledger_shows_a_column_for_each_source():
     )
     console = Console(width=80)
     with console.capture() as captured:
-        console.print(LEDGER.table())
+        console.print(LEDGER.table(), LEDGER.summary())
     shown = captured.get()
     assert all(word in shown for word in ("1,234", "ja", "zh", "rows 7"))
 
