@@ -7,6 +7,8 @@ needs so that it can be killed and go on, whatever its configuration lists.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,15 +123,37 @@ class FitCLI(LightningCLI):
         """Refuses what does not fit together, before any weight is loaded or process started.
 
         Raises:
+            OSError: If the port at which the processes are to meet is in use.
             ValueError: If rows are longer than the model's positions, or the checkpoint is of another base, tokenizer,
                 strategy, precision or number of devices.
         """
+        if self.trainer.world_size > 1:
+            check_port()
         row_len, positions = getattr(self.datamodule, "row_len", None), getattr(self.model, "max_positions", None)
         if row_len is not None and positions is not None and row_len > positions:
             raise ValueError(f"data.init_args.row_len ({row_len}) exceeds the model's {positions} positions")
         if self.config.ckpt_path is not None and hasattr(self.model, "check_resumable"):
             self.model.trainer = self.trainer
             self.model.check_resumable(self.saved.facts, self.config.ckpt_path)
+
+
+def check_port() -> None:
+    """Checks that `MASTER_PORT`, if it is set and this process is the one to listen at it, is free.
+
+    Processes that meet at a port of somebody else's wait there until they are killed.
+
+    Raises:
+        OSError: If it is in use.
+    """
+    port = os.environ.get("MASTER_PORT")
+    started_by_another = {"LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys()  # Lightning, torchrun, Slurm
+    if port is None or started_by_another or os.environ.get("NODE_RANK", "0") != "0":
+        return
+    with socket.socket() as listener:
+        try:
+            listener.bind(("", int(port)))
+        except OSError as error:
+            raise OSError(f"MASTER_PORT {port} is in use; set it to a free port, or leave it unset") from error
 
 
 _CHATTY = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")

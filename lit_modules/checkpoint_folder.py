@@ -30,10 +30,17 @@ class CheckpointFolders(CheckpointIO):
 
         Raises:
             FileExistsError: If there is a checkpoint of that name.
+            OSError: If it cannot be written, as on a full disk.
         """
         assert storage_options is None
         partial = manifest.begin(path)
-        torch.save(checkpoint, partial / STATE)
+        try:
+            torch.save(checkpoint, partial / STATE)
+        except RuntimeError as error:  # of torch's writer, whatever the system said
+            raise OSError(
+                f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full? Earlier checkpoints "
+                "are whole: make room and resume with --ckpt_path last"
+            ) from error
         manifest.complete(partial, path, checkpoint["global_step"], checkpoint.get(manifest.FACTS, {}))
 
     def load_checkpoint(

@@ -1,4 +1,5 @@
 import pickle
+import resource
 
 import pytest
 import torch
@@ -26,6 +27,20 @@ def test_what_was_saved_is_loaded(saved):
     assert loaded == {key: value for key, value in CHECKPOINT.items() if key != "state_dict"}
     assert manifest.read(saved) == manifest.Manifest(6, {"world_size": 1}, manifest.read(saved).files)
     assert {path.name for path in saved.iterdir()} == {STATE, manifest.NAME}
+
+
+def test_where_there_is_no_room_earlier_checkpoints_stay_whole(saved, tmp_path):
+    large = CHECKPOINT | {"global_step": 7, "state_dict": {"weight": torch.zeros(100_000)}}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"step=7.ckpt could not be written \(.*\); is the disk full\? Earlier"):
+            CheckpointFolders().save_checkpoint(large, tmp_path / "step=7.ckpt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert manifest.newest(tmp_path) == saved
+    CheckpointFolders().save_checkpoint(large, tmp_path / "step=7.ckpt")
+    assert {path.name for path in tmp_path.iterdir()} == {"step=6.ckpt", "step=7.ckpt"}
 
 
 def test_a_checkpoint_without_facts_is_one(tmp_path):

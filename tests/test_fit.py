@@ -1,5 +1,6 @@
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,18 @@ def test_a_source_must_fill_a_row(zero_dir, tmp_path, capsys):
     sources = json.dumps([{"name": "two", "lang": "ja", "files": [str(tmp_path / "two.txt")]}])
     line = refused(capsys, run_args(zero_dir, tmp_path, **{"data.init_args.sources": sources}))
     assert "source 'two' holds fewer than row_len (128) tokens to train on; give more text or shorter rows" in line
+
+
+def test_a_port_that_is_taken_is_refused(zero_dir, tmp_path, capsys, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        two = {"trainer.devices": 2, "trainer.strategy": "ddp"}
+        assert f"MASTER_PORT {port} is in use; set it to a free port" in refused(
+            capsys, run_args(zero_dir, tmp_path, **two)
+        )
 
 
 def test_the_folder_of_a_run_is_not_overwritten(run, zero_dir, capsys):
