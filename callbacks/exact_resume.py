@@ -43,7 +43,7 @@ class ExactResume(Callback):
                 "resume on as many devices, with ExactResume in both runs"
             )
         self.loaded = states[trainer.global_rank]
-        if trainer.datamodule.num_steps > checkpoint["global_step"]:  # type: ignore[attr-defined]
+        if getattr(getattr(trainer, "datamodule", None), "num_steps", 0) > checkpoint["global_step"]:
             _reopen_epoch(checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,14 +54,15 @@ class ExactResume(Callback):
 
 
 def _reopen_epoch(checkpoint: dict[str, Any]) -> None:
-    """Lets a finished run be made longer: its one epoch is not over.
+    """Lets a run go on that ended before its data did: its one epoch is not over.
 
-    Lightning 2.6 notes in the loops' progress that the epoch is over, even if a limit of steps ended it, and would stop
-    at once. What is written here is what it notes after a step in the middle of an epoch.
+    Lightning 2.6 notes in the loops' progress that the epoch is over, even if a limit of steps or of time or early
+    stopping ended it, and would stop at once. What is written here is what it notes after a step in mid-epoch.
     """
     loops = checkpoint["loops"]["fit_loop"]
     batches, stepped = loops["epoch_loop.batch_progress"], loops["epoch_loop.state_dict"]
-    if not batches["is_last_batch"]:
+    epoch = loops["epoch_progress"]["current"]
+    if not batches["is_last_batch"] and epoch["completed"] < epoch["started"]:
         return
     batches["is_last_batch"] = False
     for counts in (batches["total"], batches["current"]):

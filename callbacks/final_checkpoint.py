@@ -70,8 +70,10 @@ class FinalCheckpoint(Callback):
             _exit(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the last step."""
-        self._save(trainer)
+        """Saves the last step, unless training ended amid the micro-batches of the next: partial gradients are lost."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if batches % trainer.accumulate_grad_batches == 0:
+            self._save(trainer)
 
     def _listen(self) -> None:
         # Lightning puts back the handlers it found, of all signals, whichever way the run ends.

@@ -81,10 +81,15 @@ class RunData(LightningDataModule):
 
     def _plan(self, rows: Rows, plan: Plan, settings: dict[str, Any]) -> None:
         """Takes the micro-batches of the run, as many as optimizer steps divide."""
-        if self._trainer.max_epochs not in (1, -1, None):
+        if self._trainer.max_epochs != 1:
             raise ValueError(
                 f"trainer.max_epochs is {self._trainer.max_epochs}, but the whole run is one epoch of the trainer's; "
                 "leave it at 1 and say with data.init_args.epochs how often the data is read"
+            )
+        if self._trainer.limit_train_batches != 1.0:
+            raise ValueError(
+                f"trainer.limit_train_batches is {self._trainer.limit_train_batches} (fast_dev_run and overfit_batches "
+                "set it too): the plan of the run would not hold; give --trainer.max_steps"
             )
         self.rows, self.plan = rows, plan
         self.num_steps = len(plan) // self.in_step
@@ -147,3 +152,8 @@ def split(num_documents: int, val_share: float, seed: tuple[int, ...], name: str
         )
     order = np.random.default_rng(seed).permutation(num_documents)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
+
+
+def fingerprint(documents: NDArray[Any]) -> str:
+    """Tells sets of documents apart."""
+    return hashlib.sha256(documents.tobytes()).hexdigest()[:16]

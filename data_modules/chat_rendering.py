@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -87,6 +88,8 @@ def _parse(record: Any, place: str) -> Any:
         raise ValueError(f"{place}: not UTF-8 (byte {error.object[error.start]:#04x}); convert the file") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise ValueError(f"{place}: not JSON that can be read ({error})") from error
 
 
 def read_chunks(paths: list[Path], description: str) -> Iterator[Chunk]:
@@ -118,7 +121,7 @@ def _records(path: Path) -> Iterator[tuple[Any, int]]:
         else:
             with path.open("rb") as lines:
                 yield from ((line, len(line)) for line in lines)
-    except (pyarrow.ArrowException, gzip.BadGzipFile, EOFError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged ({error})") from error
 
 

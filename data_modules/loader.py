@@ -20,7 +20,7 @@ from glmja.batch import IGNORE_INDEX, Batch
 
 _WORKER_TIMEOUT = 300  # seconds; a hanging worker would otherwise be waited for without end
 
-Plan = Sequence[NDArray[Any]]
+Plan = Sequence[NDArray[Any]] | NDArray[Any]  # row numbers by micro-batch
 
 
 class PlannedBatches(Dataset[Batch]):

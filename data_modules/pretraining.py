@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_modules.base import RunData, check_sources, split
+from data_modules.base import RunData, check_sources, fingerprint, split
 from data_modules.document_stream import DocumentStream
 from data_modules.packing import PackedRows, interleave
 from data_modules.rows import Rows
@@ -127,19 +127,18 @@ class PackedPretrainingData(RunData):
             "row_len": self.row_len,
             "batch_size": self.batch_size,
             "isolate": self.isolate_documents,
-            "val_share": self.val_share,
+            "documents": [fingerprint(stream.documents) for stream in streams],
         }
-        self._plan(rows, list(np.arange(num_planned).reshape(-1, self.batch_size)), settings)
+        self._plan(rows, np.arange(num_planned).reshape(-1, self.batch_size), settings)
         self.ledger = self._count(train, rows, shares, num_rows - num_planned)
 
     def _budget(self, tokens: Sequence[int]) -> tuple[list[float], int]:
         """Shares of the sources, relative to each other, and rows of the run."""
-        epochs = self.epochs or 1
-        shares = [float(epochs * count // self.row_len) for count in tokens]  # so that a pass ends for all at once
-        num_rows = int(sum(shares))
+        shares = [float(count // self.row_len) for count in tokens]  # so that a pass ends for all at once
+        num_rows = int((self.epochs or 1) * sum(shares))
         if self.sources[0].weight is not None:
             shares = [source.weight or 0.0 for source in self.sources]
-            num_rows = int(epochs * sum(tokens)) // self.row_len
+            num_rows = int((self.epochs or 1) * sum(tokens)) // self.row_len
         limits = [] if self.epochs is None else [num_rows]
         if self.tokens is not None:
             limits.append(self.tokens // self.row_len)
@@ -160,8 +159,7 @@ class PackedPretrainingData(RunData):
         for source, (store, stream), num_rows, share in zip(self.sources, train, rows_of, shares, strict=True):
             tokens, read = stream.tokens_per_pass, int(num_rows) * self.row_len
             unread = -read % tokens
-            ends = store.tokens[store.starts[1:] - 1]
-            assert (ends == self.tokenizer.eos_id).all() and (read + unread) % tokens == 0
+            assert (read + unread) % tokens == 0
             entries.append({
                 "source": source.name, "lang": source.lang, "documents": len(stream.documents), "tokens": tokens,
                 "held_out": len(store.lengths) - len(stream.documents), "rows": int(num_rows), "tokens_read": read,

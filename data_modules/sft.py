@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.base import RunData, check_sources, split
+from data_modules.base import RunData, check_sources, fingerprint, split
 from data_modules.batching import MicroBatch, group_by_length, pack_whole, shuffle_groups, split_to_multiple
 from data_modules.chat_store import ChatStore
 from data_modules.document_stream import DocumentStream
@@ -115,6 +115,10 @@ class PaddedSFTData(RunData):
         for epoch in range(self._num_passes()):
             chosen = self._choose(streams, quotas, epoch)
             numbers = self._batches_of(stores, chosen, epoch)
+            if self.epochs is not None:
+                # a part of the last epoch, in whole optimizer steps: a longer run begins with the shorter one
+                num_steps = int(min(1.0, self.epochs - epoch) * len(numbers)) // self.in_step
+                numbers = numbers[: max(num_steps, int(epoch == 0)) * self.in_step]
             offset = sum(len(part) for part in members)
             batches += [[row + offset for row in batch] for batch in numbers]
             members.append(chosen)
@@ -124,7 +128,8 @@ class PaddedSFTData(RunData):
         rows = ConversationRows(stores, np.concatenate(members), [row for batch in planned for row in batch])
         ends = np.cumsum([len(batch) for batch in planned])
         settings = {"stores": [store.folder.name for store in stores], "quotas": quotas, "row_len": self.row_len,
-                    "tokens": self.tokens_per_batch, "packing": self.packing, "val_share": self.val_share}  # fmt: skip
+                    "tokens": self.tokens_per_batch, "packing": self.packing,
+                    "documents": [fingerprint(stream.documents) for stream in streams]}  # fmt: skip
         self._plan(rows, np.split(np.arange(len(rows)), ends[:-1]), settings)
         self.ledger = self._count(stores, streams, rows, quotas)
 
@@ -143,10 +148,9 @@ class PaddedSFTData(RunData):
 
     def _choose(self, streams: Sequence[DocumentStream], quotas: Sequence[int], epoch: int) -> NDArray[np.int64]:
         """The conversations of an epoch as (source, conversation), (n, 2)."""
-        until = min(epoch + 1, self.epochs or epoch + 1)
         chosen = []
         for i, (stream, quota) in enumerate(zip(streams, quotas, strict=True)):
-            documents = stream.starting_in(epoch * quota, int(until * quota))
+            documents = stream.starting_in(epoch * quota, (epoch + 1) * quota)
             chosen.append(np.stack([np.full(len(documents), i), documents], axis=1))
         return np.concatenate(chosen)
 

@@ -105,6 +105,7 @@ def _write(source: TextSource, dataset: Any, tokenizer: GLMTokenizer, folder: Pa
         closing(map_in_processes(encoder, chunks, num_workers)) as encoded,
     ):
         for ids, lengths_of_chunk in encoded:
+            assert (ids[np.cumsum(lengths_of_chunk) - 1] == tokenizer.eos_id).all()
             ids.tofile(out)
             lengths.append(lengths_of_chunk)
     starts = np.cumsum(np.concatenate(lengths))

@@ -84,5 +84,6 @@ def one_line_errors(command: str, more: Mapping[type[Exception], int] | None = N
     except tuple(codes) as error:
         if os.environ.get("GLMJA_DEBUG") == "1":
             raise
-        print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # what all processes of a run raise is said once
+            print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(next(code for kind, code in codes.items() if isinstance(error, kind))) from error

@@ -214,6 +214,8 @@ def _text_of(line: str, text_key: str, place: str) -> str:
         record: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise ValueError(f"{place}: not JSON that can be read ({error})") from error
     if not isinstance(record, dict) or text_key not in record:
         found = list(record)[:8] if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{place}: no key {text_key!r} (found: {found}); name the key with --text_key")

@@ -60,9 +60,9 @@ class SaveRunConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(
-                self.config, folder / self.config_filename, skip_unset=False, overwrite=True, multifile=False
-            )
+            config = self.config.clone()
+            config.ckpt_path = None  # the file is for a run like this one, which may have been resumed
+            self.parser.save(config, folder / self.config_filename, skip_unset=False, overwrite=True, multifile=False)
 
 
 class FitParser(OneLineParser, LightningArgumentParser):
@@ -116,7 +116,8 @@ class FitCLI(LightningCLI):
         """Adds what every run needs; logs to `RUN_DIR/tensorboard` unless the configuration names a logger."""
         if self.config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(self.config.run_dir, name="tensorboard", version="")
-        kwargs["plugins"] = [*(self.config_init.trainer.plugins or []), CheckpointFolders()]
+        plugins = self.config_init.trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFolders()]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
@@ -135,6 +136,8 @@ class FitCLI(LightningCLI):
         if self.config.ckpt_path is not None and hasattr(self.model, "check_resumable"):
             self.model.trainer = self.trainer
             self.model.check_resumable(self.saved.facts, self.config.ckpt_path)
+        if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0:
+            self.datamodule.prepare_data()  # bad data ends the run while there is only one process
 
 
 def check_port() -> None:

@@ -100,6 +100,6 @@ def choose_trainable(
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     if embeddings == "full" and tuning != "full":
         # fp32 embeddings would make all that is passed from layer to layer fp32
-        dtype = model.model.norm.weight.dtype
-        model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: output.to(dtype))
+        norm = model.model.norm  # asked at each call: DeepSpeed and Lightning may cast the model later
+        model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: output.to(norm.weight.dtype))
     return result

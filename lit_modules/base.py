@@ -99,6 +99,11 @@ class GLMModule(LightningModule):
         """
         if self.model is not None:
             return
+        if str(self.trainer.precision).endswith("16-true") and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            raise ValueError(
+                f"trainer.precision {self.trainer.precision} would train in 16 bits, in which most steps of an "
+                f"optimizer are lost; give --trainer.precision {str(self.trainer.precision).replace('true', 'mixed')}"
+            )
         dtype = getattr(torch, self.dtype_name) if self.dtype_name else None
         model = load_model(self.model_dir, dtype, self.attn_implementation)
         if model.dtype != torch.float32 and self.trainer.precision == "32-true":
@@ -151,6 +156,12 @@ class GLMModule(LightningModule):
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(
+                f"a fused {type(optimizer).__name__} under precision {self.trainer.precision} would be given gradients "
+                "that are clipped while they are scaled; give --model.init_args.optimizer.init_args.fused false"
+            )
         parameters = [p for p in self.parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if gradient_clip_val:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ class CheckpointFolders(CheckpointIO):
         partial = manifest.begin(path)
         try:
             torch.save(checkpoint, partial / STATE)
-        except RuntimeError as error:  # of torch's writer, whatever the system said
+        except (RuntimeError, OSError) as error:  # torch's writer says RuntimeError, whatever the system said
+            shutil.rmtree(partial, ignore_errors=True)
             raise OSError(
                 f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full? Earlier checkpoints "
                 "are whole: make room and resume with --ckpt_path last"

@@ -25,6 +25,15 @@ class Recorder(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class StopEarly(Callback):
+    def __init__(self, at: int) -> None:
+        """Stops after so many micro-batches, as early stopping does."""
+        self.at = at
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.should_stop or batch_idx + 1 == self.at
+
+
 def records(path: Path, rank: int = 0) -> dict[int, list]:
     """By micro-batch, the last that was written."""
     lines = path.with_suffix(f".{rank}").read_text().splitlines()

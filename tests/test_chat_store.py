@@ -103,6 +103,23 @@ def test_a_damaged_file_ends_the_run(tmp_path, tokenizer, content, message):
     assert not list((tmp_path / "cache").glob("[0-9a-f]*"))
 
 
+def test_damage_within_a_compressed_file_ends_the_run(tmp_path, tokenizer):
+    content = bytearray(
+        gzip.compress(write(tmp_path / "a.jsonl", [chat("あ", f"答え{i}") for i in range(900)]).read_bytes())
+    )
+    content[1000:1100] = bytes(100)
+    (tmp_path / "b.jsonl.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"b\.jsonl\.gz(:\d+)?: (damaged|not UTF-8|not JSON)"):
+        store_of(tmp_path / "b.jsonl.gz", tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("record", ["[" * 100_000, '{"messages": ' + "1" * 5000 + "}"])
+def test_json_that_python_cannot_read_is_named(tmp_path, tokenizer, record):
+    (tmp_path / "a.jsonl").write_text(record)
+    with pytest.raises(ValueError, match=r"a.jsonl:1: not JSON that can be read"):
+        store_of(tmp_path / "a.jsonl", tokenizer, tmp_path)
+
+
 @pytest.mark.parametrize(("name", "content"), [("a.jsonl.gz", b"x"), ("a.parquet", b"x"), ("a.json", b"[1,")])
 def test_a_file_that_is_not_what_it_is_called_ends_the_run(tmp_path, tokenizer, name, content):
     (tmp_path / name).write_bytes(content)

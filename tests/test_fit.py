@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from jsonargparse import capture_parser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -104,6 +105,14 @@ def test_bits_per_character_is_the_loss_of_the_held_out_text_over_its_characters
     assert scalars(folder, "val/ja/bits_per_char")[-1] == pytest.approx(expected, rel=1e-4)
 
 
+def test_more_epochs_lengthen_a_run(zero_dir, tmp_path):
+    args = run_args(zero_dir, tmp_path, **{"trainer.max_steps": -1})
+    first = fit.main([*args, "--data.init_args.epochs=0.2"]).global_step
+    assert fit.main([*args, "--data.init_args.epochs=0.4", "--ckpt_path=last"]).global_step == 2 * first
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["ckpt_path"] is None  # the file begins a run of its own
+
+
 def test_the_saved_configuration_reproduces_the_run(run, tmp_path):
     _, folder = run
     config = folder / "config.yaml"
@@ -147,6 +156,11 @@ def refused(capsys, args):
         ({"data.init_args.epochs": 0}, "epochs (0.0) must be positive"),
         ({"data.init_args.num_workers": -1}, "num_workers (-1) must not be negative"),
         ({"data.init_args.epochs": 0.01}, "fewer than one optimizer step takes (4: batch_size 4 × 1 micro-batches"),
+        (
+            {"trainer.precision": "bf16-true"},
+            "would train in 16 bits, in which most steps of an optimizer are lost; give",
+        ),
+        ({"trainer.limit_train_batches": 5}, "trainer.limit_train_batches is 5 (fast_dev_run and overfit_batches set"),
         ({"trainer.max_epochs": 3}, "trainer.max_epochs is 3, but the whole run is one epoch of the trainer's; "),
         ({"data.init_args.sources": "[]"}, "sources is empty; name at least one"),
         ({"data.init_args.sources": json.dumps([WEIGHED, PLAIN])}, "give all a weight or none; b has none"),

@@ -120,9 +120,19 @@ def test_a_run_goes_on_with_another_number_of_workers(zero_dir, tmp_path, unbrok
     assert batches == {i: record[2] for i, record in records(unbroken["demo_sft"] / "record").items()}
 
 
+def test_a_run_that_time_or_patience_ended_goes_on(zero_dir, tmp_path, unbroken):
+    early = args(zero_dir, tmp_path, "demo_pretrain")
+    fit.main([*early, "--trainer.callbacks+=recorder.StopEarly", "--trainer.callbacks.at=5"])
+    assert max(records(tmp_path / "record")) == 4  # amid the third step, whose gradients are lost
+    assert manifest.read(manifest.newest(tmp_path / "run" / "checkpoints")).step == 2
+    fit.main([*early, "--ckpt_path=last"])
+    check_same(tmp_path, unbroken["demo_pretrain"], 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"data.init_args.val_share": 0.3}, "; resume with the sources, weights, row_len, batch size, accumulation "),
         (
             {"data.init_args.seed": 1},
             "; resume with the sources, weights, row_len, batch size, accumulation and seed of",

@@ -80,6 +80,12 @@ def test_what_trains_is_fp32_and_what_does_not_stays_in_16_bits(zero_dir, tuning
     torch.testing.assert_close(total, exact, rtol=2e-2, atol=0)
 
 
+def test_a_model_that_is_cast_after_it_was_chosen_still_computes(zero_dir):
+    """As DeepSpeed does it."""
+    model = chosen(zero_dir, "lora", "full").bfloat16()
+    assert torch.isfinite(loss(model))
+
+
 @pytest.mark.parametrize("embeddings", ["full", "new_rows"])
 def test_recomputing_activations_changes_no_gradient(zero_dir, embeddings):
     gradients = []
