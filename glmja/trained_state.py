@@ -111,7 +111,7 @@ def _read_zero(folder: Path, saved: Manifest) -> dict[str, Source]:
         raise ValueError(f"{folder} holds the partitions of {len(ranks)} processes, but {counts} saved")
     tensors: dict[str, Source] = {}
     for number, shapes in enumerate(groups):
-        parts = [rank["single_partition_of_fp32_groups"][number] for rank in ranks]
+        parts = [rank["single_partition_of_fp32_groups"][number].detach() for rank in ranks]
         tensors |= _divide(_flat(parts), shapes, folder)
     return tensors
 

@@ -178,8 +178,8 @@ def test_the_same_run_may_go_on(tmp_path):
         ({"trainable": FACTS["trainable"][:1]}, r"trainable parameter 1 b.weight \[8, 8\], this run has absent; .*"),
         (
             {"data": "5e"},
-            "data None, this run has 5e; resume with the sources, weights, row_len, batch size, accumulation and seed of "
-            "RUN_DIR/config.yaml",
+            "data None, this run has 5e; resume with the sources, weights, row_len, batch size, accumulation and seed "
+            "of RUN_DIR/config.yaml",
         ),
     ],
 )
