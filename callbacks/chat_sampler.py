@@ -226,5 +226,5 @@ def _forget_after(path: Path, step: int) -> None:
 def _table(chats: list[dict[str, Any]], step: int) -> Table:
     table = Table("prompt", "greedy", "sampled", title=f"chats at step {step}", show_lines=True)
     for chat in chats:
-        table.add_row(*(Text(_printable(chat[key])) for key in ("prompt", "greedy", "sampled")))
+        table.add_row(*(Text(" ".join(_printable(chat[key]).split())) for key in ("prompt", "greedy", "sampled")))
     return table

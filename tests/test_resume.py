@@ -12,6 +12,8 @@ import torch
 from recorder import records
 
 from glmja import fit, manifest, twin
+from glmja.build_tokenizer import build_tokenizer
+from glmja.resize_embeddings import resize_embeddings
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS, ACCUMULATE = 7, 2
@@ -157,3 +159,20 @@ def test_a_checkpoint_of_another_run_is_refused(zero_dir, tmp_path, unbroken, ca
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()  # the corrected command may use the folder
+
+
+def test_a_checkpoint_of_another_base_or_tokenizer_is_refused(base_dir, tokenizer_dir, tmp_path, unbroken, capsys):
+    last = manifest.newest(unbroken["demo_pretrain"] / "run" / "checkpoints")
+    resize_embeddings(str(base_dir), str(tokenizer_dir), str(tmp_path / "mean"), init="mean")
+    build_tokenizer(
+        str(base_dir),
+        str(tmp_path / "tokenizer"),
+        corpus=[str(twin.text_file("ja"))],
+        num_new_pieces=600,
+        policy="kana",
+    )
+    resize_embeddings(str(base_dir), str(tmp_path / "tokenizer"), str(tmp_path / "kana"))
+    for folder, what in (("mean", "base"), ("kana", "base")):
+        with pytest.raises(SystemExit):
+            fit.main([*args(tmp_path / folder, tmp_path, "demo_pretrain"), f"--ckpt_path={last}"])
+        assert f"was saved with {what} " in capsys.readouterr().err
