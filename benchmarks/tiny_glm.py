@@ -163,7 +163,9 @@ def load_trainable(folder: str, embeddings: Embeddings = "full") -> nn.Module:
 
 def planned(data: Any) -> Any:
     """A data module of ours, set up as on one device."""
-    data.trainer = SimpleNamespace(world_size=1, global_rank=0, accumulate_grad_batches=1, max_steps=-1, max_epochs=1)
+    data.trainer = SimpleNamespace(
+        world_size=1, global_rank=0, accumulate_grad_batches=1, max_steps=-1, max_epochs=1, limit_train_batches=1.0
+    )
     data.prepare_data()
     data.setup("fit")
     return data

@@ -99,11 +99,6 @@ class GLMModule(LightningModule):
         """
         if self.model is not None:
             return
-        if str(self.trainer.precision).endswith("16-true") and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
-            raise ValueError(
-                f"trainer.precision {self.trainer.precision} would train in 16 bits, in which most steps of an "
-                f"optimizer are lost; give --trainer.precision {str(self.trainer.precision).replace('true', 'mixed')}"
-            )
         dtype = getattr(torch, self.dtype_name) if self.dtype_name else None
         model = load_model(self.model_dir, dtype, self.attn_implementation)
         if model.dtype != torch.float32 and self.trainer.precision == "32-true":
@@ -123,8 +118,13 @@ class GLMModule(LightningModule):
         """Makes the metrics of the sources that the data module validates on.
 
         Raises:
-            ValueError: If the run is to be resumed from a checkpoint of other data.
+            ValueError: If the run would train in 16 bits, or is to be resumed from a checkpoint of other data.
         """
+        if str(self.trainer.precision).endswith("16-true") and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            raise ValueError(
+                f"trainer.precision {self.trainer.precision} would train in 16 bits, in which most steps of an "
+                f"optimizer are lost; give --trainer.precision {str(self.trainer.precision).replace('true', 'mixed')}"
+            )
         if self.trainer.ckpt_path is not None:
             self.check_resumable(manifest.read(self.trainer.ckpt_path, verify=False).facts, self.trainer.ckpt_path)
         sources = self.trainer.datamodule.validation_sources  # type: ignore[attr-defined]
