@@ -80,6 +80,7 @@ def flip(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(history, tmp_path):
     options = {"folder": tmp_path / "run", "strategy": "zero2", "max_steps": 6}
     saved = tmp_path / "run" / "checkpoints"
