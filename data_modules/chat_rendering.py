@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from glmja.chat_formats import BadConversation, ChatFormat, check_turns, to_messages, without_unanswered
 from glmja.conversation import render_within
+from glmja.json_file import parse_json
 from glmja.tokenizer import GLMTokenizer
 
 _RECORDS_PER_CHUNK = 256
@@ -83,13 +84,10 @@ def _parse(record: Any, place: str) -> Any:
     if not isinstance(record, bytes):
         return record
     try:
-        return json.loads(record.decode("utf-8-sig"))
+        line = record.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{place}: not UTF-8 (byte {error.object[error.start]:#04x}); convert the file") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        raise ValueError(f"{place}: not JSON that can be read ({error})") from error
+    return parse_json(line, place)
 
 
 def read_chunks(paths: list[Path], description: str) -> Iterator[Chunk]:

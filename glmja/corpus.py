@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -20,6 +19,8 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 from rich.progress import Progress
+
+from glmja.json_file import parse_json
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -210,12 +211,7 @@ def _text_of_line(raw: bytes, number: int, text_key: str, path: str) -> str:
 
 
 def _text_of(line: str, text_key: str, place: str) -> str:
-    try:
-        record: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        raise ValueError(f"{place}: not JSON that can be read ({error})") from error
+    record = parse_json(line, place)
     if not isinstance(record, dict) or text_key not in record:
         found = list(record)[:8] if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{place}: no key {text_key!r} (found: {found}); name the key with --text_key")

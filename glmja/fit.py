@@ -106,8 +106,9 @@ class FitCLI(LightningCLI):
                 raise ValueError(f"--run_dir {run_dir} holds a run; choose another, or resume it with --ckpt_path last")
             return
         try:
-            path = manifest.newest(run_dir / "checkpoints") if ckpt_path == "last" else Path(ckpt_path)
-            self.saved = manifest.read(path)
+            last = ckpt_path == "last"
+            path = manifest.newest(run_dir / "checkpoints") if last else Path(ckpt_path)
+            self.saved = manifest.read(path, verify=not last)  # the newest was verified when it was chosen
         except (ValueError, OSError) as error:
             raise type(error)(f"--ckpt_path {ckpt_path}: {error}") from error
         self.config.ckpt_path = str(path)

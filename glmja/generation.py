@@ -29,6 +29,7 @@ from transformers import (
 
 from glmja.conversation import Message, render_prompt
 from glmja.tokenizer import GLMTokenizer
+from glmja.trainable import bare_model
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def generate(
                 f"prompt {i} has {len(row)} tokens; with max_new_tokens ({max_new_tokens}) that is more than the "
                 f"model's {model.config.max_position_embeddings} positions"
             )
-    glm = model.get_base_model() if isinstance(model, PeftModel) else model  # holds the adapters, too
+    glm = bare_model(model)
     first_seed = random.SystemRandom().getrandbits(62) if seed is None else seed
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -1,4 +1,4 @@
-"""JSON objects in files."""
+"""JSON in files and in their lines."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a JSON object")
     return content
+
+
+def parse_json(text: str, place: str) -> Any:
+    """Parses a line.
+
+    Raises:
+        ValueError: If it is not JSON that Python can read; gives the place.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise ValueError(f"{place}: not JSON that can be read ({error})") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -57,6 +57,23 @@ class Lora:
             raise ValueError(f"lora: targets ({', '.join(unknown) or 'none'}) must be of {', '.join(LINEAR_LAYERS)}")
 
 
+def check_choice(tuning: Tuning, embeddings: Embeddings, new_ids: Sequence[int]) -> None:
+    """Checks that there is something to train.
+
+    Raises:
+        ValueError: If not.
+    """
+    if tuning == embeddings == "frozen":
+        raise ValueError("tuning and embeddings are both frozen: nothing would train")
+    if embeddings == "new_rows" and not new_ids:
+        raise ValueError("embeddings: new_rows, but the tokenizer has no appended pieces; take full or frozen")
+
+
+def bare_model(model: GlmForCausalLM | PeftModel) -> GlmForCausalLM:
+    """The model itself, without peft's shell; its layers hold the adapters, too."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def choose_trainable(
     model: GlmForCausalLM, tuning: Tuning, embeddings: Embeddings, lora: Lora, new_ids: Sequence[int]
 ) -> GlmForCausalLM | PeftModel:
@@ -72,10 +89,7 @@ def choose_trainable(
     Raises:
         ValueError: If nothing would train.
     """
-    if tuning == "frozen" and embeddings == "frozen":
-        raise ValueError("tuning and embeddings are both frozen: nothing would train")
-    if embeddings == "new_rows" and not new_ids:
-        raise ValueError("embeddings: new_rows, but the tokenizer has no appended pieces; take full or frozen")
+    check_choice(tuning, embeddings, new_ids)
     model.requires_grad_(False)
     result: GlmForCausalLM | PeftModel = model
     if tuning == "lora" or embeddings == "new_rows":

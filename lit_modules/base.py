@@ -25,7 +25,7 @@ from glmja.checkpoint import Checkpoint, DtypeName
 from glmja.loss import next_token_loss
 from glmja.model import load_model
 from glmja.model_folder import check_folder, glm_config
-from glmja.trainable import Embeddings, Lora, Tuning, choose_trainable
+from glmja.trainable import Embeddings, Lora, Tuning, bare_model, check_choice, choose_trainable
 from lit_modules.schedules import WarmupCosine
 from lit_modules.validation import ValidationMetrics
 
@@ -76,9 +76,8 @@ class GLMModule(LightningModule):
         super().__init__()
         if loss_chunk_len < 1:
             raise ValueError(f"loss_chunk_len ({loss_chunk_len}) must be at least 1")
-        if tuning == embeddings == "frozen":
-            raise ValueError("tuning and embeddings are both frozen: nothing would train")
         self.tokenizer = check_folder(model_dir)
+        check_choice(tuning, embeddings, self.tokenizer.new_ids)
         self.max_positions = int(glm_config(model_dir)["max_position_embeddings"])
         self.model_dir, self.tuning, self.embeddings, self.lora = model_dir, tuning, embeddings, lora
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -132,7 +131,7 @@ class GLMModule(LightningModule):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sum of the loss in nats, and the learnt labels, (N,)."""
-        glm = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        glm = bare_model(self.model)
         hidden = glm.model(
             input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
         ).last_hidden_state
