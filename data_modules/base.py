@@ -13,6 +13,7 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from data_modules.document_stream import DocumentStream
 from data_modules.loader import EvenlyShared, Plan, PlannedBatches, RunLoader, load
 from data_modules.rows import Rows
 from glmja.batch import Batch
@@ -47,6 +48,7 @@ class RunData(LightningDataModule):
     """
 
     row_len: int
+    sources: Sequence[Any]
     multiple = 1  # widths of batches are rounded up to one of it
     validation_sources: Sequence[Source]
     num_steps: int
@@ -63,6 +65,37 @@ class RunData(LightningDataModule):
             raise ValueError(f"num_workers ({num_workers}) must not be negative")
         self.tokenizer = GLMTokenizer.load(tokenizer_dir)
         self.num_workers, self.seed, self.epochs, self.val_share = num_workers, seed, epochs, val_share
+        # of each source by name; opening one hashes its files, which is done once a process
+        self._opened: dict[str, list[Any]] = {}
+
+    @abstractmethod
+    def _open(self, source: Any) -> list[Any]:
+        """The store of a source, made if need be, and that of its validation files if it has any."""
+
+    def _stores(self, source: Source) -> list[Any]:
+        if source.name not in self._opened:
+            self._opened[source.name] = self._open(source)
+        return self._opened[source.name]
+
+    def prepare_data(self) -> None:
+        """Tokenises what is not in the cache; in one process of each machine."""
+        for source in self.sources:
+            self._stores(source)
+
+    def _split_sources(self) -> tuple[list[Any], list[DocumentStream], list[tuple[Any, NDArray[np.int64]]]]:
+        """Stores and streams to train on, by source, and the stores and documents of `validation_sources`."""
+        train, streams, held_out = [], [], []
+        for i, source in enumerate(self.sources):
+            stores = self._stores(source)
+            share = 0 if source.val_files else self.val_share
+            used, kept = split(len(stores[0].lengths), share, (self.seed, i), source.name)
+            if source.val_files:
+                kept = np.arange(len(stores[1].lengths))
+            train.append(stores[0])
+            streams.append(DocumentStream(stores[0].lengths, used, (self.seed, i)))
+            if len(kept):
+                held_out.append((stores[-1], kept))
+        return train, streams, held_out
 
     @property
     def in_step(self) -> int:
@@ -79,7 +112,9 @@ class RunData(LightningDataModule):
         assert self.trainer is not None
         return self.trainer
 
-    def _plan(self, rows: Rows, plan: Plan, settings: dict[str, Any]) -> None:
+    def _plan(
+        self, rows: Rows, plan: Plan, stores: Sequence[Any], streams: Sequence[DocumentStream], settings: dict[str, Any]
+    ) -> None:
         """Takes the micro-batches of the run, as many as optimizer steps divide."""
         if self._trainer.max_epochs != 1:
             raise ValueError(
@@ -93,8 +128,15 @@ class RunData(LightningDataModule):
             )
         self.rows, self.plan = rows, plan
         self.num_steps = len(plan) // self.in_step
-        settings |= {"in_step": self.in_step, "world_size": self._trainer.world_size, "seed": self.seed}
-        text = json.dumps({**settings, "tokenizer": self.tokenizer.fingerprint}, sort_keys=True, default=str)
+        settings |= {
+            "stores": [store.folder.name for store in stores],
+            "documents": [hashlib.sha256(stream.documents.tobytes()).hexdigest()[:16] for stream in streams],
+            "in_step": self.in_step,
+            "world_size": self._trainer.world_size,
+            "seed": self.seed,
+            "tokenizer": self.tokenizer.fingerprint,
+        }
+        text = json.dumps(settings, sort_keys=True, default=str)
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def train_dataloader(self) -> RunLoader:
@@ -152,8 +194,3 @@ def split(num_documents: int, val_share: float, seed: tuple[int, ...], name: str
         )
     order = np.random.default_rng(seed).permutation(num_documents)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
-
-
-def fingerprint(documents: NDArray[Any]) -> str:
-    """Tells sets of documents apart."""
-    return hashlib.sha256(documents.tobytes()).hexdigest()[:16]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from data_modules.base import RunData, check_sources, fingerprint, split
+from data_modules.base import RunData, check_sources
 from data_modules.document_stream import DocumentStream
 from data_modules.packing import PackedRows, interleave
 from data_modules.rows import Rows
@@ -71,13 +71,7 @@ class PackedPretrainingData(RunData):
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
         self.isolate_documents, self.cache_dir = isolate_documents, cache_dir
 
-    def prepare_data(self) -> None:
-        """Tokenises what is not in the cache; in one process of each machine."""
-        for source in self.sources:
-            self._stores(source)
-
-    def _stores(self, source: TextSource) -> list[TokenStore]:
-        """The store of a source, and that of its validation files if it has any."""
+    def _open(self, source: TextSource) -> list[TokenStore]:
         parts = [source]
         if source.val_files:
             parts.append(replace(source, files=source.val_files, hub=None, val_files=[]))
@@ -89,23 +83,13 @@ class PackedPretrainingData(RunData):
         Raises:
             ValueError: If a source has too little text, or the run would have no optimizer step.
         """
-        train: list[tuple[TokenStore, DocumentStream]] = []
-        self.held_out: list[tuple[TokenStore, DocumentStream]] = []
-        for i, source in enumerate(self.sources):
-            stores = [*self._stores(source)]
-            share = 0 if source.val_files else self.val_share
-            used, held_out = split(len(stores[0].lengths), share, (self.seed, i), source.name)
-            train.append((stores[0], DocumentStream(stores[0].lengths, used, (self.seed, i))))
-            if source.val_files:
-                held_out = np.arange(len(stores[1].lengths))
-            if len(held_out):
-                self.held_out.append((stores[-1], DocumentStream(stores[-1].lengths, held_out)))
-            if train[-1][1].tokens_per_pass < self.row_len:
+        stores, streams, self.held_out = self._split_sources()
+        for source, stream in zip(self.sources, streams, strict=True):
+            if stream.tokens_per_pass < self.row_len:
                 raise ValueError(
                     f"source {source.name!r} holds fewer than row_len ({self.row_len}) tokens to train on; give more "
                     "text or shorter rows"
                 )
-        streams = [stream for _, stream in train]
         shares, num_rows = self._budget([stream.tokens_per_pass for stream in streams])
         rows_in_step = self.batch_size * self.in_step
         num_planned = num_rows - num_rows % rows_in_step
@@ -114,23 +98,15 @@ class PackedPretrainingData(RunData):
                 f"the run has {num_rows} rows, fewer than one optimizer step takes ({rows_in_step}: batch_size "
                 f"{self.batch_size} × {self.in_step} micro-batches of all ranks); give more text, tokens or epochs"
             )
-        rows = PackedRows(
-            [store for store, _ in train],
-            streams,
-            interleave(shares, num_planned),
-            self.row_len,
-            self.isolate_documents,
-        )
+        rows = PackedRows(stores, streams, interleave(shares, num_planned), self.row_len, self.isolate_documents)
         settings = {
-            "stores": [store.folder.name for store, _ in train],
             "shares": list(shares),
             "row_len": self.row_len,
             "batch_size": self.batch_size,
             "isolate": self.isolate_documents,
-            "documents": [fingerprint(stream.documents) for stream in streams],
         }
-        self._plan(rows, np.arange(num_planned).reshape(-1, self.batch_size), settings)
-        self.ledger = self._count(train, rows, shares, num_rows - num_planned)
+        self._plan(rows, np.arange(num_planned).reshape(-1, self.batch_size), stores, streams, settings)
+        self.ledger = self._count(stores, streams, rows, shares, num_rows - num_planned)
 
     def _budget(self, tokens: Sequence[int]) -> tuple[list[float], int]:
         """Shares of the sources, relative to each other, and rows of the run."""
@@ -148,15 +124,16 @@ class PackedPretrainingData(RunData):
 
     def _count(
         self,
-        train: Sequence[tuple[TokenStore, DocumentStream]],
+        stores: Sequence[TokenStore],
+        streams: Sequence[DocumentStream],
         rows: PackedRows,
         shares: Sequence[float],
         trimmed: int,
     ) -> Ledger:
         """The ledger, whose sums are asserted."""
         entries = []
-        rows_of = np.bincount(rows.sources, minlength=len(train))
-        for source, (store, stream), num_rows, share in zip(self.sources, train, rows_of, shares, strict=True):
+        rows_of = np.bincount(rows.sources, minlength=len(stores))
+        for source, store, stream, num_rows, share in zip(self.sources, stores, streams, rows_of, shares, strict=True):
             tokens, read = stream.tokens_per_pass, int(num_rows) * self.row_len
             unread = -read % tokens
             assert (read + unread) % tokens == 0
@@ -173,7 +150,8 @@ class PackedPretrainingData(RunData):
 
     def _validation_rows(self) -> list[tuple[Rows, int, int]]:
         loaders: list[tuple[Rows, int, int]] = []
-        for store, stream in self.held_out:
+        for store, documents in self.held_out:
+            stream = DocumentStream(store.lengths, documents)
             num_rows = -(-stream.tokens_per_pass // self.row_len)
             order = np.zeros(num_rows, dtype=np.int64), np.arange(num_rows)
             ends = [stream.tokens_per_pass]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.base import RunData, check_sources, fingerprint, split
+from data_modules.base import RunData, check_sources
 from data_modules.batching import MicroBatch, group_by_length, pack_whole, shuffle_groups, split_to_multiple
 from data_modules.chat_store import ChatStore
 from data_modules.document_stream import DocumentStream
@@ -76,13 +76,7 @@ class PaddedSFTData(RunData):
         self.row_len, self.tokens_per_batch, self.packing = row_len, tokens_per_batch, packing
         self.max_bad_share, self.cache_dir = max_bad_share, cache_dir
 
-    def prepare_data(self) -> None:
-        """Renders what is not in the cache; in one process of each machine."""
-        for source in self.sources:
-            self._stores(source)
-
-    def _stores(self, source: ChatSource) -> list[ChatStore]:
-        """The store of a source, and that of its validation files if it has any."""
+    def _open(self, source: ChatSource) -> list[ChatStore]:
         parts = [source]
         if source.val_files:
             parts.append(replace(source, files=source.val_files, val_files=[]))
@@ -94,21 +88,10 @@ class PaddedSFTData(RunData):
         Raises:
             ValueError: If a source has too few conversations, or too many from which nothing can be learnt.
         """
-        stores: list[ChatStore] = []
-        streams: list[DocumentStream] = []
-        self.held_out: list[tuple[ChatStore, NDArray[np.int64]]] = []
-        for i, source in enumerate(self.sources):
-            opened = self._stores(source)
-            for store in opened:
+        for source in self.sources:
+            for store in self._stores(source):
                 store.check_dropped(source.name, self.max_bad_share)
-            share = 0 if source.val_files else self.val_share
-            used, held_out = split(len(opened[0].lengths), share, (self.seed, i), source.name)
-            stores.append(opened[0])
-            streams.append(DocumentStream(opened[0].lengths, used, (self.seed, i)))
-            if source.val_files:
-                held_out = np.arange(len(opened[1].lengths))
-            if len(held_out):
-                self.held_out.append((opened[-1], held_out))
+        stores, streams, self.held_out = self._split_sources()
         quotas = self._quotas([stream.tokens_per_pass for stream in streams])
         members: list[NDArray[np.int64]] = []  # (source, conversation) for each conversation of the run, by epoch
         batches: list[MicroBatch] = []
@@ -127,10 +110,13 @@ class PaddedSFTData(RunData):
         planned = batches[: self.max_batches]
         rows = ConversationRows(stores, np.concatenate(members), [row for batch in planned for row in batch])
         ends = np.cumsum([len(batch) for batch in planned])
-        settings = {"stores": [store.folder.name for store in stores], "quotas": quotas, "row_len": self.row_len,
-                    "tokens": self.tokens_per_batch, "packing": self.packing,
-                    "documents": [fingerprint(stream.documents) for stream in streams]}  # fmt: skip
-        self._plan(rows, np.split(np.arange(len(rows)), ends[:-1]), settings)
+        settings = {
+            "quotas": quotas,
+            "row_len": self.row_len,
+            "tokens": self.tokens_per_batch,
+            "packing": self.packing,
+        }
+        self._plan(rows, np.split(np.arange(len(rows)), ends[:-1]), stores, streams, settings)
         self.ledger = self._count(stores, streams, rows, quotas)
 
     def _quotas(self, tokens: Sequence[int]) -> list[int]:
