@@ -21,6 +21,7 @@ from benchmarks.tiny_glm import (
     PRECISIONS,
     StepByStep,
     Turn,
+    Turns,
     furthest,
     lightning_trainer,
     median_and_spread,
@@ -65,7 +66,7 @@ def bare(turn: Turn, scratch: Path, precision: str, row_len: int, batch_size: in
         turn.end(loss=float(loss), tokens=int(batch["lengths"].sum()))
 
 
-def compare(scratch: Path, num_rounds: int) -> Figures:
+def compare(scratch: Path, num_rounds: int, num_pairs: int) -> Figures:
     """The table."""
     table = Figures(
         "A step in Lightning beside a bare loop, one thread",
@@ -77,9 +78,12 @@ def compare(scratch: Path, num_rounds: int) -> Figures:
             given = {"scratch": scratch, "precision": precision, "row_len": row_len, "batch_size": batch_size}
             contenders = {BARE: partial(bare, **given), LIGHTNING: partial(lightning, **given)}
             rounds = num_rounds * (1 if row_len * batch_size > 1000 else 5)
-            turns, load = take_turns(contenders, rounds, warmup)
-            apart = furthest(*([turn["loss"] for turn in done] for done in turns.values()))
-            measured = {name: done[warmup:] for name, done in turns.items()}
+            measured: dict[str, Turns] = {name: [] for name in contenders}
+            for _ in range(num_pairs):
+                turns, load = take_turns(contenders, rounds, warmup)
+                apart = furthest(*([turn["loss"] for turn in done] for done in turns.values()))
+                for name, done in turns.items():
+                    measured[name] += done[warmup:]
             title = f"{precision}, {batch_size} × {row_len}"
             table.rows.append([*row(f"{title}, {BARE}", measured[BARE]), "1", "1", "", ""])
             times = [
@@ -89,7 +93,8 @@ def compare(scratch: Path, num_rounds: int) -> Figures:
             more = median_and_spread([1000 * (slow["cpu"] - fast["cpu"]) for slow, fast in pairs], 0)
             table.rows.append([*row(f"{title}, {LIGHTNING}", measured[LIGHTNING]), *times, more, TARGET])
             table.notes.append(
-                f"{title}: {rounds} rounds, {load}; losses differ by {apart:.1e} of their value at most."
+                f"{title}: {num_pairs} pairs of processes, {rounds} rounds each, {load}; losses differ by {apart:.1e} "
+                "of their value at most."
             )
     table.notes.append("`ms more` is processor time; ratios are paired, the two steps of a round with each other.")
     return table
@@ -101,11 +106,14 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=10, help="Steps of each that count; five times as many small ones."
     )
+    parser.add_argument(
+        "--pairs", type=int, default=3, help="Pairs of processes; which pages one gets slows or speeds all its steps."
+    )
     parser.add_argument("--markdown", help="File to write the tables to.")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         write_model(Path(scratch) / "model")
-        tables = [compare(Path(scratch), args.rounds)]
+        tables = [compare(Path(scratch), args.rounds, args.pairs)]
     publish([machine(["torch", "lightning"]), *tables], args.markdown)
 
 

@@ -18,19 +18,8 @@ from rich.text import Text
 from callbacks.throughput import Throughput
 from glmja.conversation import Message
 from glmja.generation import Reply, check_sampling, generate
-from glmja.text_quality import is_japanese, repetition_rate, simplified_only_share
-from glmja.vocabulary import is_han
-
-PROMPTS = (
-    "你是谁",
-    "你喜欢甜粽子还是咸粽子",
-    "あなたは誰ですか",
-    "すみません、ちょっとお聞きしたいことがあるんですが",
-    "ゲーム開発者になるために学ぶべきことのステップを教えてください。",
-    "長編映画とはどのようなものですか",
-    "魚の種類はどっち？イコクエイラクブカとロープ",
-    "ラクダはなぜ水なしで長く生きられるのか？",
-)
+from glmja.questions import QUESTIONS, language_of
+from glmja.text_quality import repetition_rate, simplified_only_share
 
 _FILE_NAME = "chats.jsonl"
 _MAX_CHARACTERS = 2000  # of a reply in TensorBoard and in the table; the file has all
@@ -77,7 +66,7 @@ class ChatSampler(Callback):
             raise ValueError(f"every_n_steps ({every_n_steps}) must be at least 1")
         if prompts is not None and not prompts:
             raise ValueError("prompts is empty; leave it out for the default ones")
-        self.prompts = list(PROMPTS if prompts is None else prompts)
+        self.prompts = list(QUESTIONS if prompts is None else prompts)
         self.every_n_steps, self.max_new_tokens, self.system = every_n_steps, max_new_tokens, system
         self.seed, self.temperature, self.top_p = seed, temperature, top_p
         self.last_step = -1
@@ -184,13 +173,6 @@ class ChatSampler(Callback):
                 for number, chat in enumerate(chats, start=1):
                     body = f"**greedy** {as_markdown(chat['greedy'])}\n\n**sampled** {as_markdown(chat['sampled'])}"
                     logger.experiment.add_text(f"chat/{number:02} {_printable(chat['prompt'])[:40]}", body, step)
-
-
-def language_of(text: str) -> str:
-    """`ja` if the text holds a kana, else `zh` if it holds a Han character, else `other`."""
-    if is_japanese(text):
-        return "ja"
-    return "zh" if any(map(is_han, text)) else "other"
 
 
 def as_markdown(text: str) -> str:

@@ -112,6 +112,18 @@ def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[
     return [*ids, tokenizer.role_id("assistant")]
 
 
+def has_roles(tokenizer: GLMTokenizer) -> bool:
+    """Whether the tokenizer has the control tokens of this format; ChatGLM2's has not."""
+    return all(f"<|{role}|>" in tokenizer.control_tokens for role in get_args(Role))
+
+
+def question_ids(text: str, tokenizer: GLMTokenizer) -> list[int]:
+    """Ids after which the model answers a user's text, or goes on with it if it knows no roles."""
+    if has_roles(tokenizer):
+        return render_prompt([{"role": "user", "content": text}], tokenizer)
+    return [*tokenizer.prefix_ids, *tokenizer.encode(text)]
+
+
 def _body_ids(message: Message, tokenizer: GLMTokenizer) -> list[int]:
     content = message["content"]
     if message.get("tools"):

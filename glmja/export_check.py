@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from glmja.checkpoint import Checkpoint
-from glmja.conversation import render_prompt
+from glmja.conversation import question_ids
+from glmja.generation import continue_rows
 from glmja.model import load_model
 from glmja.tensor_source import Source
 from glmja.tokenizer import GLMTokenizer
@@ -111,10 +112,7 @@ def _check_tensor(name: str, source: Source, trained: Tensor, merged: bool) -> N
 
 def _token_rows(tokenizer: GLMTokenizer) -> list[list[int]]:
     """Prompts, and ids from all over the vocabulary: appended pieces occur in no fixed prompt."""
-    if "<|user|>" in tokenizer.control_tokens:
-        prompts = [render_prompt([{"role": "user", "content": prompt}], tokenizer) for prompt in _PROMPTS]
-    else:
-        prompts = [[*tokenizer.prefix_ids, *tokenizer.encode(prompt)] for prompt in _PROMPTS]
+    prompts = [question_ids(prompt, tokenizer) for prompt in _PROMPTS]
     generator = torch.Generator().manual_seed(0)
     return [*prompts, torch.randint(len(tokenizer), (_NUM_RANDOM_IDS,), generator=generator).tolist()]
 
@@ -124,6 +122,5 @@ def _logits(model: nn.Module, rows: list[list[int]]) -> list[Tensor]:
     return [model(torch.tensor([row])).logits[0] for row in rows]
 
 
-def _greedy(model: Any, rows: list[list[int]], tokenizer: GLMTokenizer) -> list[list[int]]:
-    options = {"do_sample": False, "max_new_tokens": _NEW_TOKENS, "eos_token_id": tokenizer.stop_ids}
-    return [model.generate(input_ids=torch.tensor([row]), **options)[0, len(row) :].tolist() for row in rows]
+def _greedy(model: Any, rows: list[list[int]], tokenizer: GLMTokenizer) -> list[tuple[list[int], bool]]:
+    return continue_rows(model, tokenizer, rows, max_new_tokens=_NEW_TOKENS, batch_size=1)

@@ -11,7 +11,7 @@ Dimensions: B prompts, T tokens, V vocabulary
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from transformers import (
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from glmja.conversation import Message, render_prompt
 from glmja.tokenizer import GLMTokenizer
@@ -76,6 +77,7 @@ def generate(
     top_p: float = 0.8,
     seed: int | None = None,
     batch_size: int = 8,
+    on_ids: Callable[[list[int]], None] | None = None,
 ) -> list[Reply]:
     """The assistant's next message in each conversation.
 
@@ -89,15 +91,48 @@ def generate(
         top_p: Sample from the fewest tokens that hold this share of the probability.
         seed: Of the sampling; the same seed gives the same replies, another for each prompt. Drawn if None.
         batch_size: Prompts that are answered at a time.
+        on_ids: Called with each new id of a single prompt as it is said, the one that stops it included.
 
     Raises:
         ValueError: If a conversation is not well-formed, a prompt and `max_new_tokens` are more than the model's
             positions, or a number is out of its range.
     """
+    rows = [render_prompt(prompt, tokenizer) for prompt in prompts]
+    said = continue_rows(
+        model,
+        tokenizer,
+        rows,
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        batch_size=batch_size,
+        on_ids=on_ids,
+    )
+    return [_reply(ids, len(row), stopped, tokenizer) for row, (ids, stopped) in zip(rows, said, strict=True)]
+
+
+def continue_rows(
+    model: GlmForCausalLM | PeftModel,
+    tokenizer: GLMTokenizer,
+    rows: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    do_sample: bool = False,
+    temperature: float = 0.8,
+    top_p: float = 0.8,
+    seed: int | None = None,
+    batch_size: int = 8,
+    on_ids: Callable[[list[int]], None] | None = None,
+) -> list[tuple[list[int], bool]]:
+    """What the model says after each row of ids, and whether it ended it itself; arguments and errors as `generate`.
+
+    The id that stops it is left out.
+    """
     check_sampling(max_new_tokens, temperature, top_p)
     if batch_size < 1:
         raise ValueError(f"batch_size ({batch_size}) must be at least 1")
-    rows = [render_prompt(prompt, tokenizer) for prompt in prompts]
     for i, row in enumerate(rows):
         if len(row) + max_new_tokens > model.config.max_position_embeddings:
             raise ValueError(
@@ -113,7 +148,8 @@ def generate(
         pad_token_id=tokenizer.eos_id,
         use_cache=True,
     )
-    replies: list[Reply] = []
+    stops = set(tokenizer.stop_ids)
+    continued: list[tuple[list[int], bool]] = []
     # layers that are compiled for training would be compiled again for each length
     with _eval_mode(glm), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for start in range(0, len(rows), batch_size):
@@ -133,10 +169,12 @@ def generate(
                 generation_config=config,
                 logits_processor=processors,
                 synced_gpus=False,  # one rank may generate alone
+                streamer=_Listener(on_ids) if on_ids else None,
             )
-            for prompt, said in zip(batch, output_BT[:, input_ids_BT.shape[1] :].tolist(), strict=True):
-                replies.append(_reply(said, len(prompt), tokenizer))
-    return replies
+            for said in output_BT[:, input_ids_BT.shape[1] :].tolist():
+                end = next((i for i, token_id in enumerate(said) if token_id in stops), len(said))
+                continued.append((said[:end], end < len(said)))
+    return continued
 
 
 def split_metadata(ids: Sequence[int], tokenizer: GLMTokenizer) -> tuple[str, str]:
@@ -147,6 +185,21 @@ def split_metadata(ids: Sequence[int], tokenizer: GLMTokenizer) -> tuple[str, st
     line_feed = tokenizer.encode("\n")[-1]
     border = list(ids).index(line_feed) if line_feed in ids else -1
     return tokenizer.decode(ids[: max(0, border)]), tokenizer.decode(ids[border + 1 :])
+
+
+class _Listener(BaseStreamer):
+    """Passes each id on as it comes; transformers hands it the prompt first."""
+
+    def __init__(self, on_ids: Callable[[list[int]], None]) -> None:
+        self.on_ids, self.has_seen_prompt = on_ids, False
+
+    def put(self, value: Tensor) -> None:
+        if self.has_seen_prompt:
+            self.on_ids(value.tolist())
+        self.has_seen_prompt = True
+
+    def end(self) -> None:
+        pass
 
 
 class _InVocabulary(LogitsProcessor):
@@ -195,8 +248,6 @@ def _pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) 
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _reply(said: list[int], num_prompt_tokens: int, tokenizer: GLMTokenizer) -> Reply:
-    stops = set(tokenizer.stop_ids)
-    end = next((i for i, token_id in enumerate(said) if token_id in stops), len(said))
-    metadata, text = split_metadata(said[:end], tokenizer)
-    return Reply(text, metadata, said[:end], num_prompt_tokens, end < len(said))
+def _reply(ids: list[int], num_prompt_tokens: int, stopped: bool, tokenizer: GLMTokenizer) -> Reply:
+    metadata, text = split_metadata(ids, tokenizer)
+    return Reply(text, metadata, ids, num_prompt_tokens, stopped)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glmja.checkpoint import Checkpoint
-from glmja.conversation import render_prompt
+from glmja.conversation import question_ids
 from glmja.layout import EMBEDDING, HEAD
 from glmja.tokenizer import GLMTokenizer
 
@@ -80,33 +80,16 @@ def _check_greedy(base: Checkpoint, folder: Path, old: GLMTokenizer) -> int:
     The base may choose among the ids of its tokenizer only: rows beyond them are padding that was never trained.
     """
     # transformers takes seconds and 0.1 GB, and the other checks do without
+    from glmja.generation import continue_rows  # noqa: PLC0415
     from glmja.model import load_model  # noqa: PLC0415
 
-    prompts = [render_prompt([{"role": "user", "content": p}], old) for p in PROMPTS if _has_roles(old)]
-    prompts = prompts or [[*old.prefix_ids, *old.encode(p)] for p in PROMPTS]
-    padding = list(range(len(old), base.config["vocab_size"]))
-    dtype = base.tensors[HEAD].dtype
-    theirs = _greedy(load_model(base.folder, dtype), prompts, padding, old.stop_ids)
-    ours = _greedy(load_model(folder, dtype), prompts, [], old.stop_ids)
+    dtype, prompts = base.tensors[HEAD].dtype, [question_ids(prompt, old) for prompt in PROMPTS]
+    pairs = ((base.folder, old), (folder, GLMTokenizer.load(folder)))
+    theirs, ours = (
+        continue_rows(load_model(path, dtype), tokenizer, prompts, max_new_tokens=_NEW_TOKENS, batch_size=1)
+        for path, tokenizer in pairs
+    )
     for prompt, our, their in zip(PROMPTS, ours, theirs, strict=True):
         if our != their:
-            raise ValueError(f"greedy replies to {prompt!r} differ: {their} became {our}")
+            raise ValueError(f"greedy replies to {prompt!r} differ: {their[0]} became {our[0]}")
     return len(prompts)
-
-
-def _greedy(model: Any, prompts: list[list[int]], suppressed: list[int], stop_ids: list[int]) -> list[list[int]]:
-    replies = []
-    for prompt in prompts:
-        ids = model.generate(
-            torch.tensor([prompt]),
-            do_sample=False,
-            max_new_tokens=_NEW_TOKENS,
-            suppress_tokens=suppressed or None,
-            eos_token_id=stop_ids,
-        )
-        replies.append(ids[0, len(prompt) :].tolist())
-    return replies
-
-
-def _has_roles(tokenizer: GLMTokenizer) -> bool:
-    return "<|user|>" in tokenizer.control_tokens

@@ -167,6 +167,11 @@ class GLMModule(LightningModule):
             clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
         self._grad_norm = norm
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Steps as Lightning does, and frees the gradients, which it keeps through the next forward pass."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs `train/loss` (nats, mean over the step's learnt tokens) and `train/grad_norm` (before clipping)."""
         if self.trainer.global_step == self._last_step:

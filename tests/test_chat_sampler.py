@@ -12,9 +12,10 @@ from strategies import TEXT_WITH_CONTROL_NAMES
 from tensorboard.plugin_util import markdown_to_safe_html
 from tiny_run import TinyRun, events, loader, make_batch, make_trainer, scalars
 
-from callbacks.chat_sampler import PROMPTS, ChatSampler, as_markdown, language_of
+from callbacks.chat_sampler import ChatSampler, as_markdown
 from callbacks.throughput import Throughput
 from glmja.generation import generate
+from glmja.questions import QUESTIONS, language_of
 
 BATCHES = [make_batch(i) for i in range(40)]
 TWO = ["こんにちは", "你好"]
@@ -175,7 +176,7 @@ def test_a_long_answer_is_cut():
 
 
 def test_the_language_of_a_question_is_seen():
-    assert [language_of(prompt) for prompt in PROMPTS] == ["zh"] * 2 + ["ja"] * 6
+    assert [language_of(prompt) for prompt in QUESTIONS] == ["zh"] * 2 + ["ja"] * 6
     assert language_of("Who are you?") == "other"
 
 
