@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from callbacks.throughput import Throughput
 from glmja.conversation import Message
+from glmja.display import printable
 from glmja.generation import Reply, check_sampling, generate
 from glmja.questions import QUESTIONS, language_of
 from glmja.text_quality import repetition_rate, simplified_only_share
@@ -172,21 +172,13 @@ class ChatSampler(Callback):
             if isinstance(logger, TensorBoardLogger):
                 for number, chat in enumerate(chats, start=1):
                     body = f"**greedy** {as_markdown(chat['greedy'])}\n\n**sampled** {as_markdown(chat['sampled'])}"
-                    logger.experiment.add_text(f"chat/{number:02} {_printable(chat['prompt'])[:40]}", body, step)
+                    logger.experiment.add_text(f"chat/{number:02} {printable(chat['prompt'])[:40]}", body, step)
 
 
 def as_markdown(text: str) -> str:
     """The text for a Markdown renderer that knows HTML: nothing in it is markup, and its lines stay lines."""
-    text = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", _printable(text))
+    text = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", printable(text, _MAX_CHARACTERS))
     return "<br>".join(line.strip(" ") for line in text.split("\n"))
-
-
-def _printable(text: str) -> str:
-    """A model can say control characters, which act on terminals, and writing directions; emoji need their joiner."""
-    shown = text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "…"
-    return "".join(
-        c if unicodedata.category(c)[0] != "C" or c in "\n\u200d" else "\ufffd" for c in shown.replace("\t", " ")
-    )
 
 
 def _text(reply: Reply) -> str:
@@ -208,5 +200,7 @@ def _forget_after(path: Path, step: int) -> None:
 def _table(chats: list[dict[str, Any]], step: int) -> Table:
     table = Table("prompt", "greedy", "sampled", title=f"chats at step {step}", show_lines=True)
     for chat in chats:
-        table.add_row(*(Text(" ".join(_printable(chat[key]).split())) for key in ("prompt", "greedy", "sampled")))
+        table.add_row(
+            *(Text(" ".join(printable(chat[key], _MAX_CHARACTERS).split())) for key in ("prompt", "greedy", "sampled"))
+        )
     return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -10,8 +9,9 @@ from rich.table import Table
 
 from glmja import certificate, fast_tokenizer
 from glmja.command import run
-from glmja.corpus import check_paths, read_documents
+from glmja.corpus import read_documents
 from glmja.json_file import write_json
+from glmja.languages import files_by_language
 from glmja.output_folder import check_free, complete_or_absent
 from glmja.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenizer import GLMTokenizer
@@ -64,7 +64,7 @@ def build_tokenizer(
     if bool(corpus) == bool(pieces):
         raise ValueError("give either --corpus FILE… to learn pieces from, or --pieces MODEL to take them from")
     check_free(output, overwrite, (base,))
-    texts = _texts_by_language(check)
+    texts = files_by_language("--check", check)
     old = GLMTokenizer.load(base)
     if pieces:
         chosen, rejected = ready_pieces(old.proto, pieces, num_new_pieces, policy)
@@ -106,16 +106,6 @@ def build_tokenizer(
 def _refuse(failures: list[str]) -> None:
     if failures:
         raise ValueError(f"the certificate fails, nothing is written: {'; '.join(failures[:5])}")
-
-
-def _texts_by_language(check: list[str]) -> dict[str, list[Path]]:
-    texts: dict[str, list[Path]] = {}
-    for item in check:
-        language, equals, path = item.partition("=")
-        if not (language and equals and path):
-            raise ValueError(f"--check {item!r} must be LANG=FILE, as in ja=data/ja.jsonl")
-        texts.setdefault(language, []).extend(check_paths([path]))
-    return texts
 
 
 def _print(report: dict[str, Any], reports: dict[str, certificate.TextReport], output: str) -> None:

@@ -28,18 +28,39 @@ def model_dir(run_dir: Path) -> Path:
 
 def last_scores(run_dir: Path, step: int) -> dict[str, float]:
     """The last validation up to a step, from the TensorBoard files; empty if there are none."""
+    scores = {}
+    for tag, points in _scalars(run_dir).items():
+        values = [value for at, value in points if at <= step]
+        if tag.startswith("val/") and values:
+            scores[tag] = round(values[-1], 6)
+    return scores
+
+
+def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Training loss and bits per character over the run's steps, (step, value) by tag.
+
+    Raises:
+        ValueError: If the run left none.
+    """
+    found = {
+        tag: points
+        for tag, points in _scalars(run_dir).items()
+        if tag == "train/loss" or tag.endswith("/bits_per_char")
+    }
+    if not found:
+        raise ValueError(f"{run_dir} has no curves: no TensorBoard files of a run are in {run_dir / 'tensorboard'}")
+    return found
+
+
+def _scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     folder = run_dir / "tensorboard"
     if not folder.is_dir():
         return {}
     from tensorboard.backend.event_processing import event_accumulator  # type: ignore  # noqa: PLC0415 - a second
 
-    events = event_accumulator.EventAccumulator(str(folder)).Reload()
-    scores = {}
-    for tag in sorted(tag for tag in events.Tags()["scalars"] if tag.startswith("val/")):
-        values = [event.value for event in events.Scalars(tag) if event.step <= step]
-        if values:
-            scores[tag] = round(values[-1], 6)
-    return scores
+    # by default a curve of more than 10,000 points is thinned at random
+    events = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in sorted(events.Tags()["scalars"])}
 
 
 def ledger(run_dir: Path) -> dict[str, Any] | None:

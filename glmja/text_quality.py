@@ -1,7 +1,8 @@
-"""What can be counted on generated text without a judge: loops, and Chinese in Japanese answers."""
+"""What can be counted on generated text without a judge: loops, and letters that the language does not write."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Hashable, Sequence
 
 from glmja.vocabulary import is_han, is_kana
@@ -46,6 +47,28 @@ def simplified_only_share(text: str) -> float:
     """The share of the Han characters that are simplified-only; 0 if there is no Han character."""
     han = [character for character in text if is_han(character)]
     return sum(map(is_simplified_only, han)) / max(1, len(han))
+
+
+def script_purity(text: str, lang: str) -> float:
+    """The share of the letters that the language writes; 1 if there is none.
+
+    Japanese writes kana and Han characters but for the simplified-only ones, Chinese Han characters, and every language
+    Latin letters, which all of them borrow.
+
+    Args:
+        text: What a model said.
+        lang: `ja`, `zh`, or another that has Latin letters only.
+    """
+    letters = [character for character in text if character.isalpha()]
+    return sum(_writes(lang, letter) for letter in letters) / len(letters) if letters else 1.0
+
+
+def _writes(lang: str, letter: str) -> bool:
+    if is_han(letter):
+        return lang == "zh" or (lang == "ja" and not is_simplified_only(letter))
+    if is_kana(letter):
+        return lang == "ja"
+    return unicodedata.name(letter, "").startswith(("LATIN", "FULLWIDTH LATIN"))
 
 
 def is_japanese(text: str) -> bool:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmja.text_quality import is_simplified_only, repetition_rate, simplified_only_share
+from glmja.text_quality import is_simplified_only, repetition_rate, script_purity, simplified_only_share
 
 
 def test_a_text_without_repeats_has_rate_0_and_a_loop_nearly_1():
@@ -49,3 +49,21 @@ def test_the_share_is_over_han_characters_only():
 def test_japanese_text_has_hardly_any_and_chinese_much(texts):
     assert simplified_only_share("".join(texts["ja"])) < 0.001
     assert simplified_only_share("".join(texts["zh"])) > 0.15
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "purity"),
+    [
+        ("これはペンです。", "ja", 1.0),
+        ("私は学生です", "ja", 1.0),
+        ("这是测试", "ja", 0.25),  # 是 is Japanese, too
+        ("我喜欢の猫", "zh", 0.8),
+        ("Python を使う", "zh", 7 / 9),
+        ("abc说", "en", 0.75),
+        ("Ωmega", "en", 0.8),
+        ("12。！", "ja", 1.0),
+        ("", "zh", 1.0),
+    ],
+)
+def test_script_purity_is_the_share_of_letters_that_the_language_writes(text, lang, purity):
+    assert script_purity(text, lang) == pytest.approx(purity)

@@ -1,0 +1,189 @@
+"""`python -m glmja.evaluate`: what a model has learnt, and what it has kept.
+
+Figures of two models can be compared if they were made by the same command. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from glmja import report_page, scores
+from glmja.checkpoint import DtypeName
+from glmja.command import run
+from glmja.conversation import Message, has_roles, render_prompt
+from glmja.corpus import read_documents
+from glmja.device import check_device
+from glmja.examination import Exam, Examiner, Findings
+from glmja.json_file import write_json
+from glmja.languages import LANGUAGES, files_by_language
+from glmja.model_folder import check_folder, glm_config
+from glmja.output_folder import check_free, complete_or_absent
+from glmja.questions import QUESTIONS
+from glmja.reference_answers import read_references
+from glmja.run_folder import curves
+from glmja.score_tables import tables
+from glmja.text_overlap import Segmentation, segmenter
+
+SCORES, PAGE, ANSWERS = "scores.json", "report.html", "answers.jsonl"
+RETENTION_FAILED = 7  # exit code
+
+
+def evaluate(
+    model: str,
+    output: str,
+    baseline: str | None = None,
+    text: list[str] = [],  # noqa: B006
+    generate: list[str] = [],  # noqa: B006
+    questions: bool = True,
+    runs: list[str] = [],  # noqa: B006
+    retain: list[str] = ["zh", "en"],  # noqa: B006
+    max_drift: float = 0.02,
+    segmentation: Segmentation = "characters",
+    max_characters: int = 1_000_000,
+    max_references: int = 200,
+    max_new_tokens: int = 128,
+    row_len: int = 1024,
+    batch_size: int = 8,
+    device: str = "auto",
+    dtype: DtypeName | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Measures a model, beside a baseline if there is one: scores.json, report.html and answers.jsonl.
+
+    Args:
+        model: Folder of the model, in either layout.
+        output: New folder for scores, report page and answers.
+        baseline: Folder of the model that it grew from; retention is measured against it.
+        text: Texts that no model was trained on, LANG=FILE each (.jsonl, .jsonl.gz, .parquet, .txt), for bits and
+            tokens per character. LANG is ja, zh, en or code.
+        generate: Conversations with reference answers, LANG=FILE each (.jsonl, .jsonl.gz; messages, sharegpt, alpaca
+            or adgen), for BLEU-4 and ROUGE.
+        questions: Ask the eight questions, in Chinese and Japanese.
+        runs: Folders of runs whose curves are shown in the page.
+        retain: Languages of the texts in which nothing may be lost.
+        max_drift: How much the bits per character of a language to retain may rise; 0.02 is 2 % of the baseline's.
+        segmentation: What n-grams of Chinese and Japanese are made of; `words` needs pip install 'glmja[words]'.
+        max_characters: Of each language's text; whole documents are read until there are so many.
+        max_references: Conversations of each language that are answered.
+        max_new_tokens: An answer ends after so many tokens.
+        row_len: Longest row of text, in tokens.
+        batch_size: Rows of a forward pass, and prompts that are answered at a time.
+        device: cuda, cuda:1, cpu, …; auto takes the first GPU, if there is one.
+        dtype: Of the weights; as stored by default.
+        overwrite: Replace what `output` holds.
+
+    Returns:
+        The scores as written to `scores.json`; exit code 7 if retention failed.
+
+    Raises:
+        ValueError: If an argument is out of its range, a file or folder is not what it should be, or a model without
+            chat format is to answer.
+        OSError: If a file does not exist, or the disk has no room.
+    """
+    inputs = [folder for folder in (baseline, model) if folder]
+    check_free(output, overwrite, inputs)
+    _check_numbers(max_drift, max_characters, max_references, max_new_tokens, row_len, batch_size)
+    place = check_device(device)
+    texts = {
+        lang: _first_documents(files, max_characters)
+        for lang, files in files_by_language("--text", text, LANGUAGES).items()
+    }
+    files = files_by_language("--generate", generate, LANGUAGES)
+    answered = {lang: read_references(paths, max_references) for lang, paths in files.items()}
+    prompts = {lang: [one.prompt for one in found] for lang, found in answered.items()}
+    references = {lang: [one.answer for one in found] for lang, found in answered.items()}
+    asked = QUESTIONS if questions else ()
+    if not (texts or prompts or asked):
+        raise ValueError("nothing to measure; give --text, --generate or --questions true")
+    retained = [lang for lang in retain if lang in texts] if baseline else []
+    exam = Exam(texts, retained, asked, prompts, references, row_len, batch_size, max_new_tokens)
+    for folder in inputs:
+        _check_fits(folder, exam)
+    segmenters = {lang: segmenter(lang, segmentation) for lang in references}
+    shown = {Path(folder).name: curves(Path(folder)) for folder in runs}
+
+    wanted = getattr(torch, dtype) if dtype else None
+    found = [Examiner(folder, exam, place, wanted).examine() for folder in inputs]
+    ours, theirs = found[-1], found[0] if baseline else None
+    result = scores.scores(exam, ours, theirs, segmenters, max_drift, place)
+    result["model"], result["baseline"] = _told(model, ours), _told(baseline, theirs) if baseline and theirs else None
+    result["segmentation"] = segmentation
+    answers = scores.answers(exam, ours, theirs)
+    page = report_page.render(result, answers, scores.segmentations(exam, ours, theirs), shown)
+    with complete_or_absent(output, overwrite) as partial:
+        write_json(partial / SCORES, result)
+        lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        (partial / ANSWERS).write_text("".join(lines), encoding="utf-8")
+        (partial / PAGE).write_text(page, encoding="utf-8")
+    Console().print(*tables(result, answers), f"The report is {Path(output) / PAGE}", sep="\n")
+    return result
+
+
+def _check_numbers(max_drift: float, *counts: int) -> None:
+    """All at once, by name."""
+    names = ("max_characters", "max_references", "max_new_tokens", "row_len", "batch_size")
+    if not 0 <= max_drift < float("inf"):
+        raise ValueError(f"--max_drift {max_drift} must be at least 0; 0.02 allows 2 % more bits per character")
+    for name, count in zip(names, counts, strict=True):
+        smallest = 8 if name == "row_len" else 1
+        if count < smallest:
+            raise ValueError(f"--{name} {count} must be at least {smallest}")
+
+
+def _first_documents(files: Sequence[Path], max_characters: int) -> list[str]:
+    documents: list[str] = []
+    num_characters = 0
+    for document in read_documents(files):
+        documents.append(document)
+        num_characters += len(document)
+        if num_characters >= max_characters:
+            break
+    return documents
+
+
+def _check_fits(folder: str, exam: Exam) -> None:
+    """Whether all that is asked fits the model, before its weights are loaded."""
+    tokenizer, positions = check_folder(folder), int(glm_config(folder)["max_position_embeddings"])
+    if exam.row_len > positions:
+        raise ValueError(f"--row_len {exam.row_len} is more than the {positions} positions of {folder}")
+    if not (exam.questions or exam.prompts):
+        return
+    if not has_roles(tokenizer):
+        raise ValueError(
+            f"{folder} has no chat format (no <|user|> and <|assistant|> tokens) and cannot answer; leave out "
+            "--generate and give --questions false"
+        )
+    asked: dict[str, list[list[Message]]] = {
+        "question": [[{"role": "user", "content": question}] for question in exam.questions],
+        **{f"--generate {lang}: conversation": prompts for lang, prompts in exam.prompts.items()},
+    }
+    for name, prompts in asked.items():
+        for number, prompt in enumerate(prompts, start=1):
+            num_tokens = len(render_prompt(prompt, tokenizer))
+            if num_tokens + exam.max_new_tokens > positions:
+                raise ValueError(
+                    f"{name} {number} has {num_tokens} tokens; with --max_new_tokens {exam.max_new_tokens} that is "
+                    f"more than the {positions} positions of {folder}"
+                )
+
+
+def _told(folder: str, found: Findings) -> dict[str, Any]:
+    return {"folder": Path(folder).resolve().name, "tokenizer_sha256": found.tokenizer.fingerprint}
+
+
+def main(args: list[str] | None = None) -> dict[str, Any]:
+    """Runs the command line."""
+    result = run(evaluate, args, many=("text", "generate", "runs", "retain"))
+    if result["retention"] and not result["retention"]["passed"]:
+        raise SystemExit(RETENTION_FAILED)
+    return result
+
+
+if __name__ == "__main__":
+    main()

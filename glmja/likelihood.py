@@ -1,0 +1,178 @@
+"""How likely a model finds text: bits per character, and how far two models are apart.
+
+Bits per character can be compared between tokenizers, where a loss per token cannot. Each text is cut into rows, and
+each row begins with `[gMASK] <sop>`, so that every token of the text is predicted; the price of a cut is that what
+stands before it is not seen. Ids beyond the tokenizer's (padding of the matrix) take no part.
+
+Dimensions: B rows, T tokens, D width, V vocabulary, N positions, C positions of a chunk
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import GlmForCausalLM
+
+from glmja.tokenizer import GLMTokenizer
+
+_CHUNK_LEN = 512
+_ROWS_SORTED = 512  # rows that are put in the order of their lengths, so that batches have little padding
+
+
+@dataclass
+class Likelihood:
+    """Of some text.
+
+    Attributes:
+        documents: In it.
+        characters: In it.
+        tokens: That it makes.
+        nats: By which the model is surprised, in all.
+    """
+
+    documents: int = 0
+    characters: int = 0
+    tokens: int = 0
+    nats: float = 0.0
+
+    @property
+    def bits_per_char(self) -> float:
+        """Of the text."""
+        return self.nats / math.log(2) / max(1, self.characters)
+
+    @property
+    def tokens_per_char(self) -> float:
+        """Of the text."""
+        return self.tokens / max(1, self.characters)
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """What a model expected at some positions, as what it is computed from: a thousandth of the room.
+
+    Attributes:
+        ids: The tokens that it saw, row by row.
+        states_ND: Last hidden states, on the CPU.
+        head_VD: Output embeddings of the tokenizer's ids, on the CPU.
+    """
+
+    ids: list[list[int]]
+    states_ND: Tensor
+    head_VD: Tensor
+
+
+def to_rows(document: str, tokenizer: GLMTokenizer, row_len: int) -> list[list[int]]:
+    """The ids of a text in rows of at most `row_len`, each with the prefix before it."""
+    prefix, ids = tokenizer.prefix_ids, tokenizer.encode(document)
+    step = row_len - len(prefix)
+    return [prefix + ids[start : start + step] for start in range(0, len(ids), step)]
+
+
+@torch.inference_mode()
+def measure(
+    model: GlmForCausalLM,
+    tokenizer: GLMTokenizer,
+    documents: Iterable[str],
+    row_len: int,
+    batch_size: int,
+    keep: int = 0,
+) -> tuple[Likelihood, Distributions]:
+    """How likely the model finds the documents.
+
+    Args:
+        model: In eval mode.
+        tokenizer: The one of the model.
+        documents: Read once.
+        row_len: Longest row, in tokens.
+        batch_size: Rows of a forward pass.
+        keep: Positions whose distributions are kept, from the first rows on.
+    """
+    found, num_prefix = Likelihood(), len(tokenizer.prefix_ids)
+    head_VD = model.lm_head.weight[: len(tokenizer)]
+    kept_ids: list[list[int]] = []
+    kept_states: list[Tensor] = []
+    rows = _count(documents, tokenizer, row_len, found)
+    while block := list(islice(rows, _ROWS_SORTED)):
+        states: dict[int, Tensor] = {}
+        wanted = _first_rows(block, keep - sum(map(len, kept_ids)))
+        order = sorted(range(len(block)), key=lambda i: -len(block[i]))
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
+            hidden_BTD = model.model(**_pad_right([block[i] for i in numbers], model.device)).last_hidden_state
+            for i, hidden_TD in zip(numbers, hidden_BTD, strict=True):
+                # the state at a position expects the next token
+                states_ND = hidden_TD[num_prefix - 1 : len(block[i]) - 1]
+                found.nats += _nats(states_ND, head_VD, block[i][num_prefix:])
+                if i < wanted:
+                    states[i] = states_ND.cpu()
+        kept_ids += block[:wanted]
+        kept_states += [states[i] for i in range(wanted)]
+    empty = torch.empty(0, head_VD.shape[1], dtype=head_VD.dtype)
+    return found, Distributions(kept_ids, torch.cat([empty, *kept_states]), head_VD.cpu())
+
+
+@torch.inference_mode()
+def mean_kl(old: Distributions, new: Distributions, device: torch.device | str = "cpu") -> float | None:
+    """Mean Kullback-Leibler divergence of the new model's distributions from the old one's, in nats a token.
+
+    The sum runs over the old model's ids; what the new model gives to appended pieces is lost to them and so counts.
+
+    Returns:
+        None if there are no positions, or the texts were tokenised differently: then there is nothing to compare.
+    """
+    if old.ids != new.ids or not len(old.states_ND):
+        return None
+    total, num_old = 0.0, len(old.head_VD)
+    old_head_VD, new_head_VD = old.head_VD.to(device), new.head_VD.to(device)
+    for start in range(0, len(old.states_ND), _CHUNK_LEN):
+        chunk = slice(start, start + _CHUNK_LEN)
+        log_p_CV = _log_probs(old.states_ND[chunk].to(device), old_head_VD)
+        log_q_CV = _log_probs(new.states_ND[chunk].to(device), new_head_VD)[:, :num_old]
+        total += float((log_p_CV.exp() * (log_p_CV - log_q_CV)).sum())
+    return total / len(old.states_ND)
+
+
+def _count(documents: Iterable[str], tokenizer: GLMTokenizer, row_len: int, found: Likelihood) -> Iterator[list[int]]:
+    """Yields the rows of the documents, and counts what is in them."""
+    num_prefix = len(tokenizer.prefix_ids)
+    for document in documents:
+        rows = to_rows(document, tokenizer, row_len)
+        found.documents += 1
+        found.characters += len(document)
+        found.tokens += sum(len(row) - num_prefix for row in rows)
+        yield from rows
+
+
+def _first_rows(rows: Sequence[Sequence[int]], keep: int) -> int:
+    """How many rows from the first on it takes to have so many positions."""
+    taken = 0
+    while taken < len(rows) and keep > 0:
+        keep -= len(rows[taken])
+        taken += 1
+    return taken
+
+
+def _pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+    """A causal model does not see what follows, so that no mask is needed."""
+    longest = max(map(len, rows))
+    ids = [[*row, *[0] * (longest - len(row))] for row in rows]
+    return {"input_ids": torch.tensor(ids, device=device)}
+
+
+def _nats(states_ND: Tensor, head_VD: Tensor, targets: Sequence[int]) -> float:
+    targets_N, total = torch.tensor(targets, device=states_ND.device), 0.0
+    for start in range(0, len(targets), _CHUNK_LEN):
+        chunk = slice(start, start + _CHUNK_LEN)
+        total += float(F.nll_loss(_log_probs(states_ND[chunk], head_VD), targets_N[chunk], reduction="sum"))
+    return total
+
+
+def _log_probs(states_CD: Tensor, head_VD: Tensor) -> Tensor:
+    """(C, V), in fp32: 16 bits lose the tail."""
+    return F.log_softmax(F.linear(states_CD, head_VD).float(), dim=-1)

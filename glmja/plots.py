@@ -1,0 +1,89 @@
+"""Plots as pictures that a page can hold.
+
+Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+
+_MOST_POINTS = 500  # of a curve; more cannot be seen
+
+
+def bars(values: Mapping[str, Sequence[float]], groups: Sequence[str], label: str) -> str:
+    """Bars side by side.
+
+    Args:
+        values: For each series, a value of each group.
+        groups: Names below the bars.
+        label: Of the values.
+
+    Returns:
+        A `data:` URI of an SVG picture, as of all plots here.
+    """
+    figure, axes = _figure(label)
+    width = 0.8 / len(values)
+    for number, (name, heights) in enumerate(values.items()):
+        places = [i + (number - (len(values) - 1) / 2) * width for i in range(len(groups))]
+        drawn = axes.bar(places, heights, width * 0.95, label=name, color=COLOURS[number % len(COLOURS)])
+        axes.bar_label(drawn, fmt="%.3f", fontsize=8, padding=2)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.margins(y=0.15)
+    if len(values) > 1:
+        axes.legend(frameon=False)
+    return _uri(figure)
+
+
+def drifts(values: Mapping[str, float], limit: float) -> str:
+    """Relative changes in percent as horizontal bars, with the limit that they must not pass."""
+    figure, axes = _figure("", height=0.9 + 0.45 * len(values))
+    names, percents = list(values), [100 * value for value in values.values()]
+    colours = [COLOURS[2] if value <= limit else COLOURS[4] for value in values.values()]
+    drawn = axes.barh(names, percents, 0.5, color=colours)
+    axes.bar_label(drawn, fmt="%+.2f %%", fontsize=9, padding=4)
+    axes.axvline(100 * limit, color=COLOURS[4], linestyle="--", label=f"allowed: {limit:+.1%}")
+    axes.axvline(0, color="black", linewidth=0.8)
+    reach = 1.5 * max(100 * limit, *map(abs, percents), 0.1)
+    axes.set(xlim=(-reach, reach), xlabel="change of bits per character, %")
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize=8)
+    return _uri(figure)
+
+
+def lines(curves: Mapping[str, Sequence[tuple[int, float]]], label: str) -> str:
+    """Curves over steps."""
+    figure, axes = _figure(label)
+    for number, (name, points) in enumerate(curves.items()):
+        thinned = points[:: max(1, len(points) // _MOST_POINTS)]
+        marker = "o" if len(thinned) < 30 else ""
+        axes.plot(
+            *zip(*thinned, strict=True), label=name, color=COLOURS[number % len(COLOURS)], marker=marker, markersize=3
+        )
+    axes.set_xlabel("optimizer step")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    return _uri(figure)
+
+
+def _figure(label: str, height: float = 3.0) -> tuple[Figure, Axes]:
+    # not pyplot, which keeps figures in a global list and looks for a screen
+    figure = Figure(figsize=(6.4, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _uri(figure: Figure) -> str:
+    picture = io.BytesIO()
+    metadata: dict[str, Any] = {"Date": None}  # the same figures give the same page
+    figure.savefig(picture, format="svg", metadata=metadata)
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
