@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 
@@ -10,15 +12,23 @@ from glmja import demo
 def test_the_demo_goes_all_the_way(tmp_path):
     command = [sys.executable, "-m", "glmja.demo", "--output", str(tmp_path / "demo"), "--pretrain_steps", "3",
                "--sft_steps", "2"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
     for said in (
         "python -m glmja.build_tokenizer",
         "premises of non-interference",
         "greedy equal",
-        "what pretraining gave",
+        "answers identical to the baseline's, id by id: zh 2 of 2",
+        "python -m glmja.evaluate",
+        "retention",
+        "> こんにちは。",
+        "evaluation/report.html",
     ):
         assert said in done.stdout
     assert {p.name for p in (tmp_path / "demo").iterdir()} == set(demo.PARTS)
+    assert {"scores.json", "report.html"} < {p.name for p in (tmp_path / "demo" / "evaluation").iterdir()}
+    scores = json.loads((tmp_path / "demo" / "evaluation" / "scores.json").read_text())
+    assert set(scores["generation"]) == {"code", "en", "ja", "zh"}
+    assert set(scores["text"]) == {"en", "ja", "zh"}
     for model in ("zero", "pretrained", "chat"):
         AutoTokenizer.from_pretrained(tmp_path / "demo" / model)
         AutoModelForCausalLM.from_pretrained(tmp_path / "demo" / model)
