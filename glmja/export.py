@@ -198,7 +198,17 @@ def _card(report: dict[str, Any]) -> str:
         + ("`python -m glmja.export --pack THIS --base MODEL --output NEW` makes the model.\n\n" if adapter else "")
         + f"| provenance | |\n|---|---|\n{rows}\n"
         + (f"\n| validation | |\n|---|---|\n{scores}\n" if scores else "")
+        + _sources(report["ledger"])
     )
+
+
+def _sources(ledger: dict[str, Any] | None) -> str:
+    """What the run read, a column for each source."""
+    if not ledger:
+        return ""
+    sources = ledger["sources"]
+    rows = [" | ".join(["", key, *(str(source[key]) for source in sources), ""]).strip() for key in sources[0]]
+    return "\n" + "\n".join([rows[0], "|---" * (len(sources) + 1) + "|", *rows[1:]]) + "\n"
 
 
 def _print(report: dict[str, Any], output: str) -> None:

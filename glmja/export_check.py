@@ -1,23 +1,31 @@
 """What is checked on an exported model, read back from its files.
 
 The trained model is put together a second time, by peft and in memory, and its adapters are merged by peft: nothing is
-shared with `glmja.merging` but the checkpoint.
+shared with `glmja.merging` but the checkpoint. The exported one speaks in a process of its own, loaded by transformers'
+own classes where they know the layout.
 
 Dimensions: T tokens, V vocabulary
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmja.checkpoint import Checkpoint
-from glmja.conversation import question_ids
+from glmja.conversation import Message, has_roles, question_ids, render_prompt
 from glmja.generation import continue_rows
+from glmja.json_file import read_json
+from glmja.layout import layout_of
 from glmja.model import load_model
 from glmja.tensor_source import Source
 from glmja.tokenizer import GLMTokenizer
@@ -25,6 +33,15 @@ from glmja.trainable import Lora, choose_trainable
 from glmja.trained_state import TrainedState
 
 _PROMPTS = ("こんにちは。", "请用一句话介绍北京。", "Write a short poem about the sea.", "1 + 1 = ?")
+_CHATS: tuple[list[Message], ...] = (
+    [{"role": "user", "content": "こんにちは。"}],
+    [
+        {"role": "system", "content": "请简短回答。"},
+        {"role": "user", "content": "你好"},
+        {"role": "assistant", "content": "你好！"},
+        {"role": "user", "content": "What is 1 + 1?"},
+    ],
+)
 _NEW_TOKENS = 16
 _NUM_RANDOM_IDS = 64
 
@@ -83,15 +100,46 @@ def compare(
     }
     if not run_it:
         return found
-    model = load_model(exported.folder, torch.float32)
-    pairs = list(zip(_logits(model, rows), logits, strict=True))
-    same = [ours == theirs for ours, theirs in zip(_greedy(model, rows, tokenizer), replies, strict=True)]
+    said = _in_new_process(exported.folder, rows)
+    if said.chat_ids is not None and said.chat_ids != [render_prompt(chat, tokenizer) for chat in _CHATS]:
+        raise ValueError(f"the tokenizer as written renders chats otherwise than glmja: {said.chat_ids}")
+    pairs = [(torch.from_numpy(ours), theirs) for ours, theirs in zip(said.logits, logits, strict=True)]
+    same = [ours == theirs for ours, theirs in zip(said.replies, replies, strict=True)]
     return found | {
+        "chats_with_equal_ids": len(said.chat_ids or ()),
         "largest_logit": max(theirs.abs().max().item() for _, theirs in pairs),
         "largest_difference_of_logits": max((ours - theirs).abs().max().item() for ours, theirs in pairs),
         "greedy_replies": len(same),
         "greedy_replies_equal": sum(same),
     }
+
+
+class _Said(NamedTuple):
+    """What a model said in another process."""
+
+    logits: list[NDArray[np.float32]]  # (T, V) for each row
+    replies: list[tuple[list[int], bool]]
+    chat_ids: list[list[int]] | None  # None without a Hugging Face tokenizer, or one that knows no roles
+
+
+def _in_new_process(folder: Path, rows: list[list[int]]) -> _Said:
+    context = multiprocessing.get_context("spawn")  # a fork would know all that this process knows
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_speak, folder, rows, torch.get_num_threads()).result()
+
+
+def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
+    torch.set_num_threads(num_threads)  # sums in another order would differ
+    tokenizer, chat_ids = GLMTokenizer.load(folder), None
+    if layout_of(read_json(folder / "config.json")) == "glm":
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    else:
+        model = load_model(folder, torch.float32)
+    if (folder / "tokenizer.json").is_file() and has_roles(tokenizer):
+        written = AutoTokenizer.from_pretrained(folder)
+        chat_ids = [written.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in _CHATS]
+    with torch.inference_mode():
+        return _Said([one.numpy() for one in _logits(model, rows)], _greedy(model, rows, tokenizer), chat_ids)
 
 
 def _check_tensor(name: str, source: Source, trained: Tensor, merged: bool) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,10 @@ def logits(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_exported_model_says_what_the_live_one_said(trained, zero_dir, tmp_path, kind):
+def test_the_exported_model_says_what_the_live_one_said(trained, zero_dir, tmp_path, monkeypatch, kind):
+    if kind != "lora":  # a new process takes four seconds
+        speak = export_check._speak
+        monkeypatch.setattr(export_check, "_in_new_process", lambda *args: speak(*args, torch.get_num_threads()))
     run, live = trained(kind)
     report = exported(run, tmp_path / "out", dtype="float32", check="true")
     ours, theirs = logits(load_model(tmp_path / "out")), logits(live)
@@ -89,6 +93,7 @@ def test_the_exported_model_says_what_the_live_one_said(trained, zero_dir, tmp_p
     assert not torch.allclose(theirs, logits(load_model(zero_dir, torch.float32)), rtol=1e-3)
     assert (report["tensors_merged_and_rounded"] == 0) == (kind in WITHOUT_ADAPTERS)
     assert report["greedy_replies_equal"] == report["greedy_replies"] == 5
+    assert report["chats_with_equal_ids"] == 2
     assert report["largest_difference_of_logits"] <= 1e-5 * report["largest_logit"]
 
 
@@ -157,6 +162,7 @@ def test_the_report_and_the_card_tell_where_the_model_is_from(trained, zero_dir,
     assert report["ledger"] == json.loads((run / "ledger.json").read_text())
     assert set(report["validation"]) == {"val/ja/loss", "val/ja/bits_per_char"}
     card = (tmp_path / "out" / "README.md").read_text()
+    assert re.search(r"\| source \| ja \|\n\|---\|---\|\n\| lang \| ja \|\n\| documents \| \d+ \|", card)
     assert tokenizer.fingerprint in card and "| val/ja/bits_per_char |" in card and "step 2 of the run `lora`" in card
 
 
@@ -272,6 +278,15 @@ def test_the_check_finds_a_tensor_that_is_not_the_trained_one(trained, zero_dir,
         weights.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             export_check.compare(state, zero_dir, Checkpoint.open(tmp_path / "out"), tokenizer)
+
+
+def test_the_check_finds_a_chat_template_that_renders_otherwise(trained, zero_dir, tokenizer, tmp_path):
+    run, _ = trained("lora")
+    exported(run, tmp_path / "out")
+    template = tmp_path / "out" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("[gMASK]", "[sMASK]"))
+    with pytest.raises(ValueError, match="the tokenizer as written renders chats otherwise than glmja"):
+        export_check.compare(TrainedState.open(run), zero_dir, Checkpoint.open(tmp_path / "out"), tokenizer)
 
 
 PACKED = ["lora", "rslora", "dora", "frozen", "frozen_rows"]
