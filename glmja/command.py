@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
+from glmja.config_safety import ALLOW_VARIABLE, ALLOWED, refuse_duplicate_keys
+
 USAGE_ERROR = 2
 
 # Of what jsonargparse says about a class, only the reason helps; the rest names Python types.
@@ -22,14 +24,23 @@ _NOISE = re.compile(
     re.IGNORECASE,
 )
 
+_NOT_ALLOWED = re.compile(r"(Importing '[^']*') is not allowed.*", re.DOTALL)
+
 
 class OneLineParser(ArgumentParser):
     """Reports a wrong command line in one line; set `GLMJA_DEBUG=1` to see all that jsonargparse says."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As jsonargparse's, but a YAML file may say a thing once only."""
+        refuse_duplicate_keys()
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the program with exit code 2, unless a caller wants the exception."""
         if not self.exit_on_error or os.environ.get("GLMJA_DEBUG") == "1":
             super().error(message, ex)
+        allowed = f"{', '.join(ALLOWED)} are, and what {ALLOW_VARIABLE} names"
+        message = _NOT_ALLOWED.sub(rf"\1 is not allowed; {allowed}", message)
         lines = [
             line.strip().removeprefix("- ")
             for line in message.splitlines()

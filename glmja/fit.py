@@ -26,6 +26,7 @@ from callbacks.final_checkpoint import FinalCheckpoint
 from callbacks.ledger_report import LedgerReport
 from glmja import manifest
 from glmja.command import USAGE_ERROR, OneLineParser, one_line_errors
+from glmja.config_safety import allow_imports
 from glmja.divergence import DivergedError
 from lit_modules.checkpoint_folder import CheckpointFolders
 
@@ -194,6 +195,7 @@ def main(args: ArgsType = None) -> Trainer:
         The trainer, after the run.
     """
     with one_line_errors("python -m glmja.fit", EXIT_CODES), _quiet():
+        allow_imports()
         cli = FitCLI(
             LightningModule,
             LightningDataModule,
