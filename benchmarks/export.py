@@ -1,14 +1,16 @@
 """`python benchmarks/export.py`: how long merging a 6B model takes, and in how much memory, beside copying its files.
 
 Copying is the floor: an exported model has as many bytes as the one that the run began with. A checkpoint of
-ChatGLM3-6B's size is made, and one of a run that trained adapters on all linear layers and both embeddings in full,
-random. The base is copied, and the run exported, in turns, with the clock running until everything is on the disk.
-Needs about 30 GB of disk; root for a cold cache.
+ChatGLM3-6B's size is made and grown by Japanese pieces, and checkpoints of runs that trained adapters on all linear
+layers with both embeddings in full, or with the new rows alone, random. The grown model is copied, and the runs are
+exported, in turns, with the clock running until everything is on the disk. Needs about 60 GB of disk; root for a cold
+cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import sys
 import tempfile
@@ -24,20 +26,25 @@ from benchmarks.figures import Figures, data_folder, machine, publish
 from benchmarks.resize import measure
 from benchmarks.synthetic_checkpoint import folder_bytes, write_checkpoint
 from glmja import manifest
+from glmja.build_tokenizer import build_tokenizer
 from glmja.checkpoint import Checkpoint
 from glmja.layout import EMBEDDING, HEAD
 from glmja.model_folder import check_folder
+from glmja.resize_embeddings import resize_embeddings
 
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
-def write_run(final: Path, model_dir: Path, rank: int, dora: bool) -> None:
+def write_run(final: Path, model_dir: Path, rank: int, dora: bool = False, new_rows: bool = False) -> None:
     """A checkpoint as a run on one device saves it, of random adapters and embeddings."""
-    opened = Checkpoint.open(model_dir)
+    opened, tokenizer = Checkpoint.open(model_dir), check_folder(model_dir)
     glm, state, prefix = opened.as_glm(), {}, "model.base_model.model."
     for name, source in glm.tensors.items():
         layer = name.removesuffix(".weight")
-        if name in (EMBEDDING, HEAD):
+        if name in (EMBEDDING, HEAD) and new_rows:
+            rows = 0.02 * torch.randn(len(tokenizer.new_ids), source.shape[1])
+            state[f"{prefix}{layer}.token_adapter.trainable_tokens_delta.default"] = rows
+        elif name in (EMBEDDING, HEAD):
             state[f"{prefix}{name}"] = 0.02 * torch.randn(source.shape)
         elif name.endswith(".weight") and layer.endswith(_TARGETS):
             state[f"{prefix}{layer}.lora_A.default.weight"] = 0.01 * torch.randn(rank, source.shape[1])
@@ -46,9 +53,9 @@ def write_run(final: Path, model_dir: Path, rank: int, dora: bool) -> None:
                 state[f"{prefix}{layer}.lora_magnitude_vector.default.weight"] = torch.rand(source.shape[0]) + 0.5
     facts = {
         "base": opened.fingerprint(),
-        "tokenizer": check_folder(model_dir).fingerprint,
+        "tokenizer": tokenizer.fingerprint,
         "tuning": "lora",
-        "embeddings": "full",
+        "embeddings": "new_rows" if new_rows else "full",
         "lora": {"rank": rank, "alpha": 16, "dropout": 0.0, "targets": _TARGETS, "rslora": False, "dora": dora},
         "trainable": [[name, list(tensor.shape)] for name, tensor in state.items()],
     }
@@ -59,15 +66,21 @@ def write_run(final: Path, model_dir: Path, rank: int, dora: bool) -> None:
 
 def compare(data: Path, num_layers: int, rank: int, num_rounds: int, cold: bool, scratch: Path) -> Figures:
     """The table of medians."""
-    base, output = scratch / "base", scratch / "output"
-    size = write_checkpoint(base, data / "chatglm3", num_layers)
+    stock, base, output = scratch / "stock", scratch / "base", scratch / "output"
+    write_checkpoint(stock, data / "chatglm3", num_layers)
+    build_tokenizer(str(stock), str(scratch / "tokenizer"), corpus=[str(data / "text" / "ja.jsonl.gz")])
+    resize_embeddings(str(stock), str(scratch / "tokenizer"), str(base), check_greedy=False)
+    shutil.rmtree(stock)
+    size = folder_bytes(base)
     arguments = [sys.executable, "-m", "glmja.export", f"--model={base}", f"--output={output}", "--check=false"]
     commands = {"cp": ["cp", "-r", str(base), str(output)]}
-    for kind in ("lora", "dora"):
+    runs = {"lora": {}, "dora": {"dora": True}, "lora, new rows": {"new_rows": True}}
+    for kind, options in runs.items():
         run = scratch / kind / "checkpoints" / "step=1.ckpt"
-        write_run(run, base, rank, kind == "dora")
+        write_run(run, base, rank, **options)
         commands[f"export, {kind}"] = [*arguments, f"--checkpoint={run}"]
-    commands["export, lora, --format adapter"] = [*commands["export, lora"], "--format=adapter"]
+    for kind in ("lora", "lora, new rows"):
+        commands[f"export, {kind}, --format adapter"] = [*commands[f"export, {kind}"], "--format=adapter"]
     found: dict[str, list[tuple[float, int, int]]] = {name: [] for name in commands}
     for number in range(1, num_rounds + 1):
         for name in list(commands) if number % 2 else reversed(commands):
@@ -81,8 +94,8 @@ def compare(data: Path, num_layers: int, rank: int, num_rounds: int, cold: bool,
         [[name, f"{medians[name]:.1f}", f"{medians[name] / medians['cp']:.2f}",
           f"{max(peak for _, peak, _ in costs) / 1e9:.2f}", f"{costs[0][2] / 1e9:.2f}"]
          for name, costs in found.items()],
-        [f"{num_rounds} rounds; each ends with a sync, which is counted. The hashes of the checkpoint "
-         f"({folder_bytes(run) / 1e9:.2f} GB) are verified. The peak counts pages of mapped files; `--check false`."],
+        [f"{num_rounds} rounds; each ends with a sync, which is counted. The hashes of the checkpoints "
+         "are verified. The peak counts pages of mapped files; `--check false`."],
     )  # fmt: skip
 
 

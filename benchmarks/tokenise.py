@@ -2,7 +2,8 @@
 
 The text is Japanese, in one `.jsonl`; the peers have the fast tokenizer of the same vocabulary and write Arrow, as map
 does. Ours hashes the file and reads its JSON too; what `load_dataset` takes for the latter is told beside map alone.
-Each measurement is a process of its own, and contenders take turns.
+Each measurement is a process of its own, and contenders take turns. LLaMA-Factory joins them where an environment has
+it (`--llamafactory`); what it makes of the same text holds an attention mask, too.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from glmja.tokenizer import GLMTokenizer
 ROW_LEN = 1024
 OURS = "TokenStore"
 TWO_MAPS, ONE_MAP = "two maps", "one map"
-GRID = [(parallel, batch_size) for parallel in ("false", "true") for batch_size in (10, 100, 1000)]
+LLAMA_FACTORY = "LLaMA-Factory"
+LLAMA_FACTORY_SCRIPT = Path(__file__).resolve().with_name("llamafactory_peer.py")
+BATCH_SIZES = (10, 100, 1000)
 
 
 def cpu_seconds() -> float:
@@ -140,12 +143,15 @@ def proportional_bytes(pid: int) -> int:
 
 def run(name: str, settings: argparse.Namespace, scratch: Path, watch: bool = False, **options: Any) -> dict[str, Any]:
     """Measures in a new process; watched, also the peak memory of it and its children."""
-    parallel = options.pop("parallel", "true")
     flags = [f"--{key}={value}" for key, value in options.items()]
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        command = [sys.executable, __file__, "--measure", name, "--scratch", folder, "--workers", str(settings.workers)]
+        command = [sys.executable, __file__, "--measure", name]
+        if name == LLAMA_FACTORY:  # without our folder on its path, whose modules might hide others
+            command = [str(settings.llamafactory), "-P", str(LLAMA_FACTORY_SCRIPT), "--row_len", str(ROW_LEN)]
+        command += ["--scratch", folder, "--workers", str(settings.workers)]
         command += ["--text", str(scratch / "ja.jsonl"), "--tokenizer", str(scratch / "tokenizer"), *flags]
-        environment = os.environ | {"TOKENIZERS_PARALLELISM": parallel, "HF_HUB_OFFLINE": "1"}
+        # datasets.map turns the threads of tokenizers off in its processes, whatever is set here
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         peak = 0
         while watch and process.poll() is None:
@@ -159,15 +165,20 @@ def run(name: str, settings: argparse.Namespace, scratch: Path, watch: bool = Fa
 
 def speeds(settings: argparse.Namespace, scratch: Path) -> Figures:
     """Ours and the peers in turns."""
-    size = (scratch / "ja.jsonl").stat().st_size / 1e6
-    trials = {(p, b): run(ONE_MAP, settings, scratch, parallel=p, batch_size=b)["seconds"] for p, b in GRID}
-    parallel, batch_size = min(trials, key=lambda pair: trials[pair])
+    megabytes = (scratch / "ja.jsonl").stat().st_size / 1e6
+    trials = {
+        size: min(run(ONE_MAP, settings, scratch, batch_size=size)["seconds"] for _ in range(2)) for size in BATCH_SIZES
+    }
+    best = {"batch_size": min(trials, key=lambda size: trials[size])}
     contenders: dict[str, dict[str, Any]] = {
         f"datasets.map, {TWO_MAPS} (run_clm), defaults": {"name": TWO_MAPS},
         f"datasets.map, {ONE_MAP}, defaults": {"name": ONE_MAP},
-        f"datasets.map, {ONE_MAP}, its best": {"name": ONE_MAP, "parallel": parallel, "batch_size": batch_size},
+        f"datasets.map, {ONE_MAP}, its best": {"name": ONE_MAP, **best},
         OURS: {"name": OURS},
     }
+    if settings.llamafactory:
+        contenders[f"{LLAMA_FACTORY} get_dataset, defaults"] = {"name": LLAMA_FACTORY}
+        contenders[f"{LLAMA_FACTORY} get_dataset, as datasets.map's best"] = {"name": LLAMA_FACTORY, **best}
     runs: dict[str, list[dict[str, Any]]] = {label: [] for label in contenders}
     for number in range(settings.rounds):
         for label in list(contenders) if number % 2 == 0 else reversed(contenders):
@@ -177,18 +188,20 @@ def speeds(settings: argparse.Namespace, scratch: Path) -> Figures:
         for key in ("seconds", "with_loading")
     )
     table = Figures(
-        f"{size:.0f} MB of Japanese .jsonl to ids, {settings.workers} processes, {settings.rounds} rounds",
+        f"{megabytes:.0f} MB of Japanese .jsonl to ids, {settings.workers} processes, {settings.rounds} rounds",
         ["", "million tokens/s", "slowest", "fastest", "ours is faster by", "with loading", "CPU seconds/MB"],
         notes=[
-            f"Best of datasets.map: TOKENIZERS_PARALLELISM={parallel}, batch_size={batch_size}, by one run each of "
-            + ", ".join(f"{p} {b}: {seconds:.1f} s" for (p, b), seconds in trials.items())
+            f"Best of datasets.map: batch_size={best['batch_size']}, by the faster of two runs each of "
+            + ", ".join(f"{size}: {seconds:.1f} s" for size, seconds in trials.items())
             + ".",
-            "Rates are medians, ratios those of the rounds. Defaults: TOKENIZERS_PARALLELISM=true, batch_size=1000.",
+            "Rates are medians, ratios those of the rounds. Default: batch_size=1000.",
         ],
     )
+    versions = {r["versions"] for found in runs.values() for r in found if "versions" in r}
+    table.notes.extend(f"{LLAMA_FACTORY} ran with {names}." for names in versions)
     for label, found in rates.items():
         ratios = [statistics.median(map(truediv, r[OURS], r[label])) for r in (rates, loaded)]  # round by round
-        cpu = statistics.median(r["cpu"] for r in runs[label]) / size
+        cpu = statistics.median(r["cpu"] for r in runs[label]) / megabytes
         cells = [f"{value:.2f}" for value in (statistics.median(found), min(found), max(found))]
         table.rows.append([label, *cells, *(f"{ratio:.2f}" for ratio in ratios), f"{cpu:.3f}"])
     return table
@@ -227,6 +240,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="Processes of each contender.")
     parser.add_argument("--rounds", type=int, default=3, help="Runs of each contender.")
     parser.add_argument("--scratch", type=Path, help="Disk to work on; the system's temporary folder by default.")
+    parser.add_argument(
+        "--llamafactory", type=Path, metavar="PYTHON",
+        help="Interpreter of an environment with LLaMA-Factory 0.9.5, made as benchmarks/llamafactory_peer.py says.",
+    )  # fmt: skip
     parser.add_argument("--markdown", help="File to write the tables to.")
     parser.add_argument("--measure", choices=[OURS, ONE_MAP, TWO_MAPS], help="Measure one contender and print JSON.")
     parser.add_argument("--text", type=Path, help="Of --measure.")

@@ -1,4 +1,4 @@
-"""Conversations as ids; the only place that knows ChatGLM3's chat format.
+"""Conversations as ids; the only place that knows ChatGLM3's chat format, and those before it.
 
 `[gMASK] <sop>`, then for each message `<|role|>`, its metadata and a line feed, its content.
 Each part is encoded by itself, and control tokens are ids, never text: what a user types
@@ -10,12 +10,19 @@ tokenizer is tested.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 from rich.text import Text
 
+from glmja.display import printable
 from glmja.tokenizer import GLMTokenizer, Role
+
+# The number of the first round, a question before its answer, the end of an answer.
+_ROUNDS = {
+    "chatglm2": (1, "[Round {}]\n\n问：{}\n\n答：", "\n\n"),
+    "chatglm": (0, "[Round {}]\n问：{}\n答：", "\n"),
+}
 
 
 class Message(TypedDict):
@@ -89,14 +96,23 @@ def render_within(
     Raises:
         ValueError: As `check`.
     """
-    ids, learnt = render(messages, tokenizer)
-    system = list(messages[:1]) if messages[0]["role"] == "system" else []
+    for number, kept in enumerate(without_oldest_turns(messages)):
+        ids, learnt = render(kept, tokenizer)
+        if len(ids) <= max_len:
+            return ids, learnt, number > 0
+    return ids[:max_len], learnt[:max_len], True
+
+
+def without_oldest_turns(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """All messages, then without the oldest turn, and so on until the last turn is left.
+
+    A turn is whole, from a user's message to the next one's; a system message stays.
+    """
+    yield list(messages)
+    system = [message for message in messages[:1] if message["role"] == "system"]
     turns = [i for i, message in enumerate(messages) if message["role"] == "user"]
     for start in turns[1:]:
-        if len(ids) <= max_len:
-            return ids, learnt, start > turns[1]
-        ids, learnt = render([*system, *messages[start:]], tokenizer)
-    return ids[:max_len], learnt[:max_len], len(turns) > 1 or len(ids) > max_len
+        yield [*system, *messages[start:]]
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[int]:
@@ -110,6 +126,40 @@ def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[
     for message in messages:
         ids += [tokenizer.role_id(message["role"]), *_body_ids(message, tokenizer)]
     return [*ids, tokenizer.role_id("assistant")]
+
+
+def render_rounds(
+    messages: Sequence[Message], tokenizer: GLMTokenizer, model: Literal["chatglm2", "chatglm"] = "chatglm2"
+) -> list[int]:
+    """Ids of a prompt in numbered rounds, for models that were tuned on ChatGLM2-6B's format, or ChatGLM-6B's.
+
+    All of it is text, so nothing keeps a user from writing a round. Sources of the formats: `build_prompt` in
+    https://huggingface.co/THUDM/chatglm2-6b/blob/main/tokenization_chatglm.py and `chat` in
+    https://huggingface.co/THUDM/chatglm-6b/blob/main/modeling_chatglm.py, which asks a first question as it is. The ids
+    begin with `[gMASK] <sop>`, as ChatGLM2's do; ChatGLM-6B put them last, but no model that is read here is one.
+
+    Raises:
+        ValueError: As `check`, or if the messages are not a user's and an assistant's in turns, a user's last.
+    """
+    _check_rounds(messages, model)
+    first, question, end = _ROUNDS[model]
+    text = "".join(
+        question.format(first + i // 2, message["content"]) if i % 2 == 0 else message["content"] + end
+        for i, message in enumerate(messages)
+    )
+    alone = model == "chatglm" and len(messages) == 1
+    return [*tokenizer.prefix_ids, *tokenizer.encode(messages[0]["content"] if alone else text)]
+
+
+def _check_rounds(messages: Sequence[Message], model: str) -> None:
+    check(messages)
+    for i, message in enumerate(messages):
+        role = ("user", "assistant")[i % 2]
+        if message["role"] != role or message.get("metadata"):
+            what = "has metadata" if message["role"] == role else f"is of the role {message['role']}, not {role}"
+            raise ValueError(f"message {i} {what}; the format of {model} has questions and answers in turns only")
+    if len(messages) % 2 == 0:
+        raise ValueError(f"the last message is the assistant's; a prompt of {model} ends with a question")
 
 
 def has_roles(tokenizer: GLMTokenizer) -> bool:
@@ -143,5 +193,5 @@ def show(ids: Sequence[int], learnt: Sequence[bool], tokenizer: GLMTokenizer) ->
     for position, (token_id, is_learnt) in enumerate(zip(ids, learnt, strict=True)):
         colour = ("green", "bright_green") if is_learnt else ("white", "bright_black")
         style = colour[position % 2] + (" bold" if token_id in control else "")
-        text.append(tokenizer.piece(token_id).replace("\u2581", " "), style=style)
+        text.append(printable(tokenizer.piece(token_id)).replace("\u2581", " "), style=style)
     return text

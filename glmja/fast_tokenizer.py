@@ -42,6 +42,17 @@ CHAT_TEMPLATE = """[gMASK]<sop>
 {%- if add_generation_prompt %}<|assistant|>{% endif -%}
 """
 
+# The metadata line of an answer to the user is empty; servers and pipelines show what comes after it. One that calls a
+# tool stays in the content, for want of a place.
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant", "content": ""},
+    "start_anchor": "<|assistant|>",
+    "fields": {
+        "metadata": {"open_pattern": r"\A *\n", "close_pattern": " ?"},
+        "content": {"close": ["</s>", "<|user|>", "<|observation|>"], "content_args": {"strip": False}},
+    },
+}
+
 
 def merges(tokenizer: GLMTokenizer) -> list[tuple[str, str]]:
     """Every split of a piece into two pieces, by the score of the piece, highest first.
@@ -152,7 +163,7 @@ def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 81
     tokenizer.save(folder)
     if reasons := check(tokenizer):
         return reasons
-    config = {
+    config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model_max_length,
         "padding_side": "left",
@@ -163,8 +174,9 @@ def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 81
         "additional_special_tokens": [n for n in tokenizer.control_tokens if n not in ("<s>", "</s>")],
         "model_input_names": ["input_ids", "attention_mask"],
     }
+    if "<|user|>" in tokenizer.control_tokens:
+        config["response_template"] = RESPONSE_TEMPLATE
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", config)
-    if "<|user|>" in tokenizer.control_tokens:
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     return []

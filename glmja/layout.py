@@ -160,6 +160,7 @@ def to_chatglm_config(config: Config) -> Config:
             **{f"AutoModel{suffix}": code for suffix in ("", "ForCausalLM", "ForSeq2SeqLM")},
         },
         **{ours: config[theirs] for ours, theirs in _SIZES.items()},
+        "vocab_size": config["vocab_size"],  # ChatGLM's code does without it; llama.cpp's converter does not
         **_REQUIRED,
         "apply_query_key_layer_scaling": True,
         "attention_dropout": config.get("attention_dropout", 0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from glmja.text_overlap import overlap
 from glmja.text_quality import repetition_rate, script_purity
 from glmja.tokenizer import GLMTokenizer
 
-_SAMPLE_LEN = 160  # characters of a document whose segmentation is shown
+_SAMPLE_LEN = 120  # characters of a document whose segmentation is shown
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 Segmenter = Callable[[str], list[str]]
 
@@ -148,4 +150,5 @@ def _answer(asked: _Asked, replies: Sequence[Reply], tokenizers: Sequence[GLMTok
 
 
 def _pieces(text: str, tokenizer: GLMTokenizer) -> list[str]:
-    return [tokenizer.piece(token_id).replace("\u2581", " ") for token_id in tokenizer.encode(text)]
+    pieces = [tokenizer.piece(token_id) for token_id in tokenizer.encode(text)]
+    return [_BYTE.sub(r"·\1", piece).replace("\u2581", " ") for piece in pieces]

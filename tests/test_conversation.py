@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import TEXT_WITH_CONTROL_NAMES
 
-from glmja.conversation import check, render, render_prompt, show
+from glmja.conversation import check, render, render_prompt, render_rounds, render_within, show, without_oldest_turns
 from glmja.tokenizer import GLMTokenizer
 
 
@@ -80,6 +80,83 @@ def test_show_colours_what_is_learnt(tokenizer):
     assert ["green" in style for style in styles] == learnt
     with pytest.raises(ValueError, match=f"{len(ids)} ids but 1 learnt flags"):
         show(ids, [True], tokenizer)
+
+
+def test_what_is_shown_acts_on_no_terminal(tokenizer, monkeypatch):
+    monkeypatch.setattr(GLMTokenizer, "piece", lambda *_: "\u2581a\x1b\u202e")
+    assert show([5], [False], tokenizer).plain == " a\ufffd\ufffd"
+
+
+TURNS = [
+    {"role": "user", "content": "你好"},
+    {"role": "assistant", "content": "你好{0}"},
+    {"role": "user", "content": "海は？"},
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "text"),
+    [
+        ("chatglm2", TURNS[:1], "[Round 1]\n\n问：你好\n\n答："),
+        ("chatglm2", TURNS, "[Round 1]\n\n问：你好\n\n答：你好{0}\n\n[Round 2]\n\n问：海は？\n\n答："),
+        ("chatglm", TURNS[:1], "你好"),
+        ("chatglm", TURNS, "[Round 0]\n问：你好\n答：你好{0}\n[Round 1]\n问：海は？\n答："),
+    ],
+)
+def test_rounds_are_one_text(tokenizer, model, messages, text):
+    assert render_rounds(messages, tokenizer, model) == [*tokenizer.prefix_ids, *tokenizer.encode(text)]
+
+
+# The ids that ChatGLM2's own tokenizer gives, as chatglm.cpp's tests have them:
+# https://github.com/li-plus/chatglm.cpp/blob/main/chatglm_test.cpp
+ROUND_1 = [790, 30951, 517, 30910, 30939, 30996, 13, 13, 54761, 31211, 39701, 13, 13, 55437, 31211]
+ANSWER_1 = [
+    39701, 243, 162, 148, 142, 31404, 33030, 34797, 42481, 22011, 10461, 30944, 30943, 30941, 30978, 30949, 31123,
+    48895, 35214, 54622, 31123, 32616, 39905, 31901, 31639, 31155, 13, 13,
+]  # fmt: skip
+ROUND_2 = [
+    30995, 30951, 517, 30910, 30943, 30996, 13, 13, 54761, 31211, 32820, 54266, 31876, 35153, 13, 13, 55437, 31211,
+]  # fmt: skip
+
+
+def test_ids_of_rounds_equal_those_of_chatglm2s_own_tokenizer(data):
+    tokenizer = GLMTokenizer.load(data / "chatglm3")
+    hello = "你好👋！我是人工智能助手 ChatGLM2-6B，很高兴见到你，欢迎问我任何问题。"
+    turns = [TURNS[0], {"role": "assistant", "content": hello}, {"role": "user", "content": "晚上睡不着应该怎么办"}]
+    assert render_rounds(turns[:1], tokenizer) == [64790, 64792, *ROUND_1]
+    assert render_rounds(turns, tokenizer) == [64790, 64792, *ROUND_1, *ANSWER_1, *ROUND_2]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (
+            [{"role": "system", "content": "s"}, *TURNS],
+            "message 0 is of the role system, not user; the format of chatglm2",
+        ),
+        ([*TURNS[:2], {"role": "observation", "content": "o"}], "message 2 is of the role observation, not user; the"),
+        ([TURNS[0], TURNS[0]], "message 1 is of the role user, not assistant; the format of chatglm2 has questions"),
+        ([TURNS[0], TURNS[1] | {"metadata": "tool"}, TURNS[2]], "message 1 has metadata; the format of chatglm2 has"),
+        (TURNS[:2], "the last message is the assistant's; a prompt of chatglm2 ends with a question"),
+        ([], "the conversation has no messages"),
+        ([{"role": "system", "content": "s", "tools": [{}]}], "message 0 is of the role system, not user"),
+    ],
+)
+def test_what_rounds_have_no_place_for_is_refused(tokenizer, messages, message):
+    with pytest.raises(ValueError, match=message):
+        render_rounds(messages, tokenizer)
+
+
+def test_the_oldest_turns_go_first_and_the_system_message_stays(tokenizer):
+    system = {"role": "system", "content": "s"}
+    assert list(without_oldest_turns([system, *TURNS])) == [[system, *TURNS], [system, TURNS[2]]]
+    assert list(without_oldest_turns(TURNS[:2])) == [TURNS[:2]]
+    whole, rest = (render(messages, tokenizer) for messages in ([system, *TURNS], [system, TURNS[2]]))
+    assert render_within([system, *TURNS], tokenizer, len(whole[0])) == (*whole, False)
+    assert render_within([system, *TURNS], tokenizer, len(whole[0]) - 1) == (*rest, True)
+    ids, learnt, shortened = render_within([system, *TURNS], tokenizer, 4)
+    assert (ids, learnt, shortened) == (rest[0][:4], rest[1][:4], True)
+    assert render_within(TURNS[:1], tokenizer, 4)[2]
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,34 @@ def test_a_reply_ends_before_a_stop_token(model, tokenizer, monkeypatch):
     assert not any({ids[5], tokenizer.eos_id} & set(reply.ids) for reply in replies)
 
 
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_each_id_is_heard_as_it_is_said_and_so_is_the_one_that_stops(model, tokenizer, monkeypatch, do_sample):
+    def listen():
+        heard = []
+        options = {"max_new_tokens": 12, "do_sample": do_sample, "seed": 3}
+        reply = generate(model, tokenizer, PROMPTS[:1], on_ids=heard.append, **options)[0]
+        assert all(len(ids) == 1 for ids in heard)
+        assert reply == generate(model, tokenizer, PROMPTS[:1], **options)[0]
+        return [token_id for ids in heard for token_id in ids], reply
+
+    heard, reply = listen()
+    assert not reply.stopped
+    assert heard == reply.ids
+    monkeypatch.setattr(GLMTokenizer, "stop_ids", [stop := heard[5], tokenizer.eos_id])
+    heard, reply = listen()
+    assert reply.stopped
+    assert heard == [*reply.ids, stop]
+
+
+def test_an_interrupted_reply_leaves_the_model_as_it_was(adapted, tokenizer):
+    def interrupt(ids):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(adapted, tokenizer, PROMPTS[:1], max_new_tokens=3, on_ids=interrupt)
+    assert adapted.training
+
+
 def test_a_reply_that_runs_out_of_tokens_did_not_stop(model, tokenizer):
     reply = generate(model, tokenizer, PROMPTS[:1], max_new_tokens=3)[0]
     assert not reply.stopped
