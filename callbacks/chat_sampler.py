@@ -194,7 +194,9 @@ def _forget_after(path: Path, step: int) -> None:
     if path.is_file():
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last is empty, or torn
         kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial.replace(path)
 
 
 def _table(chats: list[dict[str, Any]], step: int) -> Table:

@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from glmja.chat_formats import BadConversation, ChatFormat, check_turns, to_messages, without_unanswered
 from glmja.conversation import render_within
+from glmja.errors import DataError
 from glmja.json_file import parse_json
 from glmja.tokenizer import GLMTokenizer
 
@@ -86,7 +87,7 @@ def _parse(record: Any, place: str) -> Any:
     try:
         line = record.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: not UTF-8 (byte {error.object[error.start]:#04x}); convert the file") from error
+        raise DataError(f"{place}: not UTF-8 (byte {error.object[error.start]:#04x}); convert the file") from error
     return parse_json(line, place)
 
 
@@ -120,7 +121,7 @@ def _records(path: Path) -> Iterator[tuple[Any, int]]:
             with path.open("rb") as lines:
                 yield from ((line, len(line)) for line in lines)
     except (pyarrow.ArrowException, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({error})") from error
+        raise DataError(f"{path}: damaged ({error})") from error
 
 
 def _is_array(path: Path) -> bool:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from data_modules.chat_rendering import read_chunks, render_chunk
 from data_modules.sources import ChatSource
 from data_modules.worker_pool import map_in_processes
+from glmja.errors import DataError
 from glmja.json_file import read_json, write_json
 from glmja.output_folder import complete_or_absent
 from glmja.tokenizer import GLMTokenizer
@@ -104,7 +105,7 @@ class ChatStore:
         )
         found = f"source {name!r}: nothing can be learnt from {self.num_dropped} of {total} records: {reasons}"
         if self.num_dropped > max_bad_share * total:
-            raise ValueError(f"{found}; repair them, or raise data.init_args.max_bad_share ({max_bad_share})")
+            raise DataError(f"{found}; repair them, or raise data.init_args.max_bad_share ({max_bad_share})")
         log.warning("%s", found)
 
 
@@ -134,7 +135,7 @@ def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Pa
                     places[reason].append(place)
     if not lengths:
         first = "; ".join(f"{reason} ({places[reason][0]})" for reason in dropped) or "no records"
-        raise ValueError(f"source {source.name!r} holds no conversation to learn from: {first}")
+        raise DataError(f"source {source.name!r} holds no conversation to learn from: {first}")
     np.save(folder / "starts.npy", np.cumsum([0, *lengths], dtype=np.int64))
     np.save(folder / "num_learnt.npy", np.array(num_learnt, dtype=np.int64))
     write_json(folder / "report.json", {"dropped": dropped, "places": places, "shortened": num_shortened})

@@ -17,11 +17,12 @@ import torch
 from rich.console import Console
 from transformers import GlmForCausalLM
 
+from glmja.chat_formats import TOOLS_ARE_LISTED
 from glmja.checkpoint import DtypeName
 from glmja.command import run
 from glmja.conversation import Message
 from glmja.device import check_device
-from glmja.dialogue import TOOLS_SYSTEM, Dialogue, Ending, PromptFormat, Sampling
+from glmja.dialogue import Dialogue, Ending, PromptFormat, Sampling
 from glmja.display import printable
 from glmja.json_file import parse_json
 from glmja.model import load_model
@@ -95,7 +96,7 @@ def chat(
 
 def _opening(system: str | None, tools: list[dict[str, Any]]) -> list[Message]:
     if tools:
-        return [{"role": "system", "content": TOOLS_SYSTEM if system is None else system, "tools": tools}]
+        return [{"role": "system", "content": TOOLS_ARE_LISTED if system is None else system, "tools": tools}]
     return [] if system is None else [{"role": "system", "content": system}]
 
 

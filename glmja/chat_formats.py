@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from glmja.conversation import Message
+from glmja.errors import DataError
 from glmja.tokenizer import Role
 
 ChatFormat = Literal["messages", "sharegpt", "alpaca", "adgen"]
@@ -44,7 +45,7 @@ _MAY_FOLLOW: dict[Role | None, set[Role]] = {
 }
 
 
-class BadConversation(ValueError):
+class BadConversation(DataError):
     """A record that is no conversation, or none to learn from.
 
     Attributes:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import Tensor
 
 from glmja import layout
+from glmja.errors import ModelError
 from glmja.json_file import read_json, write_json
 from glmja.layout import Config, Layout, Plan, Rows
 from glmja.output_folder import complete_or_absent
@@ -184,10 +185,10 @@ def _check_shapes(checkpoint: Checkpoint) -> None:
     missing, extra = sorted(expected.keys() - checkpoint.tensors), sorted(checkpoint.tensors.keys() - expected)
     if missing or extra:
         kind, names = ("lacks", missing) if missing else ("has besides its model's", extra)
-        raise ValueError(f"{checkpoint.folder} {kind} {len(names)} tensors: {', '.join(names[:5])}")
+        raise ModelError(f"{checkpoint.folder} {kind} {len(names)} tensors: {', '.join(names[:5])}")
     for name, shape in expected.items():
         if (found := tuple(checkpoint.tensors[name].shape)) != shape:
-            raise ValueError(f"{checkpoint.folder}: {name} has the shape {found}, but config.json says {shape}")
+            raise ModelError(f"{checkpoint.folder}: {name} has the shape {found}, but config.json says {shape}")
 
 
 def inv_freq(config: Config, dtype: torch.dtype) -> Tensor:

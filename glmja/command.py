@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
@@ -14,8 +15,11 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from glmja.config_safety import ALLOW_VARIABLE, ALLOWED, refuse_duplicate_keys
+from glmja.errors import DataError, MachineError, ModelError
 
-USAGE_ERROR = 2
+USAGE_ERROR, DATA_ERROR, MODEL_ERROR, ENVIRONMENT_ERROR = 2, 3, 4, 5
+
+_ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EADDRINUSE, errno.ENOMEM, errno.EMFILE}
 
 # Of what jsonargparse says about a class, only the reason helps; the rest names Python types.
 _NOISE = re.compile(
@@ -54,8 +58,9 @@ class OneLineParser(ArgumentParser):
 def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[str] = ()) -> Any:
     """Parses the command line and carries out the verb.
 
-    Bad input, which the library reports as `ValueError` or `OSError`, becomes one line on stderr and exit
-    code 2; set `GLMJA_DEBUG=1` to see the traceback.
+    Bad input, which the library reports as `ValueError` or `OSError`, becomes one line on stderr and an exit code: 3
+    for data, 4 for models, tokenizers and checkpoints, 5 for the machine, 2 for the rest; set `GLMJA_DEBUG=1` to see
+    the traceback.
 
     Args:
         act: The verb's function; its signature and docstring are the command line.
@@ -83,13 +88,21 @@ def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[s
 
 @contextmanager
 def one_line_errors(command: str, more: Mapping[type[Exception], int] | None = None) -> Iterator[None]:
-    """Turns bad input, which the library reports as `ValueError` or `OSError`, into a line and exit code 2.
+    """Turns bad input, which the library reports as `ValueError` or `OSError`, into a line and an exit code.
 
     Args:
         command: What the line begins with.
         more: Other exceptions that are no bugs, and their exit codes.
     """
-    codes: dict[type[Exception], int] = {ValueError: USAGE_ERROR, OSError: USAGE_ERROR, **(more or {})}
+    codes: dict[type[Exception], int] = {
+        **(more or {}),
+        DataError: DATA_ERROR,
+        ModelError: MODEL_ERROR,
+        MachineError: ENVIRONMENT_ERROR,
+        ChildProcessError: ENVIRONMENT_ERROR,
+        ValueError: USAGE_ERROR,
+        OSError: USAGE_ERROR,
+    }
     try:
         yield
     except tuple(codes) as error:
@@ -97,4 +110,6 @@ def one_line_errors(command: str, more: Mapping[type[Exception], int] | None = N
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":  # what all processes of a run raise is said once
             print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(next(code for kind, code in codes.items() if isinstance(error, kind))) from error
+        code = next(code for kind, code in codes.items() if isinstance(error, kind))
+        of_machine = isinstance(error, OSError) and error.errno in _ENVIRONMENT
+        raise SystemExit(ENVIRONMENT_ERROR if of_machine else code) from error

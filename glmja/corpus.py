@@ -20,6 +20,7 @@ import pyarrow
 import pyarrow.parquet
 from rich.progress import Progress
 
+from glmja.errors import DataError
 from glmja.json_file import parse_json
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
@@ -75,7 +76,7 @@ def read_documents(
 
 def no_text(origins: Iterable[str | Path]) -> ValueError:
     """The error for files or a dataset without any document."""
-    return ValueError(f"no text in {', '.join(map(str, origins))}")
+    return DataError(f"no text in {', '.join(map(str, origins))}")
 
 
 def check_paths(paths: Iterable[str | Path]) -> list[Path]:
@@ -133,9 +134,9 @@ def load_hub(name: str, config: str | None = None, split: str = "train", text_ke
 
         dataset = load_dataset(name, config, split=split, keep_in_memory=False)
     except Exception as error:  # what it raises has no common class
-        raise ValueError(f"dataset {name!r}, split {split!r}: {' '.join(str(error).split())}") from error
+        raise DataError(f"dataset {name!r}, split {split!r}: {' '.join(str(error).split())}") from error
     if text_key not in dataset.column_names:
-        raise ValueError(
+        raise DataError(
             f"dataset {name!r}: no column {text_key!r} (found: {dataset.column_names}); name it with text_key"
         )
     return dataset
@@ -195,7 +196,7 @@ def _gunzipped(raw: BinaryIO, path: Path) -> Iterator[bytes]:
         for number, line in enumerate(io.BufferedReader(gzip.GzipFile(fileobj=raw)), start=1):  # noqa: B007
             yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
+        raise DataError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
 
 
 def _text_of_line(raw: bytes, number: int, text_key: str, path: str) -> str:
@@ -203,7 +204,7 @@ def _text_of_line(raw: bytes, number: int, text_key: str, path: str) -> str:
     try:
         line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise DataError(
             f"{place}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1}); "
             "convert the file to UTF-8"
         ) from error
@@ -214,17 +215,17 @@ def _text_of(line: str, text_key: str, place: str) -> str:
     record = parse_json(line, place)
     if not isinstance(record, dict) or text_key not in record:
         found = list(record)[:8] if isinstance(record, dict) else type(record).__name__
-        raise ValueError(f"{place}: no key {text_key!r} (found: {found}); name the key with --text_key")
+        raise DataError(f"{place}: no key {text_key!r} (found: {found}); name the key with --text_key")
     return _checked(record[text_key], text_key, place)
 
 
 def _checked(text: Any, text_key: str, place: str) -> str:
     if not isinstance(text, str):
-        raise ValueError(f"{place}: {text_key!r} is not text but {type(text).__name__}")
+        raise DataError(f"{place}: {text_key!r} is not text but {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{place}: character {error.start + 1} is a lone surrogate, which is no character") from error
+        raise DataError(f"{place}: character {error.start + 1} is a lone surrogate, which is no character") from error
     return text
 
 
@@ -232,9 +233,9 @@ def _row_chunks(path: Path, text_key: str) -> Generator[Chunk, None, None]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a parquet file ({error})") from error
+        raise DataError(f"{path}: not a parquet file ({error})") from error
     if text_key not in file.schema_arrow.names:
-        raise ValueError(f"{path}: no column {text_key!r} (found: {file.schema_arrow.names}); name it with --text_key")
+        raise DataError(f"{path}: no column {text_key!r} (found: {file.schema_arrow.names}); name it with --text_key")
     size, num_rows = path.stat().st_size, file.metadata.num_rows
     yield from _chunks(str(path), _values(file, path, text_key), False, lambda row: size * row // num_rows)
 
@@ -246,4 +247,4 @@ def _values(file: pyarrow.parquet.ParquetFile, path: Path, text_key: str) -> Ite
             yield from batch.column(0).to_pylist()
             row += len(batch)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged parquet file after row {row} ({error})") from error
+        raise DataError(f"{path}: damaged parquet file after row {row} ({error})") from error

@@ -21,9 +21,6 @@ from glmja.tokenizer import GLMTokenizer
 PromptFormat = Literal["chatglm3", "chatglm2", "chatglm"]
 Ending = Literal["ended", "cut", "interrupted"]
 
-# From ChatGLM3's PROMPT.md, for tools without a system message.
-TOOLS_SYSTEM = "Answer the following questions as best as you can. You have access to the following tools:"
-
 
 @dataclass(frozen=True)
 class Sampling:

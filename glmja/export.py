@@ -17,6 +17,7 @@ from rich.table import Table
 from glmja import __version__, fast_tokenizer, language_pack, run_folder
 from glmja.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
 from glmja.command import run
+from glmja.errors import ModelError
 from glmja.json_file import read_json, write_json
 from glmja.layout import EMBEDDING
 from glmja.merging import merge
@@ -93,7 +94,7 @@ def open_base(state: TrainedState, model_dir: Path) -> tuple[Checkpoint, GLMToke
     found = {"base": opened.fingerprint(), "tokenizer": tokenizer.fingerprint}
     for name, what in (("base", "weights"), ("tokenizer", "a tokenizer")):
         if found[name] != state.manifest.facts[name]:
-            raise ValueError(
+            raise ModelError(
                 f"{state.folder} was trained from {what} with the hash {state.manifest.facts[name]}, but what is in "
                 f"{model_dir} has {found[name]}; give the folder that the run began with as --model"
             )

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmja.checkpoint import Checkpoint
 from glmja.conversation import Message, has_roles, question_ids, render_prompt
+from glmja.errors import ModelError
 from glmja.generation import continue_rows
 from glmja.json_file import read_json
 from glmja.layout import layout_of
@@ -61,7 +62,7 @@ def trained_model(state: TrainedState, model_dir: Path, tokenizer: GLMTokenizer)
     prefix = "base_model.model." if hasattr(model, "get_base_model") else ""
     weights = {f"{prefix}{name}": source.read_all() for name, source in state.tensors.items()}
     if unknown := model.load_state_dict(weights, strict=False).unexpected_keys:
-        raise ValueError(f"peft knows no {unknown[0]} ({len(unknown)} such names)")
+        raise ModelError(f"peft knows no {unknown[0]} ({len(unknown)} such names)")
     return model
 
 
@@ -102,7 +103,7 @@ def compare(
         return found
     said = _in_new_process(exported.folder, rows)
     if said.chat_ids is not None and said.chat_ids != [render_prompt(chat, tokenizer) for chat in _CHATS]:
-        raise ValueError(f"the tokenizer as written renders chats otherwise than glmja: {said.chat_ids}")
+        raise ModelError(f"the tokenizer as written renders chats otherwise than glmja: {said.chat_ids}")
     pairs = [(torch.from_numpy(ours), theirs) for ours, theirs in zip(said.logits, logits, strict=True)]
     same = [ours == theirs for ours, theirs in zip(said.replies, replies, strict=True)]
     return found | {
@@ -154,7 +155,7 @@ def _check_tensor(name: str, source: Source, trained: Tensor, merged: bool) -> N
         else:
             equal = torch.equal(block.view(torch.uint8), expected.to(source.dtype).view(torch.uint8))
         if not equal:
-            raise ValueError(f"{name} as written is not what was trained, in rows {start} to {start + len(block) - 1}")
+            raise ModelError(f"{name} as written is not what was trained, in rows {start} to {start + len(block) - 1}")
         start += len(block)
 
 

@@ -28,6 +28,7 @@ from glmja import manifest
 from glmja.command import USAGE_ERROR, OneLineParser, one_line_errors
 from glmja.config_safety import allow_imports
 from glmja.divergence import DivergedError
+from glmja.errors import MachineError
 from lit_modules.checkpoint_folder import CheckpointFolders
 
 DIVERGED = 6
@@ -148,7 +149,7 @@ def check_port() -> None:
     Processes that meet at a port of somebody else's wait there until they are killed.
 
     Raises:
-        OSError: If it is in use.
+        MachineError: If it is in use.
     """
     port = os.environ.get("MASTER_PORT")
     started_by_another = {"LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys()  # Lightning, torchrun, Slurm
@@ -158,7 +159,7 @@ def check_port() -> None:
         try:
             listener.bind(("", int(port)))
         except OSError as error:
-            raise OSError(f"MASTER_PORT {port} is in use; set it to a free port, or leave it unset") from error
+            raise MachineError(f"MASTER_PORT {port} is in use; set it to a free port, or leave it unset") from error
 
 
 _CHATTY = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")

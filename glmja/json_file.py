@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from glmja.errors import DataError, ModelError
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
@@ -19,9 +21,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
+        raise ModelError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a JSON object")
+        raise ModelError(f"{path}: not a JSON object")
     return content
 
 
@@ -34,9 +36,9 @@ def parse_json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
+        raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        raise ValueError(f"{place}: not JSON that can be read ({error})") from error
+        raise DataError(f"{place}: not JSON that can be read ({error})") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

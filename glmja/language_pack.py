@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from glmja import fast_tokenizer
 from glmja.checkpoint import Checkpoint
+from glmja.errors import ModelError
 from glmja.json_file import read_json, write_json
 from glmja.layout import EMBEDDING, HEAD
 from glmja.merging import merge
@@ -76,7 +77,7 @@ def write(
         ValueError: If the run trained the transformer itself.
     """
     if facts["tuning"] == "full":
-        raise ValueError("the run trained the transformer in full, so a pack would be the model; give --format glm")
+        raise ModelError("the run trained the transformer in full, so a pack would be the model; give --format glm")
     num_kept, base_dtype = tokenizer.new_ids.start, base.tensors[EMBEDDING].dtype
     first = 0 if facts["embeddings"] == "full" else num_kept
     weights = merge(base, trained, facts["lora"], tokenizer.new_ids, dtype).tensors
@@ -108,7 +109,7 @@ def read(pack: str | Path) -> dict[str, Any]:
     """
     binding = read_json(Path(pack) / DESCRIPTION)
     if binding.get("pack_format") != FORMAT or not binding.keys() >= _KEYS:
-        raise ValueError(f"{Path(pack) / DESCRIPTION} is no description of a language pack of format {FORMAT}")
+        raise ModelError(f"{Path(pack) / DESCRIPTION} is no description of a language pack of format {FORMAT}")
     return binding
 
 
@@ -138,7 +139,7 @@ def put_on(
     num_kept, base_dtype = binding["rows_kept_of_stock_model"], getattr(torch, binding["base_dtype"])
     found = shared_sha256(model, min(num_kept, model.tensors[EMBEDDING].shape[0]), base_dtype)
     if found != binding["shared_sha256"]:
-        raise ValueError(
+        raise ModelError(
             f"{pack} belongs to a model with the hash {binding['shared_sha256']}, but {model_dir} has {found}; give "
             "the model that the run began with, or the one that it grew from"
         )
@@ -156,7 +157,7 @@ def put_on(
 
 def _check_hash(path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise ValueError(f"{path} is damaged: its hash is {found}, but {expected} was written")
+        raise ModelError(f"{path} is damaged: its hash is {found}, but {expected} was written")
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from glmja.errors import ModelError
+
 Layout = Literal["chatglm", "glm"]
 Config = dict[str, Any]
 
@@ -87,7 +89,7 @@ def layout_of(config: Config) -> Layout:
     """
     model_type = config.get("model_type")
     if model_type not in ("chatglm", "glm"):
-        raise ValueError(f"unknown architecture: model_type is {model_type!r}; it must be 'chatglm' (2 or 3) or 'glm'")
+        raise ModelError(f"unknown architecture: model_type is {model_type!r}; it must be 'chatglm' (2 or 3) or 'glm'")
     return model_type
 
 
@@ -101,7 +103,7 @@ def check_glm_config(config: Config) -> None:
         key for key in (*_SIZES.values(), "rope_parameters", "eos_token_id", "pad_token_id") if key not in config
     ]
     if missing:
-        raise ValueError(f"the Glm config lacks {', '.join(missing)}")
+        raise ModelError(f"the Glm config lacks {', '.join(missing)}")
 
 
 def to_glm_config(config: Config) -> Config:
@@ -112,13 +114,13 @@ def to_glm_config(config: Config) -> Config:
     """
     missing = [key for key in (*_SIZES, *_REQUIRED) if key not in config]
     if missing:
-        raise ValueError(f"the ChatGLM config lacks {', '.join(missing)} (is it ChatGLM2 or ChatGLM3?)")
+        raise ModelError(f"the ChatGLM config lacks {', '.join(missing)} (is it ChatGLM2 or ChatGLM3?)")
     present = {key: value for key, value in _REQUIRED_IF_PRESENT.items() if key in config}
     for key, value in (_REQUIRED | present).items():
         if config[key] != value:
-            raise ValueError(f"the ChatGLM config has {key} = {config[key]!r}; only {value!r} can be converted")
+            raise ModelError(f"the ChatGLM config has {key} = {config[key]!r}; only {value!r} can be converted")
     if config.get("rope_ratio", 1) != 1 and "chatglm2" in str(config.get("_name_or_path", "")).lower():
-        raise ValueError(
+        raise ModelError(
             f"the ChatGLM2 config has rope_ratio = {config['rope_ratio']!r}: ChatGLM2 interpolates positions by it, "
             "ChatGLM3 scales the rotary base; only the latter can be converted"
         )
@@ -148,7 +150,7 @@ def to_chatglm_config(config: Config) -> Config:
     """
     rope = config.get("rope_parameters", {})
     if rope.get("partial_rotary_factor") != 0.5 or rope.get("rope_type") != "default":
-        raise ValueError(f"rope_parameters {rope} have no counterpart in ChatGLM3")
+        raise ModelError(f"rope_parameters {rope} have no counterpart in ChatGLM3")
     ratio = rope["rope_theta"] / _ROPE_BASE
     code = "modeling_chatglm.ChatGLMForConditionalGeneration"
     eos = config["eos_token_id"]
@@ -209,7 +211,7 @@ def plan_to_glm(names: Iterable[str], config: Config) -> Plan:
         elif name != INV_FREQ:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"{len(unknown)} tensors that no ChatGLM2/3 has: {', '.join(sorted(unknown)[:5])}")
+        raise ModelError(f"{len(unknown)} tensors that no ChatGLM2/3 has: {', '.join(sorted(unknown)[:5])}")
     return plan
 
 
@@ -239,7 +241,7 @@ def plan_to_chatglm(names: Iterable[str]) -> Plan:
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"{len(unknown)} tensors that no Glm model has: {', '.join(sorted(unknown)[:5])}")
+        raise ModelError(f"{len(unknown)} tensors that no Glm model has: {', '.join(sorted(unknown)[:5])}")
     return plan
 
 

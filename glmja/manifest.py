@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from glmja.errors import ModelError
+
 log = logging.getLogger(__name__)
 
 FACTS = "glmja_facts"  # key of the facts in what Lightning saves
@@ -125,11 +127,11 @@ def read(folder: str | Path, verify: bool = True) -> Manifest:
         saved_format = content["format"]
         manifest = Manifest(content["step"], content["facts"], content["files"])
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{folder / NAME} is missing: the save did not end; resume from another checkpoint") from None
+        raise ModelError(f"{folder / NAME} is missing: the save did not end; resume from another checkpoint") from None
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{folder / NAME} is damaged; resume from another checkpoint") from None
+        raise ModelError(f"{folder / NAME} is damaged; resume from another checkpoint") from None
     if saved_format != FORMAT:
-        raise ValueError(
+        raise ModelError(
             f"{folder / NAME} has format {saved_format}, not {FORMAT}: another glmja saved it; resume there"
         )
     if verify:
@@ -196,7 +198,7 @@ def check_facts(saved: dict[str, Any], now: dict[str, Any], path: str | Path) ->
         if name == "trainable" and before and after:
             what, before, after = _first_difference(before, after)
         advice = f"; {ADVICE[name]}" if name in ADVICE else ""
-        raise ValueError(f"{path} was saved with {what} {before}, this run has {after}{advice}")
+        raise ModelError(f"{path} was saved with {what} {before}, this run has {after}{advice}")
 
 
 def _first_difference(before: list[Any], after: list[Any]) -> tuple[str, Any, Any]:
@@ -213,9 +215,9 @@ def _verify(folder: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():  # sizes first: they cost nothing
         path = folder / name
         if not path.is_file():
-            raise ValueError(f"{path} is missing; resume from another checkpoint")
+            raise ModelError(f"{path} is missing; resume from another checkpoint")
         if path.stat().st_size != entry["bytes"]:
-            raise ValueError(
+            raise ModelError(
                 f"{path} is damaged: {path.stat().st_size} bytes, {entry['bytes']} were saved; "
                 "resume from another checkpoint"
             )
@@ -223,7 +225,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
         hashes = threads.map(_sha256, (folder / name for name in manifest.files))
         for (name, entry), sha256 in zip(manifest.files.items(), hashes, strict=True):
             if sha256 != entry["sha256"]:
-                raise ValueError(
+                raise ModelError(
                     f"{folder / name} is damaged: its content is not what was saved; resume from another checkpoint"
                 )
 

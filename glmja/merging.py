@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from glmja.checkpoint import Checkpoint
+from glmja.errors import ModelError
 from glmja.tensor_source import ComputedTensor, JoinedTensor, Part, Source, cast
 
 # as peft names them
@@ -101,13 +102,13 @@ def with_adapter(weight: Source, a: Source, b: Source, scale: float, magnitude: 
 
 def _adapted(base: Checkpoint, name: str, parts: Mapping[str, Source], lora: Mapping[str, Any] | None) -> Source:
     if lora is None:
-        raise ValueError(f"{name} has an adapter, but the run had none by its own account")
+        raise ModelError(f"{name} has an adapter, but the run had none by its own account")
     needed = {"A", "B", "magnitude_vector"} if lora["dora"] else {"A", "B"}
     if parts.keys() != needed:
         kind, wrong = (
             ("lacks", needed - parts.keys()) if needed - parts.keys() else ("has besides", parts.keys() - needed)
         )
-        raise ValueError(f"the adapter of {name} {kind} lora_{min(wrong)}")
+        raise ModelError(f"the adapter of {name} {kind} lora_{min(wrong)}")
     weight = _of_base(base, f"{name}.weight", f"{name}.lora_A")
     _check_shape(f"{name}.lora_A", parts["A"], (lora["rank"], weight.shape[1]))
     _check_shape(f"{name}.lora_B", parts["B"], (weight.shape[0], lora["rank"]))
@@ -119,13 +120,13 @@ def _adapted(base: Checkpoint, name: str, parts: Mapping[str, Source], lora: Map
 
 def _of_base(base: Checkpoint, name: str, trained: str) -> Source:
     if name not in base.tensors:
-        raise ValueError(f"the run trained {trained}, which belongs to no tensor of {base.folder}")
+        raise ModelError(f"the run trained {trained}, which belongs to no tensor of {base.folder}")
     return base.tensors[name]
 
 
 def _check_shape(name: str, source: Source, shape: tuple[int, ...]) -> None:
     if tuple(source.shape) != tuple(shape):
-        raise ValueError(
+        raise ModelError(
             f"the run trained {name} of the shape {tuple(source.shape)}; {tuple(shape)} would fit the base"
         )
 
@@ -136,7 +137,7 @@ def _finite(name: str, source: Source) -> Source:
         # twenty times as fast as asking each; either is NaN if one is
         if values.numel() and not all(math.isfinite(extreme) for extreme in torch.aminmax(values)):
             dtype = str(source.dtype).removeprefix("torch.")
-            raise ValueError(
+            raise ModelError(
                 f"{name} holds NaN or infinity in {dtype}, in rows {start} to {stop - 1}; if the run did not diverge, "
                 "give --dtype bfloat16 or float32"
             )

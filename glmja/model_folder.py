@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from glmja.errors import ModelError
 from glmja.json_file import read_json
 from glmja.layout import Config, check_glm_config, layout_of, to_glm_config
 from glmja.tokenizer import GLMTokenizer
@@ -20,7 +21,7 @@ def check_vocabulary(num_rows: int, tokenizer: GLMTokenizer, folder: str | Path)
         ValueError: If not; gives both numbers.
     """
     if not len(tokenizer) <= num_rows <= len(tokenizer) + _MOST_PADDING:
-        raise ValueError(
+        raise ModelError(
             f"{folder}: the tokenizer makes {len(tokenizer)} ids but the model has {num_rows} rows; they do not "
             "belong together (python -m glmja.resize_embeddings makes a model for a tokenizer)"
         )
@@ -34,9 +35,12 @@ def glm_config(folder: str | Path) -> Config:
         ValueError: If the architecture is unknown.
     """
     config = read_json(Path(folder) / "config.json")
-    if layout_of(config) == "chatglm":
-        config = to_glm_config(config)
-    check_glm_config(config)
+    try:
+        if layout_of(config) == "chatglm":
+            config = to_glm_config(config)
+        check_glm_config(config)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
     return config
 
 
@@ -53,7 +57,7 @@ def check_folder(folder: str | Path) -> GLMTokenizer:
     reports = [read_json(Path(folder) / name) for name in _REPORTS if (Path(folder) / name).is_file()]
     made_for = reports[0].get("tokenizer_sha256") if reports else tokenizer.fingerprint
     if made_for != tokenizer.fingerprint:
-        raise ValueError(
+        raise ModelError(
             f"{folder}: the weights were made for a tokenizer with the hash {made_for}, but the one beside them has "
             f"{tokenizer.fingerprint}; put the right tokenizer back"
         )

@@ -11,6 +11,7 @@ from typing import Any
 from glmja.chat_formats import ChatFormat, check_turns, to_messages, without_unanswered
 from glmja.conversation import Message
 from glmja.corpus import read_chunks
+from glmja.errors import DataError
 from glmja.json_file import parse_json
 
 _KEYS: dict[str, ChatFormat] = {
@@ -49,7 +50,7 @@ def read_references(paths: Iterable[str | Path], most: int) -> list[Reference]:
     found: list[Reference] = []
     for path in map(Path, paths):
         if not path.name.endswith((".jsonl", ".jsonl.gz")):
-            raise ValueError(f"{path}: conversations with reference answers are .jsonl or .jsonl.gz files")
+            raise DataError(f"{path}: conversations with reference answers are .jsonl or .jsonl.gz files")
         with closing(read_chunks([path])) as chunks:
             lines = ((f"{path}:{n}", line) for chunk in chunks for n, line in enumerate(chunk.units, chunk.first))
             for place, line in lines:
@@ -58,7 +59,7 @@ def read_references(paths: Iterable[str | Path], most: int) -> list[Reference]:
                 if line.strip():
                     found.append(_reference(line, place))
     if not found:
-        raise ValueError(f"no conversation in {', '.join(map(str, paths))}")
+        raise DataError(f"no conversation in {', '.join(map(str, paths))}")
     return found
 
 
@@ -66,12 +67,12 @@ def _reference(line: bytes, place: str) -> Reference:
     try:
         record = parse_json(line.decode("utf-8"), place)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: not UTF-8 ({error})") from None
+        raise DataError(f"{place}: not UTF-8 ({error})") from None
     try:
         messages = without_unanswered(to_messages(record, _format_of(record)))
         check_turns(messages)
     except ValueError as error:
-        raise ValueError(f"{place}: {error}") from None
+        raise DataError(f"{place}: {error}") from None
     return Reference(messages[:-1], messages[-1]["content"])
 
 
@@ -80,4 +81,4 @@ def _format_of(record: Any) -> ChatFormat:
     for key, chat_format in _KEYS.items():
         if keys.get(key) is not None:
             return chat_format
-    raise ValueError(f"a conversation has one of the keys {', '.join(_KEYS)}; found {sorted(keys)}"[:300])
+    raise DataError(f"a conversation has one of the keys {', '.join(_KEYS)}; found {sorted(keys)}"[:300])

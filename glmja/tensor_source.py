@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glmja.errors import ModelError
+
 Advance = Callable[[int], None]
 
 _BLOCK_BYTES = 4 << 20
@@ -103,7 +105,7 @@ class FileTensor(Source):
         file.seek(self.offset + start * self.row_bytes)
         buffer = bytearray((stop - start) * self.row_bytes)
         if file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
-            raise ValueError(f"{self.path} ended before row {stop} could be read")
+            raise ModelError(f"{self.path} ended before row {stop} could be read")
         values = torch.frombuffer(buffer, dtype=self.dtype) if buffer else torch.empty(0, dtype=self.dtype)
         return values.reshape(stop - start, *self.shape[1:])
 
@@ -115,7 +117,7 @@ class FileTensor(Source):
             while position < end:
                 sent = _send(out, file, position, min(end - position, _BLOCK_BYTES))
                 if sent == 0:
-                    raise ValueError(f"{self.path} ended at byte {position} while it was copied")
+                    raise ModelError(f"{self.path} ended at byte {position} while it was copied")
                 position += sent
                 advance(sent)
         out.seek(0, os.SEEK_END)

@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
+from glmja.errors import ModelError
 from glmja.json_file import read_json
 from glmja.vocabulary import Piece, parse_proto
 
@@ -33,7 +34,7 @@ _NUM_CHATGLM2_CONTROL_TOKENS = 5  # ChatGLM2 has the same vocabulary, and no rol
 _PLACEHOLDERS = [f"vcxv{i}" for i in range(1, 10)]
 
 
-class TokenizerNotFoundError(FileNotFoundError):
+class TokenizerNotFoundError(FileNotFoundError, ModelError):
     """Raised when a folder that should hold a GLM tokenizer does not."""
 
     def __init__(self, folder: Path) -> None:
@@ -62,7 +63,7 @@ class GLMTokenizer:
         try:
             self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
         except RuntimeError as error:
-            raise ValueError(f"SentencePiece refuses the model: {error}") from error
+            raise ModelError(f"SentencePiece refuses the model: {error}") from error
         self._control_ids = {p.piece: i for i, p in enumerate(proto.pieces) if p.type == Piece.CONTROL}
 
     @classmethod
@@ -80,7 +81,7 @@ class GLMTokenizer:
         try:
             return cls(with_control_tokens(parse_proto(path.read_bytes()), names))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ModelError(f"{path}: {error}") from error
 
     def __len__(self) -> int:
         """The number of ids, control tokens included."""
@@ -130,7 +131,7 @@ class GLMTokenizer:
             ValueError: If the vocabulary has no such control token.
         """
         if name not in self._control_ids:
-            raise ValueError(f"this tokenizer has no control token {name!r}; it has {list(self._control_ids)}")
+            raise ModelError(f"this tokenizer has no control token {name!r}; it has {list(self._control_ids)}")
         return self._control_ids[name]
 
     def role_id(self, role: Role) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from glmja import manifest
+from glmja.errors import ModelError
 from glmja.manifest import Manifest
 from glmja.tensor_source import ComputedTensor, JoinedTensor, MemoryTensor, Part, Source
 
@@ -62,7 +63,7 @@ class TrainedState:
         saved = manifest.read(folder, verify=not is_run)
         missing = [name for name in _FACTS if name not in saved.facts]
         if missing:
-            raise ValueError(f"{folder} is of no training that glmja can export: it does not tell {', '.join(missing)}")
+            raise ModelError(f"{folder} is of no training that glmja can export: it does not tell {', '.join(missing)}")
         found = read_tensors(folder, saved)
         return cls(folder, saved, {_bare(name): source for name, source in found.items()})
 
@@ -91,7 +92,7 @@ def _check_complete(folder: Path, found: dict[str, list[int]], trainable: Sequen
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
         has, told = found.get(wrong[0], "none"), expected.get(wrong[0], "none")
-        raise ValueError(f"{folder}: its manifest tells of {wrong[0]} {told}, but it holds {has} ({len(wrong)} differ)")
+        raise ModelError(f"{folder}: its manifest tells of {wrong[0]} {told}, but it holds {has} ({len(wrong)} differ)")
 
 
 def _read_plain(folder: Path) -> dict[str, Source]:
@@ -103,12 +104,12 @@ def _read_zero(folder: Path, saved: Manifest) -> dict[str, Source]:
     states = sorted(name for name in saved.files if name.startswith(f"{_ZERO}/") and name.endswith("_optim_states.pt"))
     models = [name for name in saved.files if name.startswith(f"{_ZERO}/") and name.endswith("_model_states.pt")]
     if not states or len(models) != 1:
-        raise ValueError(f"{folder} holds neither {_PLAIN} nor the files of ZeRO stage 2; nothing else can be exported")
+        raise ModelError(f"{folder} holds neither {_PLAIN} nor the files of ZeRO stage 2; nothing else can be exported")
     groups = _load(folder / models[0])["param_shapes"]
     ranks = [_load(path)["optimizer_state_dict"] for path in _by_rank(folder, states)]
     counts = ranks[0]["partition_count"]
     if any(count != len(ranks) for count in (counts if isinstance(counts, list) else [counts])):
-        raise ValueError(f"{folder} holds the partitions of {len(ranks)} processes, but {counts} saved")
+        raise ModelError(f"{folder} holds the partitions of {len(ranks)} processes, but {counts} saved")
     tensors: dict[str, Source] = {}
     for number, shapes in enumerate(groups):
         parts = [rank["single_partition_of_fp32_groups"][number].detach() for rank in ranks]
@@ -133,7 +134,7 @@ def _divide(flat: Source, shapes: dict[str, torch.Size], folder: Path) -> dict[s
         tensors[name] = _slice(flat, offset, tuple(shape))
         offset += math.prod(shape)
     if offset > flat.shape[0]:
-        raise ValueError(f"{folder}: the partitions hold {flat.shape[0]} numbers, {offset} are needed")
+        raise ModelError(f"{folder}: the partitions hold {flat.shape[0]} numbers, {offset} are needed")
     return tensors
 
 
@@ -166,4 +167,4 @@ def _load(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([(_Absent, name) for name in _OF_DEEPSPEED]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{path} holds code or is damaged; it was not loaded") from error
+        raise ModelError(f"{path} holds code or is damaged; it was not loaded") from error

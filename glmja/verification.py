@@ -10,6 +10,7 @@ from torch import Tensor
 
 from glmja.checkpoint import Checkpoint
 from glmja.conversation import question_ids
+from glmja.errors import ModelError
 from glmja.layout import EMBEDDING, HEAD
 from glmja.tokenizer import GLMTokenizer
 
@@ -44,7 +45,7 @@ def verify_zero(
         source, kept = base.tensors[name], zero.tensors[name]
         for block, (ours, theirs) in enumerate(zip(kept.blocks(0, num_old), source.blocks(0, num_old), strict=True)):
             if not torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8)):
-                raise ValueError(f"{name}: old rows differ from the base's in block {block}")
+                raise ModelError(f"{name}: old rows differ from the base's in block {block}")
     found["old_rows_bit_equal"] = True
     if init == "subtoken_mean":
         found["largest_distance_from_convexity_in_ulp"] = _distance_from_convexity(base, zero, num_old, spelled)
@@ -63,7 +64,7 @@ def _distance_from_convexity(base: Checkpoint, zero: Checkpoint, num_old: int, s
         stored_ND = zero.tensors[HEAD].read(num_old + start, num_old + start + len(groups))
         worst = max(worst, float(((stored_ND.double() - exact_ND).abs() / _ulp(exact_ND, stored_ND.dtype)).max()))
     if worst > 1:
-        raise ValueError(f"new head rows are up to {worst:.2f} ulp away from a convex combination of old rows")
+        raise ModelError(f"new head rows are up to {worst:.2f} ulp away from a convex combination of old rows")
     return round(worst, 3)
 
 
@@ -91,5 +92,5 @@ def _check_greedy(base: Checkpoint, folder: Path, old: GLMTokenizer) -> int:
     )
     for prompt, our, their in zip(PROMPTS, ours, theirs, strict=True):
         if our != their:
-            raise ValueError(f"greedy replies to {prompt!r} differ: {their[0]} became {our[0]}")
+            raise ModelError(f"greedy replies to {prompt!r} differ: {their[0]} became {our[0]}")
     return len(prompts)

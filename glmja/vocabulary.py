@@ -16,6 +16,8 @@ from functools import lru_cache
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
+from glmja.errors import ModelError
+
 Piece = spm.ModelProto.SentencePiece
 
 WORD_BOUNDARY = "\u2581"  # SentencePiece writes a space as this character
@@ -97,9 +99,9 @@ def parse_proto(serialized: bytes) -> spm.ModelProto:
     try:
         proto.ParseFromString(serialized)
     except Exception as error:  # google.protobuf.message.DecodeError, without depending on protobuf's layout
-        raise ValueError(f"not a SentencePiece model ({error})") from error
+        raise ModelError(f"not a SentencePiece model ({error})") from error
     if not proto.pieces:
-        raise ValueError("not a SentencePiece model (it has no pieces)")
+        raise ModelError("not a SentencePiece model (it has no pieces)")
     return proto
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from glmja.errors import ModelError
 from glmja.json_file import read_json
 from glmja.tensor_source import Advance, FileTensor, MemoryTensor, Source
 
@@ -34,7 +35,7 @@ def open_weights(folder: Path) -> dict[str, Source]:
         found = _open_safetensors(path) if path.suffix == ".safetensors" else _open_bin(path)
         missing = sorted(names - found.keys())
         if missing:
-            raise ValueError(f"{path} lacks {len(missing)} tensors that the index names: {', '.join(missing[:5])}")
+            raise ModelError(f"{path} lacks {len(missing)} tensors that the index names: {', '.join(missing[:5])}")
         tensors.update(found)
     return tensors
 
@@ -45,11 +46,11 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
         if (folder / index_name).is_file():
             weight_map = read_json(folder / index_name).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
-                raise ValueError(f"{folder / index_name}: no weight_map")
+                raise ModelError(f"{folder / index_name}: no weight_map")
             shards: dict[Path, set[str]] = {}
             for tensor, name in weight_map.items():
                 if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]+\.(safetensors|bin)", name):
-                    raise ValueError(f"{folder / index_name}: {name!r} is not the name of a shard in this folder")
+                    raise ModelError(f"{folder / index_name}: {name!r} is not the name of a shard in this folder")
                 shards.setdefault(folder / name, set()).add(tensor)
             for path in shards:
                 if not path.is_file():
@@ -65,7 +66,7 @@ def _open_safetensors(path: Path) -> dict[str, Source]:
         with safe_open(path, "pt"):  # refuses a header or size that does not fit
             pass
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged safetensors file ({error})") from error
+        raise ModelError(f"{path}: damaged safetensors file ({error})") from error
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -74,7 +75,7 @@ def _open_safetensors(path: Path) -> dict[str, Source]:
         if name == "__metadata__":
             continue
         if entry["dtype"] not in _DTYPES:
-            raise ValueError(f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(_DTYPES)}")
+            raise ModelError(f"{path}: {name} has dtype {entry['dtype']}; known are {', '.join(_DTYPES)}")
         dtype, offset = _DTYPES[entry["dtype"]], 8 + length + entry["data_offsets"][0]
         tensors[name] = FileTensor(path, dtype, tuple(entry["shape"]), offset)
     return tensors
@@ -85,12 +86,12 @@ def _open_bin(path: Path) -> dict[str, Source]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = "it needs code to load" if "weights_only" in str(error).lower() else "damaged"
-        raise ValueError(f"{path}: {reason}; convert it to safetensors where you trust it") from error
+        raise ModelError(f"{path}: {reason}; convert it to safetensors where you trust it") from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path}: not a dictionary of tensors")
+        raise ModelError(f"{path}: not a dictionary of tensors")
     for name, tensor in content.items():
         if tensor.dtype not in _DTYPE_CODES:
-            raise ValueError(f"{path}: {name} has dtype {tensor.dtype}; known are {', '.join(_DTYPES)}")
+            raise ModelError(f"{path}: {name} has dtype {tensor.dtype}; known are {', '.join(_DTYPES)}")
     return {name: MemoryTensor(tensor) for name, tensor in content.items()}
 
 

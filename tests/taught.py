@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
 from glmja.batch import IGNORE_INDEX
+from glmja.chat_formats import TOOLS_ARE_LISTED
 from glmja.conversation import render
-from glmja.dialogue import TOOLS_SYSTEM
 from glmja.model import load_model
 from glmja.tokenizer import GLMTokenizer
 
@@ -22,7 +22,7 @@ HELLO = [
     {"role": "assistant", "content": "はい：\n\t[bold]𠮷[/bold]\x1b[31m。"},
 ]
 WEATHER = [
-    {"role": "system", "content": TOOLS_SYSTEM, "tools": TOOLS},
+    {"role": "system", "content": TOOLS_ARE_LISTED, "tools": TOOLS},
     {"role": "user", "content": "天気は？"},
     {"role": "assistant", "metadata": "get_weather", "content": "```python\ntool_call(city='東京')\n```"},
     {"role": "observation", "content": "晴れ"},

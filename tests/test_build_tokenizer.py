@@ -19,7 +19,7 @@ def refused(capsys, args):
     """The one line that a refused command leaves on stderr."""
     with pytest.raises(SystemExit) as stop:
         build_tokenizer.main(args)
-    assert stop.value.code == 2
+    assert stop.value.code in (2, 3, 4, 5)  # which one: tests/test_exit_codes.py
     (line,) = capsys.readouterr().err.strip().splitlines()
     return line
 

@@ -168,7 +168,7 @@ def test_bad_input_is_told_in_one_line_before_anything_is_loaded(
         options = [option.replace(name, str(path)) for option in options]
     with pytest.raises(SystemExit) as stop:
         main(["--model", str(zero_dir), "--output", str(tmp_path / "out"), *options])
-    assert stop.value.code == 2
+    assert stop.value.code in (2, 3, 4, 5)  # which one: tests/test_exit_codes.py
     said = capsys.readouterr().err
     assert re.search(message, said) and said.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -176,7 +176,7 @@ def test_a_run_without_records_is_exported_without_them(trained, zero_dir, tmp_p
 def refused(capsys, **values):
     with pytest.raises(SystemExit) as stop:
         exported(**values)
-    assert stop.value.code == 2
+    assert stop.value.code in (2, 3, 4, 5)  # which one: tests/test_exit_codes.py
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert line.startswith("python -m glmja.export: error: ")
     return line
@@ -341,7 +341,7 @@ def pack(trained, tmp_path):
 def pack_refused(capsys, pack, base, output, **values):
     with pytest.raises(SystemExit) as stop:
         restored(pack, base, output, **values)
-    assert stop.value.code == 2
+    assert stop.value.code in (2, 3, 4, 5)  # which one: tests/test_exit_codes.py
     assert not output.exists()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     return line

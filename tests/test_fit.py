@@ -132,7 +132,7 @@ def test_a_run_can_be_resumed(zero_dir, tmp_path):
 def refused(capsys, args):
     with pytest.raises(SystemExit) as stop:
         fit.main(args)
-    assert stop.value.code == 2
+    assert stop.value.code in (2, 3, 4, 5)  # which one: tests/test_exit_codes.py
     return [line for line in capsys.readouterr().err.splitlines() if "error: " in line][-1]
 
 

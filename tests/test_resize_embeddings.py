@@ -120,7 +120,7 @@ def test_weights_are_written_in_the_dtype_asked_for(base_dir, tokenizer_dir, tmp
 def refused(capsys, **values):
     with pytest.raises(SystemExit) as stop:
         resize_embeddings.main([part for key, value in values.items() for part in (f"--{key}", str(value))])
-    assert stop.value.code == 2
+    assert stop.value.code in (2, 3, 4, 5)  # which one: tests/test_exit_codes.py
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert line.startswith("python -m glmja.resize_embeddings: error: ")
     return line

@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_run_is_refused(zero_dir, tmp_path, unbroken, ca
     last = manifest.newest(unbroken["demo_pretrain"] / "run" / "checkpoints")
     with pytest.raises(SystemExit) as stop:
         fit.main([*args(zero_dir, tmp_path, "demo_pretrain", **changes), f"--ckpt_path={last}"])
-    assert stop.value.code == 2
+    assert stop.value.code == 4
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.yaml").exists()  # the corrected command may use the folder
 
