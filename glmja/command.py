@@ -79,7 +79,10 @@ def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[s
         parameter = inspect.signature(act).parameters[name]
         described = next(p.description for p in docstring.params if p.arg_name == name)
         default = None if parameter.default is inspect.Parameter.empty else parameter.default
-        parser.add_argument(f"--{name}", nargs="+", type=str, default=default, help=described, required=default is None)
+        # a flag that is given twice adds to itself
+        parser.add_argument(
+            f"--{name}", nargs="+", action="extend", type=str, default=default, help=described, required=default is None
+        )
     config = parser.parse_args(args)
     values = {key: value for key, value in config.as_dict().items() if key != "config"}
     with one_line_errors(str(parser.prog)):

@@ -104,11 +104,15 @@ def demo(
         "python -m glmja.evaluate --model models/chat --baseline chatglm3-6b --text ja=ja.jsonl zh=zh.jsonl "
         "en=en.jsonl --generate ja=ja_chats.jsonl --runs runs/pretrain runs/sft --output models/evaluation",
     )
-    scores = evaluate.main(
-        ["--model", f"{folder}/chat", "--baseline", f"{folder}/base", "--text", *held_out,
-         "--generate", *_by_language(texts["conversations"][1]), "--runs", f"{folder}/pretrain", f"{folder}/sft",
-         "--output", f"{folder}/evaluation", "--max_new_tokens", "32"]
-    )  # fmt: skip
+    scores = evaluate.evaluate(  # not its command line, which ends the program if retention failed
+        model=f"{folder}/chat",
+        output=f"{folder}/evaluation",
+        baseline=f"{folder}/base",
+        text=held_out,
+        generate=_by_language(texts["conversations"][1]),
+        runs=[f"{folder}/pretrain", f"{folder}/sft"],
+        max_new_tokens=32,
+    )
 
     _announce("A word with it.", f"python -m glmja.chat --model {shlex.quote(str(folder / 'chat'))}")
     for question in ("こんにちは。", "你好"):

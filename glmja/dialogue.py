@@ -86,6 +86,7 @@ class Dialogue:
         self.opening, self.messages = list(opening), list(opening)
         self._prompt_ids: list[int] = []
         self._said: list[int] = []
+        self._num_answers = 0
 
     def hear(self, text: str) -> int:
         """Adds what the user says, or what a tool answers if the assistant has called one.
@@ -161,7 +162,8 @@ class Dialogue:
 
     def _generate(self, model: GlmForCausalLM | PeftModel, listen: Callable[[list[int]], None]) -> None:
         # each turn has noise of its own
-        seed = None if self._sampling.seed is None else self._sampling.seed + len(self.messages)
+        seed = None if self._sampling.seed is None else self._sampling.seed + self._num_answers
+        self._num_answers += 1
         how = vars(replace(self._sampling, seed=seed))
         continue_rows(model, self._tokenizer, [self._prompt_ids], **how, on_ids=listen)
 

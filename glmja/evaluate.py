@@ -29,9 +29,11 @@ from glmja.reference_answers import read_references
 from glmja.run_folder import curves
 from glmja.score_tables import tables
 from glmja.text_overlap import Segmentation, segmenter
+from glmja.tokenizer import GLMTokenizer
 
 SCORES, PAGE, ANSWERS = "scores.json", "report.html", "answers.jsonl"
 RETENTION_FAILED = 7  # exit code
+_RETAINED = ("zh", "en")
 
 
 def evaluate(
@@ -42,7 +44,7 @@ def evaluate(
     generate: list[str] = [],  # noqa: B006
     questions: bool = True,
     runs: list[str] = [],  # noqa: B006
-    retain: list[str] = ["zh", "en"],  # noqa: B006
+    retain: list[str] = [],  # noqa: B006
     max_drift: float = 0.02,
     segmentation: Segmentation = "characters",
     max_characters: int = 1_000_000,
@@ -66,7 +68,7 @@ def evaluate(
             or adgen), for BLEU-4 and ROUGE.
         questions: Ask the eight questions, in Chinese and Japanese.
         runs: Folders of runs whose curves are shown in the page.
-        retain: Languages of the texts in which nothing may be lost.
+        retain: Languages of the texts in which nothing may be lost; zh and en by default.
         max_drift: How much the bits per character of a language to retain may rise; 0.02 is 2 % of the baseline's.
         segmentation: What n-grams of Chinese and Japanese are made of; `words` needs pip install 'glmja[words]'.
         max_characters: Of each language's text; whole documents are read until there are so many.
@@ -87,7 +89,8 @@ def evaluate(
         OSError: If a file does not exist, or the disk has no room.
     """
     inputs = [folder for folder in (baseline, model) if folder]
-    check_free(output, overwrite, inputs)
+    files_of = [item.partition("=")[2] for item in [*text, *generate]]
+    check_free(output, overwrite, [*inputs, *runs, *(path for path in files_of if path)])
     _check_numbers(max_drift, max_characters, max_references, max_new_tokens, row_len, batch_size)
     place = check_device(device)
     texts = {
@@ -101,12 +104,17 @@ def evaluate(
     asked = QUESTIONS if questions else ()
     if not (texts or prompts or asked):
         raise ValueError("nothing to measure; give --text, --generate or --questions true")
-    retained = [lang for lang in retain if lang in texts] if baseline else []
+    if unknown := sorted(set(retain) - set(LANGUAGES)):
+        raise ValueError(f"--retain {unknown[0]}: unknown language; known are {', '.join(LANGUAGES)}")
+    kept = retain or _RETAINED
+    retained = [lang for lang in kept if lang in texts] if baseline else []
     exam = Exam(texts, retained, asked, prompts, references, row_len, batch_size, max_new_tokens)
     for folder in inputs:
         _check_fits(folder, exam)
+    if baseline:
+        _check_grown(model, baseline)
     segmenters = {lang: segmenter(lang, segmentation) for lang in references}
-    shown = {Path(folder).name: curves(Path(folder)) for folder in runs}
+    shown = {str(Path(folder)): curves(Path(folder)) for folder in runs}
 
     wanted = getattr(torch, dtype) if dtype else None
     found = [Examiner(folder, exam, place, wanted).examine() for folder in inputs]
@@ -121,7 +129,11 @@ def evaluate(
         lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
         (partial / ANSWERS).write_text("".join(lines), encoding="utf-8")
         (partial / PAGE).write_text(page, encoding="utf-8")
-    Console().print(*tables(result, answers), f"The report is {Path(output) / PAGE}", sep="\n")
+    console = Console()
+    console.print(*tables(result, answers), sep="\n")
+    if baseline and not retained:
+        console.print(f"retention was not measured: there is no --text of {' or '.join(kept)}", style="bold yellow")
+    console.print(f"The report is {Path(output) / PAGE}", markup=False)
     return result
 
 
@@ -171,6 +183,16 @@ def _check_fits(folder: str, exam: Exam) -> None:
                     f"{name} {number} has {num_tokens} tokens; with --max_new_tokens {exam.max_new_tokens} that is "
                     f"more than the {positions} positions of {folder}"
                 )
+
+
+def _check_grown(model: str, baseline: str) -> None:
+    """Whether every id of the baseline is one of the model, too."""
+    ours, theirs = (GLMTokenizer.load(folder) for folder in (model, baseline))
+    if len(theirs) > len(ours):
+        raise ValueError(
+            f"--baseline {baseline} has {len(theirs)} ids and --model {model} {len(ours)}; the baseline is the model "
+            "that the other grew from"
+        )
 
 
 def _told(folder: str, found: Findings) -> dict[str, Any]:

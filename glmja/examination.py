@@ -106,7 +106,7 @@ class Examiner:
             steps["answering questions"] = partial(self._answer_questions, found)
         for lang in exam.prompts:
             steps[f"answering {lang}"] = partial(self._answer_prompts, lang, found)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns) as progress:
             task = progress.add_task(self.name, total=len(steps))
             for what, step in steps.items():
@@ -130,12 +130,13 @@ class Examiner:
         found.continuations[lang] = [ids for ids, _ in said]
 
     def _answer_questions(self, found: Findings) -> None:
-        found.answers = self._answer([[{"role": "user", "content": question}] for question in self.exam.questions])
+        # one by one: two models are compared id by id, and in 16 bits padding may turn a near tie
+        found.answers = self._answer([[{"role": "user", "content": q}] for q in self.exam.questions], 1)
 
     def _answer_prompts(self, lang: str, found: Findings) -> None:
-        found.replies[lang] = self._answer(self.exam.prompts[lang])
+        found.replies[lang] = self._answer(self.exam.prompts[lang], self.exam.batch_size)
 
-    def _answer(self, prompts: Sequence[Sequence[Message]]) -> list[Reply]:
+    def _answer(self, prompts: Sequence[Sequence[Message]], batch_size: int) -> list[Reply]:
         """Greedily, prompts of similar lengths together: a batch takes as long as its longest."""
         order = sorted(range(len(prompts)), key=lambda i: sum(len(message["content"]) for message in prompts[i]))
         replies = generate(
@@ -143,6 +144,6 @@ class Examiner:
             self.tokenizer,
             [prompts[i] for i in order],
             max_new_tokens=self.exam.max_new_tokens,
-            batch_size=self.exam.batch_size,
+            batch_size=batch_size,
         )
         return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0])]

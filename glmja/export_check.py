@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ _CHATS: tuple[list[Message], ...] = (
     ],
 )
 _NEW_TOKENS = 16
+_MOST_ULPS = 64  # of the stored dtype; 2 to 3 are seen
 _NUM_RANDOM_IDS = 64
 
 
@@ -106,6 +107,7 @@ def compare(
         raise ModelError(f"the tokenizer as written renders chats otherwise than glmja: {said.chat_ids}")
     pairs = [(torch.from_numpy(ours), theirs) for ours, theirs in zip(said.logits, logits, strict=True)]
     same = [ours == theirs for ours, theirs in zip(said.replies, replies, strict=True)]
+    _check_logits(pairs, _MOST_ULPS * max(torch.finfo(source.dtype).eps for source in exported.tensors.values()))
     return found | {
         "chats_with_equal_ids": len(said.chat_ids or ()),
         "largest_logit": max(theirs.abs().max().item() for _, theirs in pairs),
@@ -113,6 +115,14 @@ def compare(
         "greedy_replies": len(same),
         "greedy_replies_equal": sum(same),
     }
+
+
+def _check_logits(pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> None:
+    """Rounding moves a logit by little beside the largest; weights that are other ones do not."""
+    for ours, theirs in pairs:
+        difference, largest = (ours - theirs).abs().max().item(), theirs.abs().max().item()
+        if not difference <= tolerance * largest:  # NaN is not
+            raise ModelError(f"logits of the export are up to {difference:.3g} off; the largest is {largest:.3g}")
 
 
 class _Said(NamedTuple):
@@ -125,15 +135,40 @@ class _Said(NamedTuple):
 
 def _in_new_process(folder: Path, rows: list[list[int]]) -> _Said:
     context = multiprocessing.get_context("spawn")  # a fork would know all that this process knows
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_speak, folder, rows, torch.get_num_threads()).result()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(theirs, folder, rows, torch.get_num_threads()), daemon=True)
+    process.start()
+    theirs.close()  # or its end would not be seen
+    try:
+        said = ours.recv()
+    except EOFError:
+        process.join()
+        raise ChildProcessError(
+            f"the process that checks the export ended with exit code {process.exitcode}; if memory ran out, "
+            "give --check false"
+        ) from None
+    process.join()
+    if isinstance(said, Exception):
+        raise said
+    return said
+
+
+def _send(connection: Connection, folder: Path, rows: list[list[int]], num_threads: int) -> None:
+    try:
+        said: _Said | Exception = _speak(folder, rows, num_threads)
+    except (ValueError, OSError) as error:
+        said = ModelError(f"the export does not load: {error}")
+    connection.send(said)
 
 
 def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
     torch.set_num_threads(num_threads)  # sums in another order would differ
     tokenizer, chat_ids = GLMTokenizer.load(folder), None
     if layout_of(read_json(folder / "config.json")) == "glm":
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        if wrong := {key: sorted(found)[:3] for key, found in loading.items() if found}:
+            raise ModelError(f"transformers finds other weights than it wants: {wrong}")
+        model.eval()
     else:
         model = load_model(folder, torch.float32)
     if (folder / "tokenizer.json").is_file() and has_roles(tokenizer):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GlmForCausalLM
 
+from glmja.errors import ModelError
 from glmja.tokenizer import GLMTokenizer
 
 _CHUNK_LEN = 512
@@ -58,12 +59,12 @@ class Distributions:
 
     Attributes:
         ids: The tokens that it saw, row by row.
-        states_ND: Last hidden states, on the CPU.
+        states: Last hidden states of each row, (N, D), on the CPU.
         head_VD: Output embeddings of the tokenizer's ids, on the CPU.
     """
 
     ids: list[list[int]]
-    states_ND: Tensor
+    states: list[Tensor]
     head_VD: Tensor
 
 
@@ -92,9 +93,13 @@ def measure(
         row_len: Longest row, in tokens.
         batch_size: Rows of a forward pass.
         keep: Positions whose distributions are kept, from the first rows on.
+
+    Raises:
+        ModelError: If a likelihood is no number.
     """
     found, num_prefix = Likelihood(), len(tokenizer.prefix_ids)
     head_VD = model.lm_head.weight[: len(tokenizer)]
+    kept_head_VD = head_VD.to("cpu", copy=True) if keep else head_VD[:0].cpu()
     kept_ids: list[list[int]] = []
     kept_states: list[Tensor] = []
     rows = _count(documents, tokenizer, row_len, found)
@@ -104,38 +109,53 @@ def measure(
         order = sorted(range(len(block)), key=lambda i: -len(block[i]))
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
-            hidden_BTD = model.model(**_pad_right([block[i] for i in numbers], model.device)).last_hidden_state
+            hidden_BTD = model.model(
+                **_pad_right([block[i] for i in numbers], model.device), use_cache=False
+            ).last_hidden_state
             for i, hidden_TD in zip(numbers, hidden_BTD, strict=True):
                 # the state at a position expects the next token
                 states_ND = hidden_TD[num_prefix - 1 : len(block[i]) - 1]
                 found.nats += _nats(states_ND, head_VD, block[i][num_prefix:])
                 if i < wanted:
-                    states[i] = states_ND.cpu()
+                    states[i] = states_ND.to("cpu", copy=True)  # a view would hold its whole batch
         kept_ids += block[:wanted]
         kept_states += [states[i] for i in range(wanted)]
-    empty = torch.empty(0, head_VD.shape[1], dtype=head_VD.dtype)
-    return found, Distributions(kept_ids, torch.cat([empty, *kept_states]), head_VD.cpu())
+    if not math.isfinite(found.nats):
+        raise ModelError(
+            f"the model gives a text the likelihood {-found.nats} nats; its weights are damaged, or too large "
+            "for their dtype (--dtype float32)"
+        )
+    return found, Distributions(kept_ids, kept_states, kept_head_VD)
 
 
 @torch.inference_mode()
-def mean_kl(old: Distributions, new: Distributions, device: torch.device | str = "cpu") -> float | None:
+def mean_kl(old: Distributions, new: Distributions, device: torch.device | str = "cpu") -> tuple[float | None, int]:
     """Mean Kullback-Leibler divergence of the new model's distributions from the old one's, in nats a token.
 
     The sum runs over the old model's ids; what the new model gives to appended pieces is lost to them and so counts.
+    Rows that the two tokenise differently cannot be compared and are left out.
 
     Returns:
-        None if there are no positions, or the texts were tokenised differently: then there is nothing to compare.
+        The mean, None if there is nothing to compare; and the positions that it is over.
+
+    Raises:
+        ValueError: If the old model has ids that the new one lacks.
     """
-    if old.ids != new.ids or not len(old.states_ND):
-        return None
-    total, num_old = 0.0, len(old.head_VD)
+    if len(old.head_VD) > len(new.head_VD):
+        raise ValueError(f"the old model has {len(old.head_VD)} ids, the new one {len(new.head_VD)}; none may be lost")
+    states_of = {tuple(ids): states_ND for ids, states_ND in zip(new.ids, new.states, strict=True)}
+    pairs = [
+        (p_ND, states_of[tuple(ids)]) for ids, p_ND in zip(old.ids, old.states, strict=True) if tuple(ids) in states_of
+    ]
+    total, num_old, num_positions = 0.0, len(old.head_VD), sum(len(p_ND) for p_ND, _ in pairs)
     old_head_VD, new_head_VD = old.head_VD.to(device), new.head_VD.to(device)
-    for start in range(0, len(old.states_ND), _CHUNK_LEN):
-        chunk = slice(start, start + _CHUNK_LEN)
-        log_p_CV = _log_probs(old.states_ND[chunk].to(device), old_head_VD)
-        log_q_CV = _log_probs(new.states_ND[chunk].to(device), new_head_VD)[:, :num_old]
-        total += float((log_p_CV.exp() * (log_p_CV - log_q_CV)).sum())
-    return total / len(old.states_ND)
+    for p_ND, q_ND in pairs:
+        for start in range(0, len(p_ND), _CHUNK_LEN):
+            chunk = slice(start, start + _CHUNK_LEN)
+            log_p_CV = _log_probs(p_ND[chunk].to(device), old_head_VD)
+            log_q_CV = _log_probs(q_ND[chunk].to(device), new_head_VD)[:, :num_old]
+            total += float((log_p_CV.exp() * (log_p_CV - log_q_CV)).sum())
+    return (total / num_positions if num_positions else None), num_positions
 
 
 def _count(documents: Iterable[str], tokenizer: GLMTokenizer, row_len: int, found: Likelihood) -> Iterator[list[int]]:

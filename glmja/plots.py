@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -85,5 +86,6 @@ def _figure(label: str, height: float = 3.0) -> tuple[Figure, Axes]:
 def _uri(figure: Figure) -> str:
     picture = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None}  # the same figures give the same page
-    figure.savefig(picture, format="svg", metadata=metadata)
+    with rc_context({"svg.hashsalt": "glmja"}):
+        figure.savefig(picture, format="svg", metadata=metadata)
     return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"

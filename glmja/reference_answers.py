@@ -65,7 +65,7 @@ def read_references(paths: Iterable[str | Path], most: int) -> list[Reference]:
 
 def _reference(line: bytes, place: str) -> Reference:
     try:
-        record = parse_json(line.decode("utf-8"), place)
+        record = parse_json(line.decode("utf-8-sig"), place)
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 ({error})") from None
     try:

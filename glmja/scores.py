@@ -95,10 +95,11 @@ def _retention(exam: Exam, ours: Findings, theirs: Findings, max_drift: float, d
     for lang in exam.retained:
         before, after = (found.likelihoods[lang].bits_per_char for found in (theirs, ours))
         pairs = list(zip(theirs.continuations[lang], ours.continuations[lang], strict=True))
+        kl, kl_tokens = mean_kl(theirs.distributions[lang], ours.distributions[lang], device)
         languages[lang] = {
             "drift": after / before - 1 if before else 0.0,
-            "mean_kl_nats": mean_kl(theirs.distributions[lang], ours.distributions[lang], device),
-            "kl_tokens": len(theirs.distributions[lang].states_ND),
+            "mean_kl_nats": kl,
+            "kl_tokens": kl_tokens,
             "greedy_unchanged": sum(old == new for old, new in pairs) / len(pairs),
             "greedy_continuations": len(pairs),
         }
@@ -112,7 +113,8 @@ def _of_replies(lang: str, exam: Exam, both: Mapping[str, Findings], segment: Se
     found: dict[str, Any] = {"references": len(expected)}
     for name, findings in both.items():
         replies = findings.replies[lang]
-        found[name] = overlap([reply.text for reply in replies], expected, segment) | _quality(lang, replies)
+        said = overlap([_whole(reply) for reply in replies], expected, segment)
+        found[name] = said | _quality(lang, replies, both["model"].tokenizer)
     return found
 
 
@@ -122,18 +124,24 @@ def _of_questions(exam: Exam, ours: Findings, theirs: Findings | None) -> dict[s
     result: dict[str, Any] = {}
     for lang in dict.fromkeys(langs):
         numbers = [i for i, other in enumerate(langs) if other == lang]
-        result[lang] = {"questions": len(numbers), "model": _quality(lang, [ours.answers[i] for i in numbers])}
+        result[lang] = {
+            "questions": len(numbers),
+            "model": _quality(lang, [ours.answers[i] for i in numbers], ours.tokenizer),
+        }
         if theirs:
-            result[lang]["baseline"] = _quality(lang, [theirs.answers[i] for i in numbers])
+            result[lang]["baseline"] = _quality(lang, [theirs.answers[i] for i in numbers], ours.tokenizer)
             result[lang]["identical"] = sum(ours.answers[i].ids == theirs.answers[i].ids for i in numbers)
     return result
 
 
-def _quality(lang: str, replies: Sequence[Reply]) -> dict[str, float]:
-    """Means over the replies: repeated 4-grams of tokens, letters of the language, turns that ended by themselves."""
+def _quality(lang: str, replies: Sequence[Reply], tokenizer: GLMTokenizer) -> dict[str, float]:
+    """Means over the replies: repeated 4-grams of tokens, letters of the language, turns that ended by themselves.
+
+    The tokens are those of one tokenizer, whichever model spoke: shorter ones repeat more.
+    """
     values = {
-        "repetition": [repetition_rate(reply.ids) for reply in replies],
-        "script_purity": [script_purity(reply.text, lang) for reply in replies],
+        "repetition": [repetition_rate(tokenizer.encode(_whole(reply))) for reply in replies],
+        "script_purity": [script_purity(_whole(reply), lang) for reply in replies],
         "stopped": [float(reply.stopped) for reply in replies],
     }
     return {name: sum(found) / len(found) for name, found in values.items()}
@@ -142,11 +150,16 @@ def _quality(lang: str, replies: Sequence[Reply]) -> dict[str, float]:
 def _answer(asked: _Asked, replies: Sequence[Reply], tokenizers: Sequence[GLMTokenizer]) -> dict[str, Any]:
     """What the model said, and the baseline, if it was asked."""
     names = ("model", "baseline")
-    found = asked._asdict() | {name: reply.text for name, reply in zip(names, replies, strict=False)}
+    found = asked._asdict() | {name: _whole(reply) for name, reply in zip(names, replies, strict=False)}
     if len(replies) == len(names):
         found["identical"] = replies[0].ids == replies[1].ids
     lengths = [len(tokenizer.encode(asked.prompt)) for tokenizer in tokenizers]
     return found | {"prompt_tokens": dict(zip(names, lengths, strict=False))}
+
+
+def _whole(reply: Reply) -> str:
+    """With what stands in the place of the metadata: a model that has not learnt the format answers there."""
+    return f"{reply.metadata}\n{reply.text}" if reply.metadata else reply.text
 
 
 def _pieces(text: str, tokenizer: GLMTokenizer) -> list[str]:

@@ -41,7 +41,8 @@ def test_the_library_has_not_heard_of_lightning():
 
 def test_imports_have_no_cycle_and_are_shallow():
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in CODE}
-    graph = {name: (imported_modules(path) & names.keys()) - {name} for name, path in names.items()}
+    # `errors` is but three names, which everything may raise
+    graph = {name: (imported_modules(path) & names.keys()) - {name, "glmja.errors"} for name, path in names.items()}
 
     def depth(name: str, above: tuple[str, ...] = ()) -> int:
         assert name not in above, f"import cycle: {' → '.join([*above, name])}"

@@ -66,6 +66,7 @@ def test_the_variable_must_name_packages(monkeypatch, capsys):
     ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3\n", "the key 'a' stands twice, in lines 1 and 3"),
+        ("a: {x: 1, x: 2}\n", "the key 'x' stands twice, in lines 1 and 1"),
         ("a:\n  x: 1\n  x: 1\n", "the key 'x' stands twice, in lines 2 and 3"),
         ("- {y: 1}\n- z:\n  - q: 1\n    q: 2\n", "the key 'q' stands twice, in lines 3 and 4"),
     ],

@@ -113,6 +113,29 @@ def test_a_model_that_forgot_fails_with_its_own_exit_code(tmp_path, base_dir, ze
     assert "retention FAILED" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_baseline_that_is_no_baseline_is_refused(tmp_path, base_dir, zero_dir):
+    with pytest.raises(ValueError, match=r"has 3109 ids and --model \S+ 2509; the baseline is the model"):
+        evaluate(str(base_dir), str(tmp_path / "out"), baseline=str(zero_dir))
+
+
+def test_what_is_read_is_not_replaced(tmp_path, zero_dir):
+    text = shutil.copy(text_file("ja"), tmp_path / "ja.jsonl")
+    with pytest.raises(ValueError, match=r"holds the input \S+ja\.jsonl and would replace it"):
+        evaluate(str(zero_dir), str(tmp_path), text=[f"ja={text}"], overwrite=True)
+    assert (tmp_path / "ja.jsonl").exists()
+
+
+def test_retention_that_was_not_measured_is_told(tmp_path, base_dir, zero_dir, capsys):
+    evaluate(str(zero_dir), str(tmp_path / "out"), baseline=str(base_dir), max_new_tokens=2)
+    assert "retention was not measured: there is no --text of zh or en" in capsys.readouterr().out
+
+
+def test_a_flag_that_is_given_twice_adds_to_itself(tmp_path, zero_dir):
+    flags = [part for lang in ("ja", "zh") for part in ("--text", f"{lang}={text_file(lang)}")]
+    scores = main(["--model", str(zero_dir), *flags, "--questions", "false", "--output", str(tmp_path / "out"), *QUICK])
+    assert set(scores["text"]) == {"ja", "zh"}
+
+
 def test_curves_of_runs_are_shown(tmp_path, zero_dir):
     with SummaryWriter(str(tmp_path / "run" / "tensorboard")) as writer:
         for step in range(12):
@@ -154,6 +177,7 @@ def test_the_command_is_explained(capsys):
         (["--max_new_tokens", "999999"], r"question 1 has \d+ tokens; with --max_new_tokens 999999 that is more"),
         (["--device", "cuda:7"], r"--device cuda:7: not on this machine"),
         (["--baseline", "nowhere"], r"no config\.json in nowhere"),
+        (["--retain", "cn"], r"--retain cn: unknown language; known are ja, zh, en, code"),
         (["--runs", "nowhere"], r"nowhere has no curves"),
         (["--segmentation", "syllables"], r"segmentation"),
     ],

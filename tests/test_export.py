@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from glmja import build_tokenizer, export, export_check, fit, language_pack, manifest, resize_embeddings, twin
 from glmja.checkpoint import Checkpoint
+from glmja.errors import ModelError
 from glmja.layout import EMBEDDING, HEAD
 from glmja.model import load_model
 from glmja.model_folder import check_folder
@@ -278,6 +279,30 @@ def test_the_check_finds_a_tensor_that_is_not_the_trained_one(trained, zero_dir,
         weights.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             export_check.compare(state, zero_dir, Checkpoint.open(tmp_path / "out"), tokenizer)
+
+
+def test_the_check_finds_weights_that_transformers_does_not_find(trained, zero_dir, tokenizer, tmp_path):
+    run, _ = trained("lora")
+    exported(run, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    tensors["model.another.weight"] = tensors.pop("model.norm.weight")
+    save_file(tensors, tmp_path / "out" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"transformers finds other weights than it wants: .*model\.norm\.weight"):
+        export_check._in_new_process(tmp_path / "out", [[1, 2, 3]])
+
+
+def test_a_check_that_dies_is_told(monkeypatch, zero_dir):
+    monkeypatch.setattr(export_check, "_send", os._exit)  # is called with a pipe, which is no exit code: it raises
+    with pytest.raises(ChildProcessError, match=r"ended with exit code 1; if memory ran out, give --check false"):
+        export_check._in_new_process(zero_dir, [[1, 2, 3]])
+
+
+def test_logits_that_are_far_or_no_numbers_are_refused():
+    ours, near = torch.tensor([[1.0, 100.0]]), torch.tensor([[1.0001, 100.0]])
+    export_check._check_logits([(ours, near)], 1e-5)
+    for other in (torch.tensor([[1.1, 100.0]]), torch.tensor([[torch.nan, 1.0]])):
+        with pytest.raises(ModelError, match="logits of the export are up to"):
+            export_check._check_logits([(other, ours)], 1e-5)
 
 
 def test_the_check_finds_a_chat_template_that_renders_otherwise(trained, zero_dir, tokenizer, tmp_path):

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from glmja.likelihood import Distributions, mean_kl, measure, to_rows
+from glmja.errors import ModelError
+from glmja.likelihood import mean_kl, measure, to_rows
 from glmja.model import load_model
 from glmja.resize_embeddings import resize_embeddings
 
@@ -55,8 +56,8 @@ def test_what_is_kept_are_the_first_rows_whatever_the_batches(zero, tokenizer, t
         == [r for d in texts["zh"][:6] for r in to_rows(d, tokenizer, 32)][: len(kept[0].ids)]
     )
     assert 100 <= sum(map(len, kept[0].ids)) < 100 + 32
-    assert len(kept[0].states_ND) == sum(len(row) - len(tokenizer.prefix_ids) for row in kept[0].ids)
-    torch.testing.assert_close(kept[0].states_ND, kept[1].states_ND)
+    assert sum(map(len, kept[0].states)) == sum(len(row) - len(tokenizer.prefix_ids) for row in kept[0].ids)
+    torch.testing.assert_close(*(torch.cat(one.states) for one in kept))
 
 
 def test_the_divergence_is_that_of_the_definition(base, base_tokenizer, zero, tokenizer, texts):
@@ -67,8 +68,8 @@ def test_the_divergence_is_that_of_the_definition(base, base_tokenizer, zero, to
     with torch.no_grad():
         p, q = (torch.softmax(model(torch.tensor([row])).logits[0, 1:-1, : len(t)].double(), -1) for model, t in pairs)
     expected = (p * (p.log() - q[:, : len(base_tokenizer)].log())).sum(-1).mean().item()
-    assert mean_kl(old, new) == pytest.approx(expected, rel=1e-4)
-    assert mean_kl(old, old) == pytest.approx(0, abs=1e-6)
+    assert mean_kl(old, new) == (pytest.approx(expected, rel=1e-4), len(row) - 2)
+    assert mean_kl(old, old)[0] == pytest.approx(0, abs=1e-6)
 
 
 def test_mean_rows_bound_how_far_zero_is_from_its_base(
@@ -79,12 +80,23 @@ def test_mean_rows_bound_how_far_zero_is_from_its_base(
     old = measure(base, base_tokenizer, texts["zh"][:8], 64, 8, keep=2000)[1]
     new = measure(zero, tokenizer, texts["zh"][:8], 64, 8, keep=2000)[1]
     added = len(tokenizer) - len(base_tokenizer)
-    assert 0 < mean_kl(old, new) <= math.log(1 + added / len(base_tokenizer)) + 1e-4
+    assert 0 < mean_kl(old, new)[0] <= math.log(1 + added / len(base_tokenizer)) + 1e-4
 
 
-def test_texts_that_are_tokenised_differently_have_no_divergence(base, base_tokenizer, zero, tokenizer, texts):
-    old = measure(base, base_tokenizer, texts["ja"][:1], 64, 8, keep=100)[1]
-    new = measure(zero, tokenizer, texts["ja"][:1], 64, 8, keep=100)[1]
-    assert mean_kl(old, new) is None
-    nothing = Distributions([], torch.empty(0, 4), torch.empty(8, 4))
-    assert mean_kl(nothing, nothing) is None
+def test_rows_that_are_tokenised_differently_are_left_out(base, base_tokenizer, zero, tokenizer, texts):
+    alone, mixed = texts["zh"][:2], [texts["zh"][0], "おにぎり", texts["zh"][1]]
+    pairs = ((base, base_tokenizer), (zero, tokenizer))
+    kept = {n: [measure(m, t, docs, 64, 8, keep=999)[1] for m, t in pairs] for n, docs in (("a", alone), ("m", mixed))}
+    (expected, num_alone), (found, num_mixed) = mean_kl(*kept["a"]), mean_kl(*kept["m"])
+    assert found == pytest.approx(expected, rel=1e-4) and num_alone == num_mixed > 0
+    japanese = [measure(m, t, texts["ja"][:1], 64, 8, keep=100)[1] for m, t in pairs]
+    assert mean_kl(*japanese) == (None, 0)
+    with pytest.raises(ValueError, match="the old model has 3109 ids, the new one 2509"):
+        mean_kl(*reversed(kept["a"]))
+
+
+def test_a_likelihood_that_is_no_number_is_told(zero_dir, tokenizer, texts):
+    model = load_model(zero_dir, torch.float32)
+    model.lm_head.weight.data[5] = torch.nan
+    with pytest.raises(ModelError, match=r"the likelihood nan nats; its weights are damaged"):
+        measure(model, tokenizer, texts["zh"][:1], 64, 8)
