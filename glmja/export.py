@@ -58,7 +58,7 @@ def export(
         dtype: Of the written weights; by default that of the model the run began with, or the pack's.
         max_shard_size: Bytes a file of weights.
         check: Compare what was written with the trained model; takes 4 bytes of memory for each parameter of the model.
-            What is made of a pack is not compared: the pack was, and carries hashes.
+            What is made of a pack is compared with the weights that were put together: the pack was compared itself.
         overwrite: Replace what `output` holds.
 
     Returns:
@@ -76,7 +76,7 @@ def export(
         check_free(output, overwrite, (model_dir,))
         report = _export_run(state, model_dir, output, format, wanted, max_shard_size, check, overwrite)
     elif pack and base and not checkpoint and not model and format != "adapter":
-        report = _export_pack(pack, base, output, format, wanted, max_shard_size, overwrite)
+        report = _export_pack(pack, base, output, format, wanted, max_shard_size, check, overwrite)
     else:
         raise ValueError("give either --checkpoint, or --pack and --base and a --format other than adapter")
     _print(report, output)
@@ -144,6 +144,7 @@ def _export_pack(
     format: Format,
     wanted: torch.dtype | None,
     max_shard_size: int,
+    check: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
     merged, tokenizer = language_pack.put_on(pack, base, wanted)
@@ -152,6 +153,10 @@ def _export_pack(
         dtype = str(merged.tensors[EMBEDDING].dtype).removeprefix("torch.")
         of_pack = read_json(Path(pack) / REPORT)
         report = of_pack | {"format": format, "dtype": dtype, **written, "pack_put_on": Path(base).resolve().name}
+        if check:
+            from glmja.export_check import compare_written  # noqa: PLC0415  # as below
+
+            report |= compare_written(merged, folder, tokenizer)
         _write_report(folder, report)
     return report
 

@@ -27,7 +27,7 @@ from glmja.errors import ModelError
 from glmja.generation import continue_rows
 from glmja.json_file import read_json
 from glmja.layout import layout_of
-from glmja.model import load_model
+from glmja.model import load_model, model_of
 from glmja.tensor_source import Source
 from glmja.tokenizer import GLMTokenizer
 from glmja.trainable import Lora, choose_trainable
@@ -96,19 +96,42 @@ def compare(
     for name, source in exported.tensors.items():
         _check_tensor(name, source, weights[name], name in merged)
     del trained, weights  # before the next model is loaded
-    found = {
+    found: dict[str, Any] = {
         "tensors_bit_equal": len(exported.tensors) - len(merged),
         "tensors_merged_and_rounded": len(merged),
     }
     if not run_it:
         return found
-    said = _in_new_process(exported.folder, rows)
+    tolerance = _MOST_ULPS * max(torch.finfo(source.dtype).eps for source in exported.tensors.values())
+    return found | _compare_speech(exported.folder, tokenizer, rows, logits, replies, tolerance)
+
+
+@torch.inference_mode()
+def compare_written(written: Checkpoint, folder: Path, tokenizer: GLMTokenizer) -> dict[str, Any]:
+    """Compares a model, opened again in a process of its own, with the weights that were written; to the bit.
+
+    Raises:
+        ModelError: If they differ.
+    """
+    rows, model = _token_rows(tokenizer), model_of(written, torch.float32)
+    return _compare_speech(folder, tokenizer, rows, _logits(model, rows), _greedy(model, rows, tokenizer), 0)
+
+
+def _compare_speech(
+    folder: Path,
+    tokenizer: GLMTokenizer,
+    rows: list[list[int]],
+    logits: list[Tensor],
+    replies: list[tuple[list[int], bool]],
+    tolerance: float,
+) -> dict[str, Any]:
+    said = _in_new_process(folder, rows)
     if said.chat_ids is not None and said.chat_ids != [render_prompt(chat, tokenizer) for chat in _CHATS]:
         raise ModelError(f"the tokenizer as written renders chats otherwise than glmja: {said.chat_ids}")
     pairs = [(torch.from_numpy(ours), theirs) for ours, theirs in zip(said.logits, logits, strict=True)]
     same = [ours == theirs for ours, theirs in zip(said.replies, replies, strict=True)]
-    _check_logits(pairs, _MOST_ULPS * max(torch.finfo(source.dtype).eps for source in exported.tensors.values()))
-    return found | {
+    _check_logits(pairs, tolerance)
+    return {
         "chats_with_equal_ids": len(said.chat_ids or ()),
         "largest_logit": max(theirs.abs().max().item() for _, theirs in pairs),
         "largest_difference_of_logits": max((ours - theirs).abs().max().item() for ours, theirs in pairs),

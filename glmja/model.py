@@ -29,6 +29,13 @@ def load_model(
     checkpoint = Checkpoint.open(folder).as_glm()
     if (Path(folder) / TOKENIZER).is_file():  # a folder may hold weights alone
         check_folder(folder)
+    return model_of(checkpoint, dtype, attn_implementation)
+
+
+def model_of(
+    checkpoint: Checkpoint, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
+) -> GlmForCausalLM:
+    """The model of weights under Glm's names; arguments as `load_model`."""
     config = GlmConfig(**{k: v for k, v in checkpoint.config.items() if k not in ("model_type", "dtype")})
     config._attn_implementation = attn_implementation
     with torch.device("meta"):

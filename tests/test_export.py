@@ -334,8 +334,16 @@ def test_a_pack_makes_the_exported_model_of_the_stock_model_and_of_the_grown_one
 
 
 def restored(pack, base, output, **values):
-    values = {"pack": pack, "base": base, "output": output} | values
+    values = {"pack": pack, "base": base, "output": output, "check": "false"} | values
     return export.main([f"--{key}={value}" for key, value in values.items()])
+
+
+def test_what_is_made_of_a_pack_speaks_as_the_weights_that_were_put_together(trained, base_dir, tmp_path):
+    exported(trained("dora")[0], tmp_path / "pack", format="adapter")
+    for layout in ("glm", "chatglm"):
+        report = restored(tmp_path / "pack", base_dir, tmp_path / layout, format=layout, check="true")
+        assert report["largest_difference_of_logits"] == 0
+        assert report["greedy_replies_equal"] == report["greedy_replies"] == 5
 
 
 def test_a_pack_holds_what_the_stock_model_lacks_and_nothing_else(trained, tokenizer, tmp_path):
