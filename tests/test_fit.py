@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import capture_parser
+from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glmja import fit, twin
@@ -277,3 +278,20 @@ def test_real_text_is_learnt_with_the_real_tokenizers(data, tmp_path):
     fit.main(run_args(tmp_path / "zero", tmp_path, **changes))
     seen = scalars(tmp_path / "run", "val/ja/bits_per_char")
     assert seen[-1] < seen[0] - 0.2
+
+
+class Gradients(Callback):
+    """Whether there are any, after each micro-batch."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        self.found.append(any(p.grad is not None for p in pl_module.parameters()))
+
+
+def test_gradients_do_not_outlive_the_step(zero_dir, tmp_path, monkeypatch):
+    gradients = Gradients()
+    monkeypatch.setattr(fit, "LedgerReport", lambda: gradients)  # any place where a callback can be put in
+    fit.main(run_args(zero_dir, tmp_path, **{"trainer.accumulate_grad_batches": 2, "trainer.max_steps": 2}))
+    assert gradients.found == [True, False] * 2
