@@ -70,7 +70,8 @@ def evaluate(
         runs: Folders of runs whose curves are shown in the page.
         retain: Languages of the texts in which nothing may be lost; zh and en by default.
         max_drift: How much the bits per character of a language to retain may rise; 0.02 is 2 % of the baseline's.
-        segmentation: What n-grams of Chinese and Japanese are made of; `words` needs pip install 'glmja[words]'.
+        segmentation: What n-grams of Chinese and Japanese are made of; `words` needs jieba and
+            sacrebleu[ja].
         max_characters: Of each language's text; whole documents are read until there are so many.
         max_references: Conversations of each language that are answered.
         max_new_tokens: An answer ends after so many tokens.

@@ -35,7 +35,7 @@ def segmenter(lang: str, segmentation: Segmentation) -> Callable[[str], list[str
         try:
             return _mecab() if lang == "ja" else _jieba()
         except (ImportError, RuntimeError) as error:
-            raise ValueError(f"words of {lang} need packages: pip install 'glmja[words]' ({error})") from error
+            raise ValueError(f"words of {lang} need packages: pip install jieba 'sacrebleu[ja]' ({error})") from error
     return _CHARACTERS.findall
 
 

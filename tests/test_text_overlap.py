@@ -62,5 +62,5 @@ def test_pairs_must_be_pairs():
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jieba", None)
-    with pytest.raises(ValueError, match=r"words of zh need packages: pip install 'glmja\[words\]'"):
+    with pytest.raises(ValueError, match=r"words of zh need packages: pip install jieba 'sacrebleu\[ja\]'"):
         segmenter("zh", "words")
