@@ -131,12 +131,12 @@ class ChatSampler(Callback):
                 "step": step,
                 "prompt": prompt,
                 "lang": language_of(prompt),
-                "greedy": _text(first),
-                "sampled": _text(second),
+                "greedy": first.whole,
+                "sampled": second.whole,
                 "greedy_stopped": first.stopped,
                 "sampled_stopped": second.stopped,
                 "repetition": (repetition_rate(first.ids) + repetition_rate(second.ids)) / 2,
-                "simplified_share": (simplified_only_share(_text(first)) + simplified_only_share(_text(second))) / 2,
+                "simplified_share": (simplified_only_share(first.whole) + simplified_only_share(second.whole)) / 2,
             }
             for prompt, first, second in zip(self.prompts, greedy, sampled, strict=True)
         ]
@@ -179,10 +179,6 @@ def as_markdown(text: str) -> str:
     """The text for a Markdown renderer that knows HTML: nothing in it is markup, and its lines stay lines."""
     text = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", printable(text, _MAX_CHARACTERS))
     return "<br>".join(line.strip(" ") for line in text.split("\n"))
-
-
-def _text(reply: Reply) -> str:
-    return f"{reply.metadata}\n{reply.text}" if reply.metadata else reply.text
 
 
 def _mean(values: list[float]) -> float:

@@ -130,8 +130,8 @@ def _split(name: str, folder: Path) -> tuple[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     lines = twin.text_file(name).read_text(encoding="utf-8").splitlines(keepends=True)
     paths = folder / f"{name}.jsonl", folder / f"{name}.held_out.jsonl"
-    held_out = lines[::_HELD_OUT_EVERY]
-    for path, part in zip(paths, ([line for line in lines if line not in held_out], held_out), strict=True):
+    train = [line for i, line in enumerate(lines) if i % _HELD_OUT_EVERY]
+    for path, part in zip(paths, (train, lines[::_HELD_OUT_EVERY]), strict=True):
         path.write_text("".join(part), encoding="utf-8")
     return str(paths[0]), str(paths[1])
 

@@ -110,10 +110,12 @@ def evaluate(
     kept = retain or _RETAINED
     retained = [lang for lang in kept if lang in texts] if baseline else []
     exam = Exam(texts, retained, asked, prompts, references, row_len, batch_size, max_new_tokens)
-    for folder in inputs:
-        _check_fits(folder, exam)
-    if baseline:
-        _check_grown(model, baseline)
+    sizes = [len(_check_fits(folder, exam)) for folder in inputs]
+    if sizes[0] > sizes[-1]:
+        raise ValueError(
+            f"--baseline {baseline} has {sizes[0]} ids and --model {model} {sizes[-1]}; the baseline is the model "
+            "that the other grew from"
+        )
     segmenters = {lang: segmenter(lang, segmentation) for lang in references}
     shown = {str(Path(folder)): curves(Path(folder)) for folder in runs}
 
@@ -160,13 +162,13 @@ def _first_documents(files: Sequence[Path], max_characters: int) -> list[str]:
     return documents
 
 
-def _check_fits(folder: str, exam: Exam) -> None:
-    """Whether all that is asked fits the model, before its weights are loaded."""
+def _check_fits(folder: str, exam: Exam) -> GLMTokenizer:
+    """Checks, before weights are loaded, that all that is asked fits the model; returns its tokenizer."""
     tokenizer, positions = check_folder(folder), int(glm_config(folder)["max_position_embeddings"])
     if exam.row_len > positions:
         raise ValueError(f"--row_len {exam.row_len} is more than the {positions} positions of {folder}")
     if not (exam.questions or exam.prompts):
-        return
+        return tokenizer
     if not has_roles(tokenizer):
         raise ValueError(
             f"{folder} has no chat format (no <|user|> and <|assistant|> tokens) and cannot answer; leave out "
@@ -184,16 +186,7 @@ def _check_fits(folder: str, exam: Exam) -> None:
                     f"{name} {number} has {num_tokens} tokens; with --max_new_tokens {exam.max_new_tokens} that is "
                     f"more than the {positions} positions of {folder}"
                 )
-
-
-def _check_grown(model: str, baseline: str) -> None:
-    """Whether every id of the baseline is one of the model, too."""
-    ours, theirs = (GLMTokenizer.load(folder) for folder in (model, baseline))
-    if len(theirs) > len(ours):
-        raise ValueError(
-            f"--baseline {baseline} has {len(theirs)} ids and --model {model} {len(ours)}; the baseline is the model "
-            "that the other grew from"
-        )
+    return tokenizer
 
 
 def _told(folder: str, found: Findings) -> dict[str, Any]:

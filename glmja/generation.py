@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Required, TypedDict, Unpack
 
 import torch
 from peft import PeftModel
@@ -51,6 +52,11 @@ class Reply:
     num_prompt_tokens: int
     stopped: bool
 
+    @property
+    def whole(self) -> str:
+        """With the metadata line, if it is not empty: a model that has not learnt the format answers there."""
+        return f"{self.metadata}\n{self.text}" if self.metadata else self.text
+
 
 def check_sampling(max_new_tokens: int, temperature: float, top_p: float) -> None:
     """Checks the numbers that steer generation.
@@ -66,18 +72,23 @@ def check_sampling(max_new_tokens: int, temperature: float, top_p: float) -> Non
         raise ValueError(f"top_p ({top_p}) must be above 0 and at most 1")
 
 
+class Settings(TypedDict, total=False):
+    """How `continue_rows` goes on."""
+
+    max_new_tokens: Required[int]
+    do_sample: bool
+    temperature: float
+    top_p: float
+    seed: int | None
+    batch_size: int
+    on_ids: Callable[[list[int]], None] | None
+
+
 def generate(
     model: GlmForCausalLM | PeftModel,
     tokenizer: GLMTokenizer,
     prompts: Sequence[Sequence[Message]],
-    *,
-    max_new_tokens: int,
-    do_sample: bool = False,
-    temperature: float = 0.8,
-    top_p: float = 0.8,
-    seed: int | None = None,
-    batch_size: int = 8,
-    on_ids: Callable[[list[int]], None] | None = None,
+    **settings: Unpack[Settings],
 ) -> list[Reply]:
     """The assistant's next message in each conversation.
 
@@ -85,31 +96,13 @@ def generate(
         model: Its mode (train or eval) is as before afterwards.
         tokenizer: The one of the model.
         prompts: Conversations, each ending before the assistant's message.
-        max_new_tokens: A reply ends after so many tokens.
-        do_sample: Sample instead of taking the likeliest token each time.
-        temperature: Divides the logits before sampling.
-        top_p: Sample from the fewest tokens that hold this share of the probability.
-        seed: Of the sampling; the same seed gives the same replies, another for each prompt. Drawn if None.
-        batch_size: Prompts that are answered at a time.
-        on_ids: Called with each new id of a single prompt as it is said, the one that stops it included.
+        settings: As `continue_rows` explains them.
 
     Raises:
-        ValueError: If a conversation is not well-formed, a prompt and `max_new_tokens` are more than the model's
-            positions, or a number is out of its range.
+        ValueError: If a conversation is not well-formed, and as `continue_rows`.
     """
     rows = [render_prompt(prompt, tokenizer) for prompt in prompts]
-    said = continue_rows(
-        model,
-        tokenizer,
-        rows,
-        max_new_tokens=max_new_tokens,
-        do_sample=do_sample,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        batch_size=batch_size,
-        on_ids=on_ids,
-    )
+    said = continue_rows(model, tokenizer, rows, **settings)
     return [_reply(ids, len(row), stopped, tokenizer) for row, (ids, stopped) in zip(rows, said, strict=True)]
 
 
@@ -126,9 +119,26 @@ def continue_rows(
     batch_size: int = 8,
     on_ids: Callable[[list[int]], None] | None = None,
 ) -> list[tuple[list[int], bool]]:
-    """What the model says after each row of ids, and whether it ended it itself; arguments and errors as `generate`.
+    """What the model says after each row of ids, and whether it ended it itself.
 
-    The id that stops it is left out.
+    Args:
+        model: Its mode (train or eval) is as before afterwards.
+        tokenizer: The one of the model.
+        rows: Ids of each prompt.
+        max_new_tokens: A reply ends after so many tokens.
+        do_sample: Sample instead of taking the likeliest token each time.
+        temperature: Divides the logits before sampling.
+        top_p: Sample from the fewest tokens that hold this share of the probability.
+        seed: Of the sampling; the same seed gives the same replies, another for each prompt. Drawn if None.
+        batch_size: Prompts that are answered at a time.
+        on_ids: Called with each new id of a single prompt as it is said, the one that stops it included.
+
+    Returns:
+        The ids, without the one that stopped them.
+
+    Raises:
+        ValueError: If a prompt and `max_new_tokens` are more than the model's positions, or a number is out of its
+            range.
     """
     check_sampling(max_new_tokens, temperature, top_p)
     if batch_size < 1:

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GlmForCausalLM
 
+from glmja.batch import IGNORE_INDEX
 from glmja.errors import ModelError
+from glmja.loss import next_token_loss
 from glmja.tokenizer import GLMTokenizer
 
 _CHUNK_LEN = 512
@@ -55,7 +57,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Distributions:
-    """What a model expected at some positions, as what it is computed from: a thousandth of the room.
+    """What a model expected at some positions, as what it is computed from, which takes less room.
 
     Attributes:
         ids: The tokens that it saw, row by row.
@@ -109,15 +111,15 @@ def measure(
         order = sorted(range(len(block)), key=lambda i: -len(block[i]))
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
-            hidden_BTD = model.model(
-                **_pad_right([block[i] for i in numbers], model.device), use_cache=False
-            ).last_hidden_state
+            batch = [block[i] for i in numbers]
+            # a causal model does not see what follows, so that padding needs no mask
+            hidden_BTD = model.model(_pad_right(batch, 0, model.device), use_cache=False).last_hidden_state
+            labels_BT = _pad_right(batch, IGNORE_INDEX, model.device)
+            labels_BT[:, :num_prefix] = IGNORE_INDEX
+            found.nats += next_token_loss(hidden_BTD, head_VD, labels_BT, _CHUNK_LEN)[0].item()
             for i, hidden_TD in zip(numbers, hidden_BTD, strict=True):
-                # the state at a position expects the next token
-                states_ND = hidden_TD[num_prefix - 1 : len(block[i]) - 1]
-                found.nats += _nats(states_ND, head_VD, block[i][num_prefix:])
-                if i < wanted:
-                    states[i] = states_ND.to("cpu", copy=True)  # a view would hold its whole batch
+                if i < wanted:  # the state at a position expects the next token; a view would hold the whole batch
+                    states[i] = hidden_TD[num_prefix - 1 : len(block[i]) - 1].to("cpu", copy=True)
         kept_ids += block[:wanted]
         kept_states += [states[i] for i in range(wanted)]
     if not math.isfinite(found.nats):
@@ -178,19 +180,10 @@ def _first_rows(rows: Sequence[Sequence[int]], keep: int) -> int:
     return taken
 
 
-def _pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
-    """A causal model does not see what follows, so that no mask is needed."""
+def _pad_right(rows: Sequence[Sequence[int]], padding: int, device: torch.device) -> Tensor:
+    """(B, T) int64."""
     longest = max(map(len, rows))
-    ids = [[*row, *[0] * (longest - len(row))] for row in rows]
-    return {"input_ids": torch.tensor(ids, device=device)}
-
-
-def _nats(states_ND: Tensor, head_VD: Tensor, targets: Sequence[int]) -> float:
-    targets_N, total = torch.tensor(targets, device=states_ND.device), 0.0
-    for start in range(0, len(targets), _CHUNK_LEN):
-        chunk = slice(start, start + _CHUNK_LEN)
-        total += float(F.nll_loss(_log_probs(states_ND[chunk], head_VD), targets_N[chunk], reduction="sum"))
-    return total
+    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], device=device)
 
 
 def _log_probs(states_CD: Tensor, head_VD: Tensor) -> Tensor:

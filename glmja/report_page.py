@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 
 from glmja import plots
 from glmja.display import printable
-from glmja.score_tables import verdict
+from glmja.score_tables import compared, verdict
 
 _EXAMPLES = 5  # of each language's references
 
@@ -33,7 +33,7 @@ def render(
     retention = scores["retention"]
     return environment.get_template("report_page.html").render(
         scores=scores,
-        names=[name for name in ("baseline", "model") if scores.get(name)],
+        names=compared(scores),
         verdict=str(verdict(retention)) if retention else None,
         questions=[answer for answer in answers if answer["reference"] is None],
         examples=_examples(answers),
@@ -46,13 +46,12 @@ def _plots(
     scores: Mapping[str, Any], curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 ) -> dict[str, str]:
     found, text, retention = {}, scores["text"], scores["retention"]
-    names = [name for name in ("baseline", "model") if scores.get(name)]
     if retention:
         drift = {lang: found["drift"] for lang, found in retention["languages"].items()}
         found["drift"] = plots.drifts(drift, retention["max_drift"])
     for key, label in (("bits_per_char", "bits per character"), ("tokens_per_char", "tokens per character")):
         if text:
-            values = {name: [text[lang][name][key] for lang in text] for name in names}
+            values = {name: [text[lang][name][key] for lang in text] for name in compared(scores)}
             found[key] = plots.bars(values, list(text), label)
     bits = "/bits_per_char"
     for run, tags in curves.items():

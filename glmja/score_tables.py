@@ -17,7 +17,7 @@ _SHORT = ("BLEU-4", "ROUGE-1", "-2", "-L", "loops", "script")
 
 def tables(scores: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> list[Table | Text]:
     """What there is to show, the verdict on retention last."""
-    names = [name for name in ("baseline", "model") if scores.get(name)]
+    names = compared(scores)
     shown: list[Table | Text] = []
     questions = [answer for answer in answers if answer["reference"] is None]
     if questions:
@@ -30,6 +30,11 @@ def tables(scores: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> l
     if scores["retention"]:
         shown += [_retention(scores["retention"]), verdict(scores["retention"])]
     return shown
+
+
+def compared(scores: Mapping[str, Any]) -> list[str]:
+    """`baseline`, if there is one, and `model`."""
+    return [name for name in ("baseline", "model") if scores.get(name)]
 
 
 def verdict(retention: Mapping[str, Any]) -> Text:

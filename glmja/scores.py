@@ -113,7 +113,7 @@ def _of_replies(lang: str, exam: Exam, both: Mapping[str, Findings], segment: Se
     found: dict[str, Any] = {"references": len(expected)}
     for name, findings in both.items():
         replies = findings.replies[lang]
-        said = overlap([_whole(reply) for reply in replies], expected, segment)
+        said = overlap([reply.whole for reply in replies], expected, segment)
         found[name] = said | _quality(lang, replies, both["model"].tokenizer)
     return found
 
@@ -140,8 +140,8 @@ def _quality(lang: str, replies: Sequence[Reply], tokenizer: GLMTokenizer) -> di
     The tokens are those of one tokenizer, whichever model spoke: shorter ones repeat more.
     """
     values = {
-        "repetition": [repetition_rate(tokenizer.encode(_whole(reply))) for reply in replies],
-        "script_purity": [script_purity(_whole(reply), lang) for reply in replies],
+        "repetition": [repetition_rate(tokenizer.encode(reply.whole)) for reply in replies],
+        "script_purity": [script_purity(reply.whole, lang) for reply in replies],
         "stopped": [float(reply.stopped) for reply in replies],
     }
     return {name: sum(found) / len(found) for name, found in values.items()}
@@ -150,16 +150,11 @@ def _quality(lang: str, replies: Sequence[Reply], tokenizer: GLMTokenizer) -> di
 def _answer(asked: _Asked, replies: Sequence[Reply], tokenizers: Sequence[GLMTokenizer]) -> dict[str, Any]:
     """What the model said, and the baseline, if it was asked."""
     names = ("model", "baseline")
-    found = asked._asdict() | {name: _whole(reply) for name, reply in zip(names, replies, strict=False)}
+    found = asked._asdict() | {name: reply.whole for name, reply in zip(names, replies, strict=False)}
     if len(replies) == len(names):
         found["identical"] = replies[0].ids == replies[1].ids
     lengths = [len(tokenizer.encode(asked.prompt)) for tokenizer in tokenizers]
     return found | {"prompt_tokens": dict(zip(names, lengths, strict=False))}
-
-
-def _whole(reply: Reply) -> str:
-    """With what stands in the place of the metadata: a model that has not learnt the format answers there."""
-    return f"{reply.metadata}\n{reply.text}" if reply.metadata else reply.text
 
 
 def _pieces(text: str, tokenizer: GLMTokenizer) -> list[str]:

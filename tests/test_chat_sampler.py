@@ -14,7 +14,7 @@ from tiny_run import TinyRun, events, loader, make_batch, make_trainer, scalars
 
 from callbacks.chat_sampler import ChatSampler, as_markdown
 from callbacks.throughput import Throughput
-from glmja.generation import generate
+from glmja.generation import Reply, generate
 from glmja.questions import QUESTIONS, language_of
 
 BATCHES = [make_batch(i) for i in range(40)]
@@ -117,9 +117,7 @@ def test_the_time_of_sampling_is_not_training(zero_dir, tmp_path):
 
 
 def test_the_last_answers_are_printed_without_control_characters(zero_dir, tmp_path, capsys, monkeypatch):
-    import callbacks.chat_sampler as module
-
-    monkeypatch.setattr(module, "_text", lambda reply: "[bold]\x1b[31mred")
+    monkeypatch.setattr(Reply, "whole", "[bold]\x1b[31mred")
     fit(zero_dir, tmp_path, sampler(), max_steps=1)
     printed = capsys.readouterr().out
     assert "chats at step 1" in printed

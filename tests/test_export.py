@@ -291,6 +291,11 @@ def test_the_check_finds_weights_that_transformers_does_not_find(trained, zero_d
         export_check._in_new_process(tmp_path / "out", [[1, 2, 3]])
 
 
+def test_an_export_that_does_not_load_is_told(tmp_path):
+    with pytest.raises(ModelError, match=r"the export does not load: no tokenizer\.model in"):
+        export_check._in_new_process(tmp_path, [[1, 2, 3]])
+
+
 def test_a_check_that_dies_is_told(monkeypatch, zero_dir):
     monkeypatch.setattr(export_check, "_send", os._exit)  # is called with a pipe, which is no exit code: it raises
     with pytest.raises(ChildProcessError, match=r"ended with exit code 1; if memory ran out, give --check false"):
