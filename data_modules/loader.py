@@ -8,6 +8,7 @@ resuming reads nothing twice, and the number of worker processes changes nothing
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_modules.rows import Rows, collate
 from glmja.batch import IGNORE_INDEX, Batch
+from glmja.errors import ModelError
 
 _WORKER_TIMEOUT = 300  # seconds; a hanging worker would otherwise be waited for without end
 
@@ -47,9 +49,23 @@ class PlannedBatches(Dataset[Batch]):
         """Micro-batches of this rank."""
         return len(self.plan) // self.world_size
 
+    def largest(self) -> Batch:
+        """The micro-batch with the most tokens, padding included; the widest of these."""
+
+        def size(i: int) -> tuple[int, int]:
+            numbers = self._numbers(i)
+            width = max(self.rows.length(int(n)) for n in numbers)
+            width += -width % self.multiple
+            return len(numbers) * width, width
+
+        return self[max(range(len(self)), key=size)]
+
+    def _numbers(self, i: int) -> NDArray[Any]:
+        return self.plan[i * self.world_size + self.rank]
+
     def __getitem__(self, i: int) -> Batch:
         """Micro-batch i of this rank."""
-        batch = collate([self.rows[int(n)] for n in self.plan[i * self.world_size + self.rank]], self.multiple)
+        batch = collate([self.rows[int(n)] for n in self._numbers(i)], self.multiple)
         in_step = self.world_size * self.accumulate
         first = i // self.accumulate * in_step
         learnt = sum(self.rows.num_learnt(int(n)) for numbers in self.plan[first : first + in_step] for n in numbers)
@@ -97,10 +113,9 @@ class RunLoader:
             ValueError: If that run had other data.
         """
         if state["fingerprint"] != self.fingerprint:
-            raise ValueError(
-                "the checkpoint was made with other data, or other settings of it (sources, weights, row_len, batch "
-                "size, accumulation, ranks or seed): it cannot be continued exactly; set them as RUN_DIR/config.yaml "
-                f"has them (data fingerprint {state['fingerprint']}, now {self.fingerprint})"
+            raise ModelError(
+                f"the checkpoint was made with other data or settings of it (fingerprint {state['fingerprint']}, now "
+                f"{self.fingerprint}); take sources, weights, row_len, batch size and seed from RUN_DIR/config.yaml"
             )
         self._done = state["micro_batches"]
 
@@ -114,10 +129,18 @@ def load(batches: Dataset[Batch], numbers: Sequence[int], num_workers: int) -> D
         num_workers=num_workers,
         timeout=_WORKER_TIMEOUT if num_workers else 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_outlive_a_signal,
         # a loader draws a seed for its workers: from the global generator, it would change the dropout of a run that
         # is resumed
         generator=torch.Generator(),
     )
+
+
+def _outlive_a_signal(worker: int) -> None:
+    """A signal that all processes of a run get is for the main one, which needs its workers to end the step."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # the second one ends the worker: multiprocessing waits at exit for those that it has terminated
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 class EvenlyShared(Dataset[Batch]):

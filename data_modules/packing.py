@@ -59,6 +59,11 @@ class PackedRows:
         fragments = [Fragment(store.tokens[s + a : s + b]) for s, (_, a, b) in zip(starts, parts, strict=True)]
         return pack(fragments, self.isolate)
 
+    def length(self, i: int) -> int:
+        """Tokens of row i."""
+        _, begin, end = self._place(i)
+        return end - begin
+
     def num_learnt(self, i: int) -> int:
         """All of the row's tokens but the first of each part."""
         source, begin, end = self._place(i)

@@ -42,6 +42,10 @@ class Rows(Protocol):
         """Row i."""
         ...
 
+    def length(self, i: int) -> int:
+        """Tokens of row i, found without reading it."""
+        ...
+
     def num_learnt(self, i: int) -> int:
         """Learnt tokens of row i, found without reading it."""
         ...

@@ -88,6 +88,7 @@ class PaddedSFTData(RunData):
         Raises:
             ValueError: If a source has too few conversations, or too many from which nothing can be learnt.
         """
+        self._check_trainer()
         for source in self.sources:
             for store in self._stores(source):
                 store.check_dropped(source.name, self.max_bad_share)
@@ -220,6 +221,10 @@ class ConversationRows:
     def __getitem__(self, i: int) -> Row:
         """Row i."""
         return pack([self._fragment(*self.members[n]) for n in self.conversations[i]])
+
+    def length(self, i: int) -> int:
+        """Tokens of row i."""
+        return int(self.lengths[i])
 
     def num_learnt(self, i: int) -> int:
         """Learnt tokens of row i."""

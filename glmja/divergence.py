@@ -1,5 +1,5 @@
-"""The end of a run whose loss is no longer a number."""
+"""The end of a run that no longer learns."""
 
 
 class DivergedError(RuntimeError):
-    """Raised before the backward pass of a loss that is not finite."""
+    """Raised when steps in a row had a loss or gradients that are not finite; none of them changed a weight."""

@@ -12,6 +12,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from callbacks.exact_resume import ExactResume
 from callbacks.final_checkpoint import FinalCheckpoint
 from callbacks.ledger_report import LedgerReport
+from callbacks.rehearsal import Rehearsal
 from glmja import manifest
 from glmja.command import USAGE_ERROR, OneLineParser, one_line_errors
 from glmja.config_safety import allow_imports
 from glmja.divergence import DivergedError
 from glmja.errors import MachineError
+from lit_modules.base import GLMModule
 from lit_modules.checkpoint_folder import CheckpointFolders
+from lit_modules.preflight import Needs, check_disk, check_memory, needs_of
 
 DIVERGED = 6
 
@@ -104,7 +108,7 @@ class FitCLI(LightningCLI):
         """
         run_dir, ckpt_path = Path(self.config.run_dir), self.config.ckpt_path
         if ckpt_path is None:
-            if (run_dir / "config.yaml").exists():
+            if manifest.any_in(run_dir / "checkpoints"):
                 raise ValueError(f"--run_dir {run_dir} holds a run; choose another, or resume it with --ckpt_path last")
             return
         try:
@@ -127,20 +131,56 @@ class FitCLI(LightningCLI):
         """Refuses what does not fit together, before any weight is loaded or process started.
 
         Raises:
-            OSError: If the port at which the processes are to meet is in use.
-            ValueError: If rows are longer than the model's positions, or the checkpoint is of another base, tokenizer,
-                strategy, precision or number of devices.
+            ExceptionGroup: If several things are wrong.
+            OSError: If the port at which the processes are to meet is in use, or memory or disk are too small.
+            ValueError: If rows are longer than the model's positions, the checkpoint is of another base, tokenizer,
+                strategy, precision or number of devices, or the data cannot be used.
         """
+        checks = [self._check_rows, self._check_checkpoint]
         if self.trainer.world_size > 1:
-            check_port()
+            checks.append(check_port)
+        if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0:
+            # bad data ends the run while there is only one process
+            checks += [self._check_disk, self._check_memory, self.datamodule.prepare_data]
+        problems: list[Exception] = []
+        for check in checks:
+            try:
+                check()
+            except (ValueError, OSError) as error:
+                problems.append(error)
+        if len(problems) > 1:
+            raise ExceptionGroup("the run cannot begin", problems)
+        for problem in problems:
+            raise problem
+
+    def _check_rows(self) -> None:
         row_len, positions = getattr(self.datamodule, "row_len", None), getattr(self.model, "max_positions", None)
         if row_len is not None and positions is not None and row_len > positions:
             raise ValueError(f"data.init_args.row_len ({row_len}) exceeds the model's {positions} positions")
+
+    def _check_checkpoint(self) -> None:
         if self.config.ckpt_path is not None and hasattr(self.model, "check_resumable"):
             self.model.trainer = self.trainer
             self.model.check_resumable(self.saved.facts, self.config.ckpt_path)
-        if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0:
-            self.datamodule.prepare_data()  # bad data ends the run while there is only one process
+
+    def _check_disk(self) -> None:
+        if self._needs is not None:
+            checkpoint = self.config.checkpoint
+            check_disk(
+                self._needs,
+                Path(self.config.run_dir),
+                self.trainer.max_steps,
+                checkpoint.every_n_train_steps,
+                checkpoint.save_top_k,
+            )
+
+    def _check_memory(self) -> None:
+        if self._needs is not None:
+            check_memory(self._needs, self.trainer)
+
+    @cached_property
+    def _needs(self) -> Needs | None:
+        return needs_of(self.model, self.trainer) if isinstance(self.model, GLMModule) else None
 
 
 def check_port() -> None:
@@ -213,6 +253,7 @@ def main(args: ArgsType = None) -> Trainer:
         cli.trainer.callbacks += [  # type: ignore[attr-defined]
             ExactResume(),
             LedgerReport(),
+            Rehearsal(),
             FinalCheckpoint(f"{cli.config.run_dir}/checkpoints"),
         ]
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import GlmConfig, GlmForCausalLM
 
 from glmja.checkpoint import Checkpoint
+from glmja.errors import ModelError
 from glmja.model_folder import check_folder
 from glmja.tokenizer import FILE_NAME as TOKENIZER
 
@@ -36,11 +38,34 @@ def model_of(
     checkpoint: Checkpoint, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
 ) -> GlmForCausalLM:
     """The model of weights under Glm's names; arguments as `load_model`."""
+    model = _empty(checkpoint, attn_implementation)
+    weights = {name: source.read_all().to(dtype or source.dtype) for name, source in checkpoint.tensors.items()}
+    _check_finite(weights, checkpoint.folder)
+    model.load_state_dict(weights, assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its frequencies are computed, not stored
+    return model.eval()
+
+
+def outline(folder: str | Path, dtype: torch.dtype | None = None) -> GlmForCausalLM:
+    """The shapes and dtypes of a model, on torch's meta device; arguments and errors as `load_model`."""
+    checkpoint = Checkpoint.open(folder).as_glm()
+    model = _empty(checkpoint)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtype or checkpoint.tensors[name].dtype)
+    return model
+
+
+def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> GlmForCausalLM:
     config = GlmConfig(**{k: v for k, v in checkpoint.config.items() if k not in ("model_type", "dtype")})
     config._attn_implementation = attn_implementation
     with torch.device("meta"):
-        model = GlmForCausalLM(config)
-    weights = {name: source.read_all().to(dtype or source.dtype) for name, source in checkpoint.tensors.items()}
-    model.load_state_dict(weights, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)  # its frequencies are computed, not stored
-    return model.eval()
+        return GlmForCausalLM(config)
+
+
+def _check_finite(weights: dict[str, Tensor], folder: Path) -> None:
+    """Refuses weights from which no loss can come that is a number; raises as `load_model`."""
+    for name, weight in weights.items():
+        # a NaN anywhere is both; forty times as fast as to ask each number
+        if not torch.isfinite(torch.stack(torch.aminmax(weight))).all():
+            count = int((~torch.isfinite(weight)).sum())
+            raise ModelError(f"{folder}: {name} holds {count} NaN or infinite numbers; get the weights anew")

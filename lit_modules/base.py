@@ -13,7 +13,7 @@ from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -23,7 +23,7 @@ from glmja import manifest
 from glmja.batch import Batch
 from glmja.checkpoint import Checkpoint, DtypeName
 from glmja.loss import next_token_loss
-from glmja.model import load_model
+from glmja.model import load_model, outline
 from glmja.model_folder import check_folder, glm_config
 from glmja.trainable import Embeddings, Lora, Tuning, bare_model, check_choice, choose_trainable
 from lit_modules.schedules import WarmupCosine
@@ -86,9 +86,9 @@ class GLMModule(LightningModule):
         self.loss_chunk_len = loss_chunk_len
         self.strict_loading = False  # frozen weights are not in the checkpoint; on_load_checkpoint checks the rest
         self.model: Any = None
-        self.train_loss = MeanMetric()
+        self.train_loss = MeanMetric(nan_strategy="disable")  # what is not a number shows
         self._grad_norm: Tensor | float | None = None
-        self._last_step = 0
+        self._last_step = self._num_skipped = 0
 
     def configure_model(self) -> None:
         """Loads the weights and decides what trains; does nothing the second time.
@@ -98,8 +98,7 @@ class GLMModule(LightningModule):
         """
         if self.model is not None:
             return
-        dtype = getattr(torch, self.dtype_name) if self.dtype_name else None
-        model = load_model(self.model_dir, dtype, self.attn_implementation)
+        model = load_model(self.model_dir, self._stored_dtype, self.attn_implementation)
         if model.dtype != torch.float32 and self.trainer.precision == "32-true":
             raise ValueError(
                 f"the weights are {model.dtype}, what trains is fp32, and trainer.precision is 32-true: give "
@@ -113,11 +112,36 @@ class GLMModule(LightningModule):
                 layer.compile()
         self.model.train()
 
+    def outline(self) -> Any:
+        """The model as it will train, by shapes and dtypes alone; raises as `configure_model`."""
+        model = outline(self.model_dir, self._stored_dtype)
+        return choose_trainable(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
+
+    def try_optimizer(self) -> Optimizer:
+        """The optimizer over a few numbers, after a step.
+
+        Raises:
+            ValueError: If an argument is out of its range.
+        """
+        parameter = nn.Parameter(torch.zeros(1024))
+        parameter.grad = torch.zeros_like(parameter)
+        try:
+            optimizer = self.optimizer([parameter])
+        except ValueError as error:
+            raise ValueError(f"model.init_args.optimizer: {error}; correct the value") from error
+        optimizer.step()
+        return optimizer
+
+    @property
+    def _stored_dtype(self) -> torch.dtype | None:
+        return getattr(torch, self.dtype_name) if self.dtype_name else None
+
     def setup(self, stage: str) -> None:
         """Makes the metrics of the sources that the data module validates on.
 
         Raises:
-            ValueError: If the run would train in 16 bits, or is to be resumed from a checkpoint of other data.
+            ValueError: If precision, clipping or schedule cannot be meant so, or the run is to be resumed from a
+                checkpoint of other data.
         """
         if str(self.trainer.precision).endswith("16-true") and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             raise ValueError(
@@ -126,6 +150,11 @@ class GLMModule(LightningModule):
             )
         if self.trainer.ckpt_path is not None:
             self.check_resumable(manifest.read(self.trainer.ckpt_path, verify=False).facts, self.trainer.ckpt_path)
+        clip = self.trainer.gradient_clip_val or 0
+        if clip < 0:
+            raise ValueError(f"trainer.gradient_clip_val ({clip}) must not be negative: steps would go uphill")
+        # tried on a number, before the weights are loaded
+        self.lr_scheduler(self.try_optimizer(), self.trainer.datamodule.num_steps)  # type: ignore[attr-defined]
         sources = self.trainer.datamodule.validation_sources  # type: ignore[attr-defined]
         self.validation = ValidationMetrics(sources, self.tokenizer.num_characters)
 
@@ -138,12 +167,14 @@ class GLMModule(LightningModule):
         return next_token_loss(hidden, glm.lm_head.weight, batch["labels"], self.loss_chunk_len)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """This micro-batch's part in the mean loss of the optimizer step."""
+        """This micro-batch's part in the mean loss of the optimizer step; NaN if it is infinite."""
         total, labels_N = self.loss(batch)
         num_learnt = labels_N.numel()
         if num_learnt:
             self.train_loss.update(total.detach() / num_learnt, weight=num_learnt)
-        return total / batch["learnt_per_batch"].clamp(min=1)
+        loss = total / batch["learnt_per_batch"].clamp(min=1)
+        # an infinite loss may have finite gradients; NaN reaches all of them, on all ranks, and the step is skipped
+        return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
     def configure_gradient_clipping(
         self,
@@ -151,21 +182,34 @@ class GLMModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips as Lightning does, and keeps the norm for the log (DeepSpeed does both by itself)."""
-        if gradient_clip_algorithm == "value":
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
+        """Clips as Lightning does, keeps the norm for the log, and skips a step whose gradients are not finite.
+
+        DeepSpeed does all three by itself, and a gradient scaler the last.
+        """
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        by_value = gradient_clip_algorithm == "value"
+        if not by_value and scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             raise ValueError(
                 f"a fused {type(optimizer).__name__} under precision {self.trainer.precision} would be given gradients "
                 "that are clipped while they are scaled; give --model.init_args.optimizer.init_args.fused false"
             )
         parameters = [p for p in self.parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if gradient_clip_val:
-            clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
         self._grad_norm = norm
+        if scaler is None and not torch.isfinite(norm):
+            optimizer.zero_grad()  # parameters without a gradient are passed over, and so is their state
+            self._num_skipped += 1
+        elif by_value:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
+
+    @property
+    def num_skipped_steps(self) -> int:
+        """Optimizer steps that changed no weight because a gradient was not finite; a scaler's are not counted."""
+        if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            return int(self.trainer.strategy.model.skipped_steps)  # type: ignore[union-attr,arg-type]
+        return self._num_skipped
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Steps as Lightning does, and frees the gradients, which it keeps through the next forward pass."""

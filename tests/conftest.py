@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("GLMJA_DATA", ROOT.parent / "shared" / "data"))
 
 # what configurations of the tests name beside the project's classes
-os.environ["GLMJA_ALLOW_IMPORTS"] = "recorder,tests,programs,toy"
+os.environ["GLMJA_ALLOW_IMPORTS"] = "recorder,poison,tests,programs,toy"
 
 # on models this small, threads wait for each other; and two processes with all cores each wait longer still
 torch.set_num_threads(1)

@@ -3,12 +3,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import Documents
+from worlds import Conversations, Documents
 
 from data_modules.document_stream import DocumentStream
 from data_modules.loader import EvenlyShared, PlannedBatches, RunLoader, load
 from data_modules.packing import PackedRows, interleave
 from data_modules.rows import count_learnt
+from data_modules.sft import ConversationRows
 
 ROW_LEN = 8
 
@@ -49,6 +50,19 @@ def test_the_ranks_share_the_batches_of_one():
     together = ids(loader())
     ranks = [ids(loader(rank, 3)) for rank in range(3)]
     assert [batch for step in zip(*ranks, strict=True) for batch in step] == together
+
+
+@given(st.lists(st.integers(1, 8), min_size=4, max_size=12), st.integers(1, 2), st.sampled_from([1, 4]))
+def test_the_largest_batch_is_that_of_the_most_tokens_padding_included(lengths, world_size, multiple):
+    store = Conversations(lengths)
+    members = np.stack([np.zeros(len(lengths), np.int64), np.arange(len(lengths))], axis=1)
+    numbers = np.arange(len(lengths))
+    plan = np.array_split(numbers, 2 * world_size)
+    of = ConversationRows([store], members, list(numbers[:, None]))
+    for rank in range(world_size):
+        batches = PlannedBatches(of, plan, rank, world_size, multiple=multiple)
+        sizes = [batches[i]["input_ids"].shape for i in range(len(batches))]
+        assert batches.largest()["input_ids"].shape == max(sizes, key=lambda shape: (shape.numel(), shape[1]))
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (1, 4), (2, 2), (3, 1)])

@@ -1,32 +1,31 @@
 """The smallest training of a GLM there is, for tests of what watches a training."""
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
 from glmja.batch import IGNORE_INDEX
-from glmja.loss import next_token_loss
-from glmja.model import load_model
-from glmja.tokenizer import GLMTokenizer
-from glmja.trainable import Lora, choose_trainable
+from glmja.trainable import Lora
+from lit_modules.base import GLMModule
 
 
-class TinyRun(LightningModule):
+class TinyRun(GLMModule):
+    """As a recipe's module, without a data module to plan its steps and sources."""
+
     def __init__(self, folder):
-        super().__init__()
-        self.tokenizer = GLMTokenizer.load(folder)
-        self.model = choose_trainable(load_model(folder, torch.float32), "lora", "full", Lora(rank=4, dropout=0.1), [])
+        super().__init__(str(folder), lora=Lora(rank=4, dropout=0.1), dtype="float32")
 
-    def training_step(self, batch, batch_idx):
-        glm = self.model.get_base_model()
-        hidden = glm.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).last_hidden_state
-        total, labels = next_token_loss(hidden, glm.lm_head.weight, batch["labels"])
-        return total / max(1, labels.numel())
+    def setup(self, stage):
+        pass
 
     def validation_step(self, batch, batch_idx):
-        self.log("val/loss", self.training_step(batch, batch_idx))
+        total, labels = self.loss(batch)
+        self.log("val/loss", total / max(1, labels.numel()))
+
+    def on_validation_epoch_end(self):
+        pass
 
     def configure_optimizers(self):
         return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=1e-2)
@@ -39,7 +38,8 @@ def make_batch(seed, num_rows=2, row_len=16, lengths=None, num_prompt=0):
     positions = torch.arange(row_len).expand_as(ids).clone()
     learnt = (positions >= num_prompt) & (positions < lengths[:, None])
     labels = torch.where(learnt, ids, IGNORE_INDEX)
-    return {"input_ids": ids, "labels": labels, "position_ids": positions, "lengths": lengths}
+    batch = {"input_ids": ids, "labels": labels, "position_ids": positions, "lengths": lengths}
+    return batch | {"learnt_per_batch": learnt[:, 1:].sum().float()}
 
 
 def make_trainer(folder, callbacks, **options):
