@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.chat_rendering import read_chunks, render_chunk
+from data_modules.seal import open_sealed, seal
 from data_modules.sources import ChatSource
 from data_modules.worker_pool import map_in_processes
 from glmja.errors import DataError
@@ -25,7 +26,7 @@ from glmja.json_file import read_json, write_json
 from glmja.output_folder import complete_or_absent
 from glmja.tokenizer import GLMTokenizer
 
-_FORMAT = "1"  # counts up when the content of a store for the same conversations changes
+_FORMAT = "2"  # counts up when the content of a store for the same conversations changes
 _PLACES_SHOWN = 3
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class ChatStore:
         if not folder.is_dir():
             with suppress(FileExistsError), complete_or_absent(folder) as partial_folder:
                 _write(source, tokenizer, row_len, partial_folder)
-        return cls(folder)
+        return open_sealed(cls, folder)
 
     def check_dropped(self, name: str, max_bad_share: float) -> None:
         """Logs what was dropped.
@@ -103,10 +104,10 @@ class ChatStore:
             f"{count} × {reason} ({'; '.join(self.report['places'][reason])})"
             for reason, count in self.report["dropped"].items()
         )
-        found = f"source {name!r}: nothing can be learnt from {self.num_dropped} of {total} records: {reasons}"
+        found = f"source {name!r}: nothing can be learnt from {self.num_dropped} of {total} records"
         if self.num_dropped > max_bad_share * total:
-            raise DataError(f"{found}; repair them, or raise data.init_args.max_bad_share ({max_bad_share})")
-        log.warning("%s", found)
+            raise DataError(f"{found}; repair, or raise max_bad_share ({max_bad_share}): {self.report['first']}")
+        log.warning("%s: %s", found, reasons)
 
 
 def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Path) -> None:
@@ -114,7 +115,7 @@ def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Pa
     num_learnt: list[int] = []
     dropped: Counter[str] = Counter()
     places: defaultdict[str, list[str]] = defaultdict(list)
-    num_shortened = 0
+    num_shortened, first = 0, ""
     work = partial(render_chunk, tokenizer=tokenizer, chat_format=source.format, row_len=row_len)
     chunks = read_chunks([Path(path) for path in source.files], f"tokenising {source.name}")
     with (
@@ -129,13 +130,16 @@ def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Pa
             num_learnt += [int(part.sum()) for part in np.split(result.learnt, ends[:-1])] if len(ends) else []
             lengths += result.lengths
             num_shortened += result.num_shortened
-            for reason, place in result.dropped:
+            for reason, place, detail in result.dropped:
+                first = first or f"{place}: {detail}"
                 dropped[reason] += 1
                 if len(places[reason]) < _PLACES_SHOWN:
                     places[reason].append(place)
     if not lengths:
-        first = "; ".join(f"{reason} ({places[reason][0]})" for reason in dropped) or "no records"
-        raise DataError(f"source {source.name!r} holds no conversation to learn from: {first}")
+        raise DataError(f"source {source.name!r} holds no conversation to learn from: {first or 'no records'}")
     np.save(folder / "starts.npy", np.cumsum([0, *lengths], dtype=np.int64))
     np.save(folder / "num_learnt.npy", np.array(num_learnt, dtype=np.int64))
-    write_json(folder / "report.json", {"dropped": dropped, "places": places, "shortened": num_shortened})
+    write_json(
+        folder / "report.json", {"dropped": dropped, "places": places, "first": first, "shortened": num_shortened}
+    )
+    seal(folder)

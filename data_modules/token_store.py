@@ -1,19 +1,18 @@
 """Documents as token ids on disk, made once and then memory-mapped.
 
-Ids are 4 bytes each, one document after the other, every one with its EOS; a second file holds
-where each document starts. The folder is named after everything that its content depends on, and
-appears only when it is complete, so that a store that can be opened can be trusted.
+Ids are 4 bytes each, one document after the other, every one with its EOS; a second file holds where each document
+starts. A document that is there already is left out and counted: a copy of what is held out would be trained on. The
+folder is named after everything that its content depends on, and appears only when it is complete, so that a store
+that can be opened can be trusted.
 
-One process reads and writes; the others parse and encode. BPE takes longer per token the longer its text is, so
-documents are encoded in parts. That changes no id: the cuts are where no piece of the vocabulary could join the two
-characters, so no merge would have crossed them.
+One process reads and writes; the others parse and encode.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
@@ -21,18 +20,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sentencepiece import SentencePieceProcessor
 
+from data_modules.document_encoder import DocumentEncoder
+from data_modules.seal import open_sealed, seal
 from data_modules.sources import TextSource
 from data_modules.worker_pool import map_in_processes
-from glmja.corpus import Chunk, check_paths, documents_of, load_hub, no_text, read_chunks, read_hub_chunks
+from glmja.corpus import Chunk, check_paths, load_hub, no_text, read_chunks, read_hub_chunks
+from glmja.json_file import read_json, write_json
 from glmja.output_folder import complete_or_absent
 from glmja.tokenizer import GLMTokenizer
-from glmja.vocabulary import WORD_BOUNDARY, isolated_processor
 
-_FORMAT = "1"  # counts up when the content of a store for the same text changes
-_PART_LEN = 256  # characters of a part, or a few more; from 100 to 800 the speed is the same
-_BPE = 2  # `TrainerSpec.ModelType.BPE`
+_FORMAT = "2"  # counts up when the content of a store for the same text changes
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +42,15 @@ class TokenStore:
         folder: Named after everything that the content depends on.
         tokens: All ids, (T,) uint32, memory-mapped.
         starts: Where each document starts, and the end, (documents + 1,) int64.
+        num_blank: Documents that were left out because they are empty or white space.
+        num_repeated: Documents that were left out because an equal one is there.
     """
 
     def __init__(self, folder: Path) -> None:
         """Opens a complete store."""
         self.folder = folder
+        report = read_json(folder / "report.json")
+        self.num_blank, self.num_repeated = int(report["blank"]), int(report["repeated"])
         self.tokens: NDArray[np.uint32] = np.memmap(folder / "tokens.bin", dtype=np.uint32, mode="r")
         self.starts: NDArray[np.int64] = np.load(folder / "starts.npy")
 
@@ -80,7 +82,7 @@ class TokenStore:
             # another process, or another machine that shares the cache, may be faster
             with suppress(FileExistsError), complete_or_absent(folder) as partial:
                 _write(source, dataset, tokenizer, partial, num_workers)
-        return cls(folder)
+        return open_sealed(cls, folder)
 
 
 def _key(source: TextSource, dataset: Any, tokenizer: GLMTokenizer) -> str:
@@ -97,22 +99,33 @@ def _key(source: TextSource, dataset: Any, tokenizer: GLMTokenizer) -> str:
 
 
 def _write(source: TextSource, dataset: Any, tokenizer: GLMTokenizer, folder: Path, num_workers: int | None) -> None:
-    encoder = _Encoder(tokenizer, source.text_key)
-    lengths = [np.zeros(1, dtype=np.int64)]
+    encoder = DocumentEncoder(tokenizer, source.text_key)
+    lengths: list[NDArray[np.int64]] = []
+    seen: set[bytes] = set()  # about 100 bytes of memory a document
+    num_blank = num_repeated = 0
     with (
         (folder / "tokens.bin").open("wb") as out,
         closing(_chunks(source, dataset)) as chunks,
         closing(map_in_processes(encoder, chunks, num_workers)) as encoded,
     ):
-        for ids, lengths_of_chunk in encoded:
-            assert (ids[np.cumsum(lengths_of_chunk) - 1] == tokenizer.eos_id).all()
-            ids.tofile(out)
-            lengths.append(lengths_of_chunk)
-    starts = np.cumsum(np.concatenate(lengths))
+        for part in encoded:
+            is_new = np.array([_is_new(digest, seen) for digest in part.digests], dtype=np.bool_)
+            part.ids[np.repeat(is_new, part.lengths)].tofile(out)
+            lengths.append(part.lengths[is_new])
+            num_blank, num_repeated = num_blank + part.num_blank, num_repeated + int((~is_new).sum())
+    starts = np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
     if len(starts) == 1:
         raise no_text(source.files or [_origin(source)])
     np.save(folder / "starts.npy", starts)
+    write_json(folder / "report.json", {"blank": num_blank, "repeated": num_repeated})
+    seal(folder)
     log.info("%s: %d documents, %d tokens", source.name, len(starts) - 1, starts[-1])
+
+
+def _is_new(digest: bytes, seen: set[bytes]) -> bool:
+    before = len(seen)
+    seen.add(digest)
+    return len(seen) > before
 
 
 def _origin(source: TextSource) -> str:
@@ -124,69 +137,3 @@ def _chunks(source: TextSource, dataset: Any) -> Generator[Chunk, None, None]:
     if dataset is None:
         return read_chunks(source.files, source.text_key, description)
     return read_hub_chunks(dataset, _origin(source), source.text_key, description)
-
-
-class _Encoder:
-    """Chunks to ids: of each document `tokenizer.encode(text)` and the EOS."""
-
-    def __init__(self, tokenizer: GLMTokenizer, text_key: str) -> None:
-        self.text_key, self.eos_id = text_key, tokenizer.eos_id
-        self.cutter = _Cutter(tokenizer)
-        self.processor = self.cutter.processor
-
-    def __call__(self, chunk: Chunk) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The ids of all documents of the chunk, and the length of each."""
-        parts: list[str] = []
-        first_parts: list[int] = []
-        for text in documents_of(chunk, self.text_key):
-            first_parts.append(len(parts))
-            parts.extend(self.cutter.parts(text))
-        if not parts:
-            return np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64)
-        encoded = self.processor.encode(parts, out_type="numpy", num_threads=1)
-        lengths = np.add.reduceat([len(ids) for ids in encoded], first_parts)
-        ids = np.insert(np.concatenate(encoded), np.cumsum(lengths), self.eos_id)
-        return ids.astype(np.uint32), lengths + 1
-
-
-class _Cutter:
-    """Cuts a text such that the ids of its parts, one after the other, are those of the text.
-
-    Attributes:
-        processor: Encodes the parts.
-    """
-
-    def __init__(self, tokenizer: GLMTokenizer) -> None:
-        proto = tokenizer.proto
-        normalizer, trainer = proto.normalizer_spec, proto.trainer_spec
-        # What the argument needs: merges are the only thing that looks at two characters at once. A normaliser could,
-        # and so does the fusion of unknown characters in a vocabulary without bytes.
-        self.cuts = (
-            trainer.model_type == _BPE
-            and trainer.byte_fallback
-            and not trainer.treat_whitespace_as_suffix
-            and not normalizer.precompiled_charsmap
-            and not normalizer.remove_extra_whitespaces
-            and normalizer.escape_whitespaces
-        )
-        self.prefix = WORD_BOUNDARY if normalizer.add_dummy_prefix else ""
-        pieces = [p.piece for p in proto.pieces] if self.cuts else []
-        self.joined = {piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1)}
-        if self.cuts:
-            self.processor = isolated_processor(proto)
-        else:
-            self.processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
-
-    def parts(self, text: str) -> Iterator[str]:
-        """Yields the parts of a text, with what the processor would do to it done."""
-        if not self.cuts:
-            yield text
-            return
-        text = self.prefix + text.replace(" ", WORD_BOUNDARY)
-        start = 0
-        while start < len(text):
-            end = start + _PART_LEN
-            while end < len(text) and text[end - 1 : end + 1] in self.joined:
-                end += 1
-            yield text[start:end]
-            start = end

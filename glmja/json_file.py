@@ -20,8 +20,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no {path.name} in {path.parent}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
+        raise ModelError(f"{path}: not JSON that can be read ({error})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object")
     return content

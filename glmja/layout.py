@@ -57,6 +57,9 @@ _SIZES = {
     "add_qkv_bias": "attention_bias",
 }
 
+_NO_COUNTS = {"layernorm_epsilon", "rms_norm_eps", "add_qkv_bias", "attention_bias"}
+_MOST_LAYERS, _MOST = 10_000, 2**31 - 1  # a number beyond them is damage
+
 # What the conversion relies on; ChatGLM2 and ChatGLM3 have no other values.
 _REQUIRED = {
     "add_bias_linear": False,
@@ -104,6 +107,14 @@ def check_glm_config(config: Config) -> None:
     ]
     if missing:
         raise ModelError(f"the Glm config lacks {', '.join(missing)}")
+    _check_counts(config, _SIZES.values())
+
+
+def _check_counts(config: Config, names: Iterable[str]) -> None:
+    for name in names:
+        most = _MOST_LAYERS if name in ("num_layers", "num_hidden_layers") else _MOST
+        if name not in _NO_COUNTS and not (type(config[name]) is int and 0 < config[name] <= most):
+            raise ModelError(f"the config has {name} = {config[name]!r}; it must be a whole number from 1 to {most}")
 
 
 def to_glm_config(config: Config) -> Config:
@@ -115,6 +126,7 @@ def to_glm_config(config: Config) -> Config:
     missing = [key for key in (*_SIZES, *_REQUIRED) if key not in config]
     if missing:
         raise ModelError(f"the ChatGLM config lacks {', '.join(missing)} (is it ChatGLM2 or ChatGLM3?)")
+    _check_counts(config, _SIZES)
     present = {key: value for key, value in _REQUIRED_IF_PRESENT.items() if key in config}
     for key, value in (_REQUIRED | present).items():
         if config[key] != value:

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or refused.
 
 A checkpoint is a folder `step=N.ckpt/`. Its `manifest.json` is written last and names every other file with its size
-and sha256, so that an interrupted save, a flipped bit or a file of another step is noticed before anything is
-unpickled: neither torch nor DeepSpeed notices. The price is one reading of the files, at about 1.6 GB/s for each core.
+and sha256, and gives its own, so that an interrupted save, a flipped bit or a file of another step is noticed before
+anything is unpickled: neither torch nor DeepSpeed notices. The price is one reading of the files, at about 1.6 GB/s for
+each core.
 
 Detects accidents, not attackers: who can write the files can write the manifest.
 """
@@ -13,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,9 +26,12 @@ from glmja.errors import ModelError
 log = logging.getLogger(__name__)
 
 FACTS = "glmja_facts"  # key of the facts in what Lightning saves
-FORMAT = 1
+FORMAT = 2  # counts up when a manifest says something else, or otherwise
 NAME = "manifest.json"
 PARTIAL = ".tmp-"
+
+_SEAL = "sha256"  # of all else that the manifest says
+_OF_A_FILE = ("bytes", "sha256")
 
 ADVICE = {
     "world_size": "resume on as many devices as it was saved on",
@@ -96,8 +101,9 @@ def complete(partial: str | Path, final: str | Path, step: int, facts: dict[str,
     with ThreadPoolExecutor() as threads:
         described = list(threads.map(_describe_on_disk, paths))
     files = {str(path.relative_to(partial)): entry for path, entry in zip(paths, described, strict=True)}
+    content = json.loads(json.dumps({"format": FORMAT, **asdict(Manifest(step, facts, files))}))
     with (partial / NAME).open("w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, **asdict(Manifest(step, facts, files))}, file, indent=1)
+        json.dump({**content, _SEAL: _seal(content)}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     for folder in (*(path for path in partial.rglob("*") if path.is_dir()), partial):
@@ -125,18 +131,33 @@ def read(folder: str | Path, verify: bool = True) -> Manifest:
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
         saved_format = content["format"]
-        manifest = Manifest(content["step"], content["facts"], content["files"])
+        manifest = _manifest_of(content) if saved_format == FORMAT else None
     except (FileNotFoundError, NotADirectoryError):
         raise ModelError(f"{folder / NAME} is missing: the save did not end; resume from another checkpoint") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise ModelError(f"{folder / NAME} is damaged; resume from another checkpoint") from None
-    if saved_format != FORMAT:
+    if manifest is None:
         raise ModelError(
             f"{folder / NAME} has format {saved_format}, not {FORMAT}: another glmja saved it; resume there"
         )
     if verify:
         _verify(folder, manifest)
     return manifest
+
+
+def _manifest_of(content: dict[str, Any]) -> Manifest:
+    """Raises `LookupError`, `TypeError` or `ValueError` if the content is not one."""
+    step, facts, files = content["step"], content["facts"], content["files"]
+    if content[_SEAL] != _seal(content):
+        raise ValueError("it is not what was written")
+    if type(step) is not int or step < 0 or not isinstance(facts, dict) or not isinstance(files, dict):
+        raise TypeError("step, facts or files")
+    return Manifest(step, facts, {name: {key: entry[key] for key in _OF_A_FILE} for name, entry in files.items()})
+
+
+def _seal(content: dict[str, Any]) -> str:
+    sealed = {key: value for key, value in content.items() if key != _SEAL}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 def newest(parent: str | Path) -> Path:
@@ -157,16 +178,21 @@ def newest(parent: str | Path) -> Path:
             continue
         try:
             steps[folder] = read(folder, verify=False).step
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             log.warning("passed over: %s", error)
     for folder in sorted(steps, key=lambda folder: steps[folder], reverse=True):
         try:
             _verify(folder, read(folder, verify=False))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             log.warning("passed over: %s", error)
         else:
             return folder
     raise FileNotFoundError(f"no complete checkpoint in {parent}")
+
+
+def any_in(parent: str | Path) -> bool:
+    """Whether a save into this folder has ever ended; the checkpoint may be damaged by now."""
+    return any(not folder.name.startswith(PARTIAL) for folder in Path(parent).glob("*.ckpt"))
 
 
 def remove(folder: str | Path) -> None:
@@ -195,10 +221,18 @@ def check_facts(saved: dict[str, Any], now: dict[str, Any], path: str | Path) ->
         if before == after:
             continue
         what = name
-        if name == "trainable" and before and after:
+        if name == "trainable" and isinstance(before, list) and isinstance(after, list):
             what, before, after = _first_difference(before, after)
+        if isinstance(before, dict) and isinstance(after, dict):
+            differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+            before, after = ({key: value for key, value in d.items() if key in differ} for d in (before, after))
         advice = f"; {ADVICE[name]}" if name in ADVICE else ""
-        raise ModelError(f"{path} was saved with {what} {before}, this run has {after}{advice}")
+        raise ModelError(f"{path} was saved with {what} {_shown(before)}, this run has {_shown(after)}{advice}")
+
+
+def _shown(value: Any) -> str:
+    """In full, but for a hash: its beginning tells it from others."""
+    return f"{value[:8]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value) else str(value)
 
 
 def _first_difference(before: list[Any], after: list[Any]) -> tuple[str, Any, Any]:
@@ -207,8 +241,12 @@ def _first_difference(before: list[Any], after: list[Any]) -> tuple[str, Any, An
     ZeRO loads its partitions by position: the same parameters in another order would load, swapped.
     """
     i = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
-    first, second = (" ".join(map(str, entries[i])) if i < len(entries) else "absent" for entries in (before, after))
-    return f"trainable parameter {i}", first, second
+    first, second = (entries[i] if i < len(entries) else "absent" for entries in (before, after))
+    return f"trainable parameter {i}", _spelled(first), _spelled(second)
+
+
+def _spelled(entry: Any) -> str:
+    return " ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:

@@ -39,10 +39,12 @@ class TokenizerNotFoundError(FileNotFoundError, ModelError):
 
     def __init__(self, folder: Path) -> None:
         """Says what the folder holds instead."""
-        found = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else "no such folder"
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:3]) if folder.is_dir() else "no such folder"
+        if (folder / FILE_NAME).is_dir():
+            found = "a folder of that name"
         super().__init__(
-            f"no {FILE_NAME} in {folder} (found: {found}); build one with `python -m glmja.build_tokenizer` "
-            "or name a ChatGLM folder"
+            f"no {FILE_NAME} in {folder} (found: {found}); build one with python -m glmja.build_tokenizer, or name a "
+            "ChatGLM folder"
         )
 
 
@@ -57,7 +59,7 @@ class GLMTokenizer:
         """Wraps a model that holds its control tokens as pieces of type CONTROL.
 
         Raises:
-            ValueError: If SentencePiece refuses the model.
+            ValueError: If SentencePiece refuses the model, or it has no token for the end of a text.
         """
         self.proto = proto
         try:
@@ -65,6 +67,8 @@ class GLMTokenizer:
         except RuntimeError as error:
             raise ModelError(f"SentencePiece refuses the model: {error}") from error
         self._control_ids = {p.piece: i for i, p in enumerate(proto.pieces) if p.type == Piece.CONTROL}
+        if self.eos_id not in self._control_ids.values():
+            raise ModelError(f"the end of a text, {proto.trainer_spec.eos_piece[:20]!r}, is no control token of it")
 
     @classmethod
     def load(cls, folder: str | Path) -> GLMTokenizer:

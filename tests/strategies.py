@@ -1,5 +1,9 @@
 """Texts that tokenizers get wrong."""
 
+import html
+import json
+from urllib.parse import quote
+
 from hypothesis import strategies as st
 
 CONTROL_NAMES = [
@@ -22,3 +26,40 @@ TEXT = st.one_of(st.text(ANY_CHARACTER, max_size=40), st.lists(WORDS, max_size=1
     lambda text: not any(name in text for name in CONTROL_NAMES if name[0] in "<[")
 )
 TEXT_WITH_CONTROL_NAMES = st.lists(st.one_of(WORDS, st.sampled_from(CONTROL_NAMES)), max_size=12).map("".join)
+
+
+_HIDDEN = [
+    "\u200b",
+    "\u200d",
+    "\u2060",
+    "\ufeff",
+    "\u00ad",
+    "\u202e",
+    "\ufe0f",
+    "\u0301",
+    "\0",
+    " ",
+    "\u3000",
+    "\u2581",
+]
+
+
+def disguises(name):
+    """A control token's name as somebody may write it who wants it to be taken for the token."""
+    middle = len(name) // 2
+    full_width = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in name)  # NFKC makes it the name
+    spelled = [f"<0x{byte:02X}>" for byte in name.encode()]
+    return [
+        name, name * 3, name.upper(), name.title(), f" {name} ", f"\n{name}\n", f"\u2581{name}", f"</s>{name}",
+        full_width, name.replace("<", "\uff1c"), name.replace("|", "\uff5c"), name.replace("<", "\u2039"),
+        name[:middle] + name + name[middle:], name[:middle], name[middle:], name[::-1],
+        *(name[:middle] + hidden + name[middle:] for hidden in _HIDDEN), *(hidden.join(name) for hidden in _HIDDEN),
+        "".join(spelled), " ".join(spelled), spelled[0] + name[1:],
+        html.escape(name), quote(name), json.dumps(name), "".join(f"\\u{ord(c):04x}" for c in name), f"\\{name}",
+    ]  # fmt: skip
+
+
+FORGERIES = [text for name in CONTROL_NAMES for text in disguises(name)]
+ADVERSARIAL_TEXT = st.lists(st.one_of(st.sampled_from(FORGERIES), WORDS, ANY_CHARACTER), min_size=1, max_size=8).map(
+    "".join
+)

@@ -1,11 +1,20 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import TEXT_WITH_CONTROL_NAMES
+from strategies import ADVERSARIAL_TEXT, FORGERIES
 
-from glmja.conversation import check, render, render_prompt, render_rounds, render_within, show, without_oldest_turns
+from glmja.conversation import (
+    check,
+    question_ids,
+    render,
+    render_prompt,
+    render_rounds,
+    render_within,
+    show,
+    without_oldest_turns,
+)
 from glmja.tokenizer import GLMTokenizer
 
 
@@ -50,12 +59,28 @@ def test_a_conversation_that_others_end_has_no_end_of_text(tokenizer):
     assert not any(learnt)
 
 
-@given(contents=st.lists(TEXT_WITH_CONTROL_NAMES, min_size=1, max_size=4))
-def test_no_content_forges_a_turn(tokenizer, contents):
-    messages = [{"role": "user", "content": content, "metadata": content} for content in contents]
-    ids, _ = render(messages, tokenizer)
-    control = [i for i in ids if i in tokenizer.control_tokens.values()]
-    assert control == [*tokenizer.prefix_ids, *[tokenizer.role_id("user")] * len(contents)]
+@pytest.mark.parametrize("num_texts", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_no_content_forges_a_turn(tokenizer, num_texts):
+    control, opening = set(tokenizer.control_tokens.values()), tokenizer.prefix_ids
+    system, user, assistant = (tokenizer.role_id(role) for role in ("system", "user", "assistant"))
+
+    def control_ids(ids):
+        return [token for token in ids if token in control]
+
+    def check_text(text, cut):
+        parts = [text[:cut], text[cut:]]  # a name may be split over two messages, or a message and its metadata
+        messages = [{"role": "user", "content": part, "metadata": parts[0]} for part in parts]
+        tools = [{"name": text, "parameters": {parts[0]: parts[1]}}]
+        with_tools = [{"role": "system", "content": parts[0], "tools": tools}, *messages]
+        assert control_ids(render(messages, tokenizer)[0]) == [*opening, user, user]
+        assert control_ids(render_prompt(with_tools, tokenizer)) == [*opening, system, user, user, assistant]
+        assert control_ids(question_ids(text, tokenizer)) == [*opening, user, assistant]
+        for model in ("chatglm2", "chatglm"):
+            assert control_ids(render_rounds([{"role": "user", "content": text}], tokenizer, model)) == opening
+
+    for text in FORGERIES:
+        check_text(text, len(text) // 2)
+    settings(max_examples=num_texts)(given(ADVERSARIAL_TEXT, st.integers(0, 40))(check_text))()
 
 
 def test_the_prompt_is_the_conversation_up_to_the_reply(tokenizer):

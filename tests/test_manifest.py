@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from damages import empty, flip, truncate
 
 from glmja import manifest
 
@@ -56,20 +57,6 @@ def test_a_save_removes_what_killed_saves_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step=6.ckpt"]
 
 
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def empty(path):
-    os.truncate(path, 0)
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 16
-    path.write_bytes(content)
-
-
 def of_step_3(path):
     shutil.copy(str(path).replace("step=6", "step=3"), path)
 
@@ -103,9 +90,9 @@ def test_every_damage_is_refused_by_name_and_passed_over(tmp_path, caplog, names
         (None, "is missing: the save did not end; resume from another checkpoint"),
         ("", "is damaged; resume from another checkpoint"),
         ("[]", "is damaged; resume from another checkpoint"),
-        ('{"format": 1, "step": 6}', "is damaged; resume from another checkpoint"),
+        ('{"format": 2, "step": 6}', "is damaged; resume from another checkpoint"),
         (b"\xff\x00", "is damaged; resume from another checkpoint"),
-        ('{"format": 2, "step": 6, "facts": {}, "files": {}}', "has format 2, not 1: another glmja saved it"),
+        ('{"format": 1, "step": 6, "facts": {}, "files": {}}', "has format 1, not 2: another glmja saved it"),
     ],
 )
 def test_a_checkpoint_without_a_sound_manifest_is_refused_and_passed_over(tmp_path, caplog, content, message):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as spm
 from strategies import TEXT, TEXT_WITH_CONTROL_NAMES
 
-from data_modules import token_store
+from data_modules import document_encoder, token_store
 from data_modules.sources import TextSource
 from data_modules.token_store import TokenStore
 from glmja import corpus, twin
@@ -88,8 +88,8 @@ def test_a_store_is_the_same_whatever_the_number_of_workers(tmp_path, tokenizer,
 
 
 def encoded(tokenizer, texts):
-    ids, lengths = token_store._Encoder(tokenizer, "text")(Chunk("a", 1, texts, False, 0))
-    return [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])]
+    part = document_encoder.DocumentEncoder(tokenizer, "text")(Chunk("a", 1, texts, False, 0))
+    return [ids.tolist() for ids in np.split(part.ids, np.cumsum(part.lengths)[:-1])]
 
 
 @pytest.mark.parametrize("part_len", [1, 3, 256])
@@ -97,13 +97,13 @@ def encoded(tokenizer, texts):
 def test_encoding_in_parts_changes_no_id(tokenizer, part_len, texts):
     texts = [text for text in texts if text.strip()] or ["a"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_store, "_PART_LEN", part_len)
+        patch.setattr(document_encoder, "_PART_LEN", part_len)
         assert encoded(tokenizer, texts) == [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
 
 
 @pytest.mark.parametrize("part_len", [1, 7, 256])
 def test_encoding_real_text_in_parts_changes_no_id(data, part_len, monkeypatch):
-    monkeypatch.setattr(token_store, "_PART_LEN", part_len)
+    monkeypatch.setattr(document_encoder, "_PART_LEN", part_len)
     tokenizer = GLMTokenizer.load(data / "chatglm3")
     for language in ("ja", "zh", "en"):
         texts = list(documents_of(next(corpus.read_chunks([data / "text" / f"{language}.jsonl.gz"]))))
@@ -129,7 +129,7 @@ def without_bytes(proto):
     ],
 )
 def test_a_vocabulary_that_sees_across_cuts_is_not_cut(tokenizer, change, monkeypatch):
-    monkeypatch.setattr(token_store, "_PART_LEN", 1)
+    monkeypatch.setattr(document_encoder, "_PART_LEN", 1)
     proto = spm.ModelProto()
     proto.CopyFrom(tokenizer.proto)
     change(proto)
