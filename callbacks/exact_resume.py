@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from glmja.errors import ModelError
+
 RNG = "rng"
 
 
@@ -21,14 +23,17 @@ class ExactResume(Callback):
     def __init__(self) -> None:
         """Starts with nothing to take up."""
         self.loaded: dict[str, Any] | None = None
+        self.amid_batch = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Gathers the states: DeepSpeed keeps only what the first process saves."""
+        """Gathers the states, as DeepSpeed keeps only what the first process saves; and writes the logs out."""
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, random_state())
         checkpoint[RNG] = states
+        for logger in trainer.loggers:  # what a kill takes from their buffers would not be written again
+            logger.save()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps the state of this process until training starts.
@@ -38,19 +43,30 @@ class ExactResume(Callback):
         """
         states = checkpoint.get(RNG, [])
         if len(states) != trainer.world_size:
-            raise ValueError(
+            raise ModelError(
                 f"the checkpoint holds random states of {len(states)} processes, this run has {trainer.world_size}; "
                 "resume on as many devices, with ExactResume in both runs"
             )
         self.loaded = states[trainer.global_rank]
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+        self.amid_batch = batches["completed"] < batches["processed"]
         if getattr(getattr(trainer, "datamodule", None), "num_steps", 0) > checkpoint["global_step"]:
             _reopen_epoch(checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the state up, after all set-up and the sanity check have drawn theirs."""
-        if self.loaded is not None:
-            set_random_state(self.loaded)
-            self.loaded = None
+        """Takes the state up, after all set-up has drawn from it, and does a validation that is still to be done."""
+        if self.loaded is None:
+            return
+        set_random_state(self.loaded)
+        self.loaded = None
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if self.amid_batch and loop._should_check_val_fx(fetcher):
+            # Lightning would take it for done: the checkpoint was saved before it, and the run may have died amid it
+            loop.val_loop.restarting = False  # it begins with its first batch
+            trainer.validating = True
+            loop.val_loop.run()
+            trainer.training = True
 
 
 def _reopen_epoch(checkpoint: dict[str, Any]) -> None:

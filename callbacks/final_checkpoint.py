@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -36,8 +38,8 @@ class FinalCheckpoint(Callback):
         self.told_to_stop = False
         self.step = 0
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens from here on: Lightning has just put its own handlers in place."""
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens already before training: Lightning has just put its own handlers in place."""
         self._listen()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,6 +55,8 @@ class FinalCheckpoint(Callback):
                 # Lightning forgets the step it saved last: after a resume it would save that step again, over the
                 # same path and between two accumulated batches.
                 callback._last_global_step_saved = self.step
+                if trainer.ckpt_path is not None:
+                    _take_over(trainer, callback)
         if self._all_stop(trainer):
             _exit(trainer)
 
@@ -103,6 +107,32 @@ class FinalCheckpoint(Callback):
                 continue
             return None
         raise AssertionError
+
+
+def _take_over(trainer: Trainer, periodic: ModelCheckpoint) -> None:
+    """Counts the checkpoints that are there among the `save_top_k` that are kept, and removes those beyond.
+
+    Lightning keeps for ever what it did not save itself, what it resumed from, and what a kill kept it from removing.
+    """
+    if periodic.monitor != "step" or periodic.save_top_k < 1 or periodic.dirpath is None:
+        return
+    found = trainer.strategy.broadcast(_saved(Path(periodic.dirpath), trainer.global_step))
+    for _, path in found[: -periodic.save_top_k]:
+        trainer.strategy.remove_checkpoint(path)
+    kept = {path: torch.tensor(step) for step, path in found[-periodic.save_top_k :]}
+    periodic.best_k_models = kept
+    if kept:
+        periodic.kth_best_model_path, periodic.kth_value = next(iter(kept.items()))
+    trainer.ckpt_path = None  # nothing else needs it by now
+
+
+def _saved(folder: Path, step: int) -> list[tuple[int, str]]:
+    """Steps and paths of the checkpoints up to a step, by step."""
+    found = []
+    for path in folder.glob("step=*.ckpt"):
+        with suppress(ValueError, OSError):
+            found.append((manifest.read(path, verify=False).step, str(path)))
+    return sorted(entry for entry in found if entry[0] <= step)
 
 
 def _exit(trainer: Trainer) -> None:

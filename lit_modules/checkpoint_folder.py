@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from glmja import manifest
+from glmja.errors import MachineError, ModelError
 
 STATE = "state.ckpt"
 
@@ -39,9 +40,10 @@ class CheckpointFolders(CheckpointIO):
             torch.save(checkpoint, partial / STATE)
         except (RuntimeError, OSError) as error:  # torch's writer says RuntimeError, whatever the system said
             shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(
-                f"{path} could not be written ({str(error).splitlines()[0]}); is the disk full? Earlier checkpoints "
-                "are whole: make room and resume with --ckpt_path last"
+            reason = f" ({error})" if isinstance(error, OSError) else ""
+            raise MachineError(
+                f"{path} could not be written{reason}; is the disk full? Earlier checkpoints are whole: make room "
+                "and resume with --ckpt_path last"
             ) from error
         manifest.complete(partial, path, checkpoint["global_step"], checkpoint.get(manifest.FACTS, {}))
 
@@ -60,11 +62,11 @@ class CheckpointFolders(CheckpointIO):
             ValueError: If the checkpoint is incomplete or damaged, or holds code.
         """
         if STATE not in manifest.read(path).files:
-            raise ValueError(f"{path} holds no {STATE}: it was saved by another strategy; resume with that one")
+            raise ModelError(f"{path} holds no {STATE}: it was saved by another strategy; resume with that one")
         try:
             return torch.load(Path(path) / STATE, map_location=map_location or "cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            raise ValueError(f"{Path(path) / STATE} holds code; it was not loaded") from error
+            raise ModelError(f"{Path(path) / STATE} holds code; it was not loaded") from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes the folder."""

@@ -21,8 +21,11 @@ class WarmupCosine(LambdaLR):
             floor: Learning rate at the end, as a share of the optimizer's.
 
         Raises:
-            ValueError: If `warmup` is negative or longer than the run, or `floor` is not a share.
+            ValueError: If `warmup` is negative or longer than the run, `floor` is not a share, or the optimizer's
+                learning rate is zero.
         """
+        if not all(group["lr"] > 0 for group in optimizer.param_groups):
+            raise ValueError("the learning rate (optimizer.init_args.lr) must be positive: with 0, nothing is learnt")
         warmup_steps = round(warmup * num_steps) if warmup < 1 else int(warmup)
         if warmup < 0 or warmup_steps > num_steps or not 0 <= floor <= 1:
             raise ValueError(

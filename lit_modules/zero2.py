@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from glmja import manifest
+from glmja.errors import MachineError, ModelError
 
 
 class ZeRO2(DeepSpeedStrategy):
@@ -81,10 +82,17 @@ class ZeRO2(DeepSpeedStrategy):
 
         Raises:
             FileExistsError: If there is a checkpoint of that name.
+            OSError: If it cannot be written, as on a full disk.
         """
         final = Path(self.broadcast(os.path.abspath(filepath)))  # noqa: PTH100 - keeps symlinks
         self._on_rank_zero(lambda: manifest.begin(final))
-        super().save_checkpoint(checkpoint, manifest.partial_folder(final), storage_options)
+        try:
+            super().save_checkpoint(checkpoint, manifest.partial_folder(final), storage_options)
+        except RuntimeError as error:  # torch's writer says so, whatever the system said
+            raise MachineError(
+                f"{final} could not be written; is the disk full? Earlier checkpoints are whole: make room and resume "
+                "with --ckpt_path last"
+            ) from error
         self.barrier()
         facts = checkpoint.get(manifest.FACTS, {})
         self._on_rank_zero(
@@ -111,7 +119,7 @@ class ZeRO2(DeepSpeedStrategy):
     def _check(self, path: str | Path) -> None:
         saved = manifest.read(path)
         if not any(name.startswith("checkpoint/") for name in saved.files):
-            raise ValueError(f"{path} was not saved by ZeRO2; resume with the strategy that saved it")
+            raise ModelError(f"{path} was not saved by ZeRO2; resume with the strategy that saved it")
         facts = getattr(self.lightning_module, "facts", None)
         if facts is not None:
             manifest.check_facts(saved.facts, facts(), path)

@@ -1,17 +1,23 @@
-"""A callback that writes down every micro-batch, and can kill its process."""
+"""Callbacks that write down every micro-batch, and kill the run: its whole group of processes, as `kill -9` does."""
 
+import functools
 import hashlib
 import json
 import os
 import signal
 from pathlib import Path
 
+import torch
 from lightning import Callback
+
+
+def die():
+    os.killpg(0, signal.SIGKILL)
 
 
 class Recorder(Callback):
     def __init__(self, path: str, kill_at: int = -1) -> None:
-        """Kills after so many micro-batches of this process."""
+        """Kills after so many micro-batches of the first process."""
         self.path, self.kill_at, self.seen = Path(path), kill_at, 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -21,8 +27,64 @@ class Recorder(Callback):
         with self.path.with_suffix(f".{trainer.global_rank}").open("a") as file:
             file.write(json.dumps(record) + "\n")
         self.seen += 1
-        if self.seen == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.seen == self.kill_at and trainer.is_global_zero:
+            die()
+
+
+class KillInSave(Callback):
+    """Kills amid the save of a step: after so many acts of the first process that touch its files."""
+
+    def __init__(self, step: int, acts: int, tear: bool = False) -> None:
+        """Counts `torch.save`, `os.fsync` and `Path.rename` after the step.
+
+        Args:
+            step: The step.
+            acts: Of them, so many are done.
+            tear: Whether half of the file of the last `torch.save` is there.
+        """
+        self.step, self.acts, self.tear, self.armed = step, acts, tear, False
+
+    def setup(self, trainer, pl_module, stage):
+        if trainer.is_global_zero:
+            for owner, name in ((torch, "save"), (os, "fsync"), (Path, "rename")):
+                setattr(owner, name, self.counted(getattr(owner, name)))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.armed = trainer.global_step == self.step
+
+    def counted(self, act):
+        @functools.wraps(act)
+        def counting(*args, **options):
+            result = act(*args, **options)
+            to_memory = act.__name__ == "save" and not isinstance(args[1], str | Path)  # as tensors are sent
+            if self.armed and not to_memory:
+                self.acts -= 1
+                if self.acts == 0:
+                    if self.tear:
+                        os.truncate(args[1], Path(args[1]).stat().st_size // 2)
+                    die()
+            return result
+
+        return counting
+
+
+class Fail(Callback):
+    def __init__(self, rank: int, how: str, note: str) -> None:
+        """Fails in one process after the second step.
+
+        Args:
+            rank: The process.
+            how: `raise` or `kill`.
+            note: File that then is there.
+        """
+        self.rank, self.how, self.note = rank, how, Path(note)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_rank == self.rank and trainer.global_step == 2:
+            self.note.touch()
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("out of memory")
 
 
 class StopEarly(Callback):
@@ -35,6 +97,7 @@ class StopEarly(Callback):
 
 
 def records(path: Path, rank: int = 0) -> dict[int, list]:
-    """By micro-batch, the last that was written."""
-    lines = path.with_suffix(f".{rank}").read_text().splitlines()
+    """By micro-batch, the last that was written; none if the process did not come so far."""
+    path = path.with_suffix(f".{rank}")
+    lines = path.read_text().splitlines() if path.exists() else []
     return {record[0]: record for record in map(json.loads, lines)}

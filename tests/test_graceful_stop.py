@@ -57,7 +57,6 @@ def test_a_run_may_be_killed_after_any_step(tmp_path, strategy, ranks, killed):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 @pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("ddp", 2), ("zero2", 1), ("zero2", 2)])
-@pytest.mark.slow
 def test_whoever_is_told_to_stop_all_stop_and_save(tmp_path, strategy, ranks, send, number):
     options = {"folder": tmp_path / "broken", "strategy": strategy, "ranks": ranks}
     stopped = stop(send, number, **options)
@@ -65,6 +64,16 @@ def test_whoever_is_told_to_stop_all_stop_and_save(tmp_path, strategy, ranks, se
     code, output = train(options | {"max_steps": stopped + 3}, straight)
     assert code == 0, output
     check_same(straight["folder"], options["folder"], ranks, [(0, stopped), (stopped, None)])
+
+
+def test_however_often_a_run_is_stopped_it_keeps_as_many_checkpoints_as_told(tmp_path):
+    options = {"folder": tmp_path / "run", "keep": 2}
+    stopped = stop(os.kill, **options)
+    last = (stopped // 3 + 3) * 3
+    code, output = train(options | {"max_steps": last})
+    assert code == 0, output
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {f"step={step}.ckpt" for step in (last - 3, last)}
 
 
 def test_nothing_is_saved_twice_and_a_damaged_checkpoint_does_not_count(tmp_path):

@@ -5,7 +5,6 @@ Options: `ranks`, `configurations` (each of `accumulate`, `clip`, `precision`), 
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import torch
@@ -101,7 +100,3 @@ def main(options):
         })  # fmt: skip
     if rank == 0:
         Path(options["output"]).write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -129,7 +128,9 @@ def train(options):
         max_steps=options.get("max_steps", 14), accumulate_grad_batches=ACCUMULATE,
         gradient_clip_val=1.0, logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[
-            ModelCheckpoint(checkpoints, "{step}", every_n_train_steps=3, save_top_k=options.get("keep", -1)),
+            ModelCheckpoint(
+                checkpoints, "{step}", "step", mode="max", every_n_train_steps=3, save_top_k=options.get("keep", -1)
+            ),
             ExactResume(), FinalCheckpoint(str(checkpoints)),
         ],
     )  # fmt: skip
@@ -150,7 +151,3 @@ def main(runs):
         except SystemExit as stop:
             print(f"EXIT {stop.code}", flush=True)
     train(runs[-1])
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1])["runs"])

@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 
 from glmja import manifest
-from tests.programs.launch import TIMEOUT_SECONDS, run, started, until
+from tests.programs import toy
+from tests.programs.launch import run, started
 
 ACCUMULATE = 2
 
@@ -14,7 +15,7 @@ def train(*runs):
     """Runs the toy; exit code and output."""
     for options in runs:
         Path(options["folder"]).mkdir(parents=True, exist_ok=True)
-    return run("toy", runs=runs)
+    return run(_output(runs[0]), toy.main, runs, ranks=runs[0].get("ranks", 1))
 
 
 def stop(send, number=signal.SIGTERM, **options):
@@ -26,14 +27,19 @@ def stop(send, number=signal.SIGTERM, **options):
         options: Of the toy.
     """
     Path(options["folder"]).mkdir(parents=True, exist_ok=True)
-    with started("toy", runs=[options | {"announce_at": 4, "max_steps": 1000}]) as process:
-        until(process, "AT ")
-        send(process.pid, number)
-        output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
-    assert process.returncode == 143, output
+    runs = [options | {"announce_at": 4, "max_steps": 1000}]
+    with started(_output(options), toy.main, runs, ranks=options.get("ranks", 1)) as running:
+        running.until("AT ")
+        send(running.pid, number)
+        code, output = running.wait()
+    assert code == 143, output
     step = manifest.read(newest(options["folder"])).step
     assert step >= 4
     return step
+
+
+def _output(options):
+    return Path(options["folder"], "output")
 
 
 def newest(folder):
