@@ -61,8 +61,9 @@ class RunData(LightningDataModule):
             raise ValueError(f"epochs ({epochs}) must be positive")
         if not 0 <= val_share < 1:
             raise ValueError(f"val_share ({val_share}) must be at least 0 and below 1")
-        if num_workers < 0:
-            raise ValueError(f"num_workers ({num_workers}) must not be negative")
+        for name, number in (("num_workers", num_workers), ("seed", seed)):
+            if number < 0:
+                raise ValueError(f"{name} ({number}) must not be negative")
         self.tokenizer = GLMTokenizer.load(tokenizer_dir)
         self.num_workers, self.seed, self.epochs, self.val_share = num_workers, seed, epochs, val_share
         # of each source by name; opening one hashes its files, which is done once a process
@@ -112,20 +113,27 @@ class RunData(LightningDataModule):
         assert self.trainer is not None
         return self.trainer
 
-    def _plan(
-        self, rows: Rows, plan: Plan, stores: Sequence[Any], streams: Sequence[DocumentStream], settings: dict[str, Any]
-    ) -> None:
-        """Takes the micro-batches of the run, as many as optimizer steps divide."""
+    def _check_trainer(self) -> None:
+        """Refuses limits that a planned run does not go with."""
         if self._trainer.max_epochs != 1:
             raise ValueError(
                 f"trainer.max_epochs is {self._trainer.max_epochs}, but the whole run is one epoch of the trainer's; "
                 "leave it at 1 and say with data.init_args.epochs how often the data is read"
             )
+        if self._trainer.accumulate_grad_batches < 1:
+            raise ValueError(f"trainer.accumulate_grad_batches is {self._trainer.accumulate_grad_batches}; at least 1")
+        if self._trainer.max_steps == 0:
+            raise ValueError("trainer.max_steps is 0: nothing would train; give a positive number, or -1 for no limit")
         if self._trainer.limit_train_batches != 1.0:
             raise ValueError(
                 f"trainer.limit_train_batches is {self._trainer.limit_train_batches} (fast_dev_run and overfit_batches "
                 "set it too): the plan of the run would not hold; give --trainer.max_steps"
             )
+
+    def _plan(
+        self, rows: Rows, plan: Plan, stores: Sequence[Any], streams: Sequence[DocumentStream], settings: dict[str, Any]
+    ) -> None:
+        """Takes the micro-batches of the run, as many as optimizer steps divide."""
         self.rows, self.plan = rows, plan
         self.num_steps = len(plan) // self.in_step
         settings |= {

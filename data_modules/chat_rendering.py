@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from glmja.chat_formats import BadConversation, ChatFormat, check_turns, to_mess
 from glmja.conversation import render_within
 from glmja.errors import DataError
 from glmja.json_file import parse_json
+from glmja.raw_lines import decode, lines_of
 from glmja.tokenizer import GLMTokenizer
 
 _RECORDS_PER_CHUNK = 256
@@ -40,7 +43,7 @@ class Rendered(NamedTuple):
     learnt: NDArray[np.bool_]
     lengths: list[int]
     num_shortened: int
-    dropped: list[tuple[str, str]]  # reason, place
+    dropped: list[tuple[str, str, str]]  # reason, place, what is wrong there
 
 
 def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat, row_len: int) -> Rendered:
@@ -48,7 +51,7 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat,
     ids: list[int] = []
     learnt: list[bool] = []
     lengths: list[int] = []
-    dropped: list[tuple[str, str]] = []
+    dropped: list[tuple[str, str, str]] = []
     num_shortened = 0
     for number, record in enumerate(chunk.records, start=chunk.first):
         place = f"{chunk.path}:{number}"
@@ -61,9 +64,10 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat,
             if not any(row_learnt[1:]):
                 raise _TooLong(f"the prompt alone has {row_len} tokens")
         except BadConversation as error:
-            dropped.append((error.reason, f"{place}: {error}" if error.reason == "missing key" else place))
+            dropped.append((error.reason, place, shorten(str(error), 60, placeholder=" …")))
         except _TooLong:
-            dropped.append(("only a prompt within row_len", place))
+            reason = "only a prompt within row_len"
+            dropped.append((reason, place, reason))
         else:
             ids += row_ids
             learnt += row_learnt
@@ -82,13 +86,7 @@ def _parse(record: Any, place: str) -> Any:
     Raises:
         ValueError: If the line is not UTF-8 or not JSON; such a file is damaged, not merely one of its records.
     """
-    if not isinstance(record, bytes):
-        return record
-    try:
-        line = record.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 (byte {error.object[error.start]:#04x}); convert the file") from error
-    return parse_json(line, place)
+    return parse_json(decode(record, place), place) if isinstance(record, bytes) else record
 
 
 def read_chunks(paths: list[Path], description: str) -> Iterator[Chunk]:
@@ -110,16 +108,18 @@ def _records(path: Path) -> Iterator[tuple[Any, int]]:
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches(_RECORDS_PER_CHUNK):
                 yield from ((row, batch.nbytes // max(1, batch.num_rows)) for row in batch.to_pylist())
         elif path.suffix == ".gz":
-            with path.open("rb") as raw, gzip.open(raw) as lines:
+            with path.open("rb") as raw, io.BufferedReader(gzip.GzipFile(fileobj=raw)) as lines:
                 done = 0
-                for line in lines:
+                for line in lines_of(lines, path):
                     yield line, raw.tell() - done
                     done = raw.tell()
         elif path.suffix == ".json" and _is_array(path):
             yield from ((record, 0) for record in json.loads(path.read_bytes()))
         else:
             with path.open("rb") as lines:
-                yield from ((line, len(line)) for line in lines)
+                yield from ((line, len(line)) for line in lines_of(lines, path))
+    except DataError:
+        raise
     except (pyarrow.ArrowException, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error})") from error
 

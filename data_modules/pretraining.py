@@ -83,6 +83,7 @@ class PackedPretrainingData(RunData):
         Raises:
             ValueError: If a source has too little text, or the run would have no optimizer step.
         """
+        self._check_trainer()
         stores, streams, self.held_out = self._split_sources()
         for source, stream in zip(self.sources, streams, strict=True):
             if stream.tokens_per_pass < self.row_len:
@@ -139,7 +140,8 @@ class PackedPretrainingData(RunData):
             assert (read + unread) % tokens == 0
             entries.append({
                 "source": source.name, "lang": source.lang, "documents": len(stream.documents), "tokens": tokens,
-                "held_out": len(store.lengths) - len(stream.documents), "rows": int(num_rows), "tokens_read": read,
+                "held_out": len(store.lengths) - len(stream.documents), "blank": store.num_blank,
+                "repeated": store.num_repeated, "rows": int(num_rows), "tokens_read": read,
                 "passes": read / tokens, "unread_of_last_pass": unread, "share": num_rows / len(rows),
                 "share_wanted": share / sum(shares),
             })  # fmt: skip

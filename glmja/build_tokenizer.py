@@ -67,11 +67,11 @@ def build_tokenizer(
     texts = files_by_language("--check", check)
     old = GLMTokenizer.load(base)
     if pieces:
-        chosen, rejected = ready_pieces(old.proto, pieces, num_new_pieces, policy)
+        chosen, rejected, num_present = ready_pieces(old.proto, pieces, num_new_pieces, policy)
     else:
         documents = read_documents(corpus, text_key, "reading the corpus")
         chosen = learn_pieces(old.proto, documents, num_new_pieces, policy, join_punctuation, max_training_tokens, seed)
-        rejected = []
+        rejected, num_present = [], 0
     with complete_or_absent(output, overwrite) as folder:
         left_out = fast_tokenizer.save(GLMTokenizer(append_pieces(old.proto, chosen)), folder)
         new = GLMTokenizer.load(folder)  # the finished file is what the certificate is about
@@ -94,6 +94,7 @@ def build_tokenizer(
             "control_tokens": new.control_tokens,
             "premises": "hold" if policy != "none" else "hold, but the policy protects no text",
             "unreachable_pieces": len(unreachable_pieces(new.proto, len(old))),
+            "pieces_already_there": num_present,
             "rejected_pieces": len(rejected),
             "rejected_examples": rejected[:20],
             "texts": {language: text.as_dict() for language, text in reports.items()},
@@ -112,6 +113,8 @@ def _print(report: dict[str, Any], reports: dict[str, certificate.TextReport], o
     console = Console()
     table = Table("certificate", "", title=f"Tokenizer in {output}")
     table.add_row("pieces", f"{report['pieces_before']:,} → {report['pieces_after']:,}")
+    if report["pieces_already_there"]:
+        table.add_row("already there, ids kept", f"{report['pieces_already_there']:,}")
     table.add_row("policy", report["policy"])
     table.add_row("premises of non-interference", report["premises"])
     table.add_row("Hugging Face files", report["hugging_face_tokenizer"])

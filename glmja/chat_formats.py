@@ -98,7 +98,8 @@ def check_turns(messages: Sequence[Message]) -> None:
     for i, message in enumerate(messages):
         role, calls = message["role"], message["role"] == "assistant" and bool(message.get("metadata"))
         if role not in _MAY_FOLLOW[before] and not (calls and before == "assistant"):
-            raise BadConversation("turn order", f"message {i} is {role} after {before or 'nothing'}")
+            allowed = " or ".join(sorted(_MAY_FOLLOW[before]))
+            raise BadConversation("turn order", f"message {i} is {role} after {before or 'nothing'}, not {allowed}")
         if role == "assistant" and not message["content"].strip():
             raise BadConversation("empty answer", f"message {i}")
         before = role
@@ -225,7 +226,7 @@ def _json(text: str, reason: Reason, where: str) -> Any:
 def _role(item: Any, key: str, roles: Mapping[str, Role], where: str) -> Role:
     name = _get(item, key, str, where)
     if name not in roles:
-        raise BadConversation("unknown role", f"{where} has {key!r} {reprlib.repr(name)}; known are {', '.join(roles)}")
+        raise BadConversation("unknown role", f"{where} is {reprlib.repr(name)}; known are {', '.join(roles)}")
     return roles[name]
 
 

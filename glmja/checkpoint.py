@@ -49,8 +49,8 @@ class Checkpoint:
         """Opens a folder of safetensors, or of `.bin` files without code; reads headers only.
 
         Raises:
-            FileNotFoundError: If the folder, its config or a shard that its index names does not exist.
-            ValueError: If a file is damaged, would need code to load, or the architecture is unknown.
+            FileNotFoundError: If the folder or its config does not exist.
+            ValueError: If weights are missing or damaged, would need code to load, or the architecture is unknown.
         """
         folder = Path(folder)
         config = read_json(folder / "config.json")

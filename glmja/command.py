@@ -5,54 +5,34 @@ from __future__ import annotations
 import errno
 import inspect
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentParser
 
-from glmja.config_safety import ALLOW_VARIABLE, ALLOWED, refuse_duplicate_keys
+from glmja.display import printable
 from glmja.errors import DataError, MachineError, ModelError
+from glmja.one_line_parser import USAGE_ERROR, OneLineParser
 
-USAGE_ERROR, DATA_ERROR, MODEL_ERROR, ENVIRONMENT_ERROR = 2, 3, 4, 5
+DATA_ERROR, MODEL_ERROR, ENVIRONMENT_ERROR = 3, 4, 5
 
-_ENVIRONMENT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EADDRINUSE, errno.ENOMEM, errno.EMFILE}
-
-# Of what jsonargparse says about a class, only the reason helps; the rest names Python types.
-_NOISE = re.compile(
-    r"does not validate against any of the union subtypes|subtypes:|errors:|given value|expected a <class 'nonetype'>"
-    r"|expected a path but",
-    re.IGNORECASE,
-)
-
-_NOT_ALLOWED = re.compile(r"(Importing '[^']*') is not allowed.*", re.DOTALL)
-
-
-class OneLineParser(ArgumentParser):
-    """Reports a wrong command line in one line; set `GLMJA_DEBUG=1` to see all that jsonargparse says."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As jsonargparse's, but a YAML file may say a thing once only."""
-        refuse_duplicate_keys()
-        super().__init__(*args, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the program with exit code 2, unless a caller wants the exception."""
-        if not self.exit_on_error or os.environ.get("GLMJA_DEBUG") == "1":
-            super().error(message, ex)
-        allowed = f"{', '.join(ALLOWED)} are, and what {ALLOW_VARIABLE} names"
-        message = _NOT_ALLOWED.sub(rf"\1 is not allowed; {allowed}", message)
-        lines = [
-            line.strip().removeprefix("- ")
-            for line in message.splitlines()
-            if not _NOISE.match(line.strip().removeprefix("- "))
-        ]
-        text = " ".join(dict.fromkeys(line for line in lines if line))
-        print(f"{self.prog}: error: {text} (--help shows what is accepted)", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR)
+# What is the machine's fault, and what to do then.
+_ENVIRONMENT = {
+    errno.ENOSPC: "make room, or choose another disk",
+    errno.EDQUOT: "make room, or choose another disk",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another disk",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "change the permissions, or choose another folder",
+    errno.EPERM: "change the permissions, or choose another folder",
+    errno.EADDRINUSE: "choose another port",
+    errno.ENOMEM: "use a machine with more memory",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+_USES_MEMORY = ("batch_size", "row_len", "max_new_tokens")
+_LESS_MEMORY = "data.init_args.batch_size (tokens_per_batch) or row_len, or set model.init_args.gradient_checkpointing"
+_UNION = "Does not validate against any of the Union subtypes"
 
 
 def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[str] = ()) -> Any:
@@ -85,17 +65,21 @@ def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[s
         )
     config = parser.parse_args(args)
     values = {key: value for key, value in config.as_dict().items() if key != "config"}
-    with one_line_errors(str(parser.prog)):
+    less = [f"--{name}" for name in _USES_MEMORY if name in values]
+    with one_line_errors(str(parser.prog), less_memory=" or ".join(less) or "what else runs on this machine"):
         return act(**values)
 
 
 @contextmanager
-def one_line_errors(command: str, more: Mapping[type[Exception], int] | None = None) -> Iterator[None]:
+def one_line_errors(
+    command: str, more: Mapping[type[Exception], int] | None = None, less_memory: str = _LESS_MEMORY
+) -> Iterator[None]:
     """Turns bad input, which the library reports as `ValueError` or `OSError`, into a line and an exit code.
 
     Args:
         command: What the line begins with.
         more: Other exceptions that are no bugs, and their exit codes.
+        less_memory: What to lower if memory runs out.
     """
     codes: dict[type[Exception], int] = {
         **(more or {}),
@@ -103,16 +87,49 @@ def one_line_errors(command: str, more: Mapping[type[Exception], int] | None = N
         ModelError: MODEL_ERROR,
         MachineError: ENVIRONMENT_ERROR,
         ChildProcessError: ENVIRONMENT_ERROR,
+        MemoryError: ENVIRONMENT_ERROR,
         ValueError: USAGE_ERROR,
         OSError: USAGE_ERROR,
     }
     try:
         yield
-    except tuple(codes) as error:
-        if os.environ.get("GLMJA_DEBUG") == "1":
+    except Exception as raised:
+        errors = raised.exceptions if isinstance(raised, ExceptionGroup) else (raised,)
+        judged = [_judge(_meant(error), codes, less_memory) for error in errors]
+        if any(code is None for code, _ in judged) or os.environ.get("GLMJA_DEBUG") == "1":
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":  # what all processes of a run raise is said once
-            print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        code = next(code for kind, code in codes.items() if isinstance(error, kind))
-        of_machine = isinstance(error, OSError) and error.errno in _ENVIRONMENT
-        raise SystemExit(ENVIRONMENT_ERROR if of_machine else code) from error
+            for text in dict.fromkeys(text for _, text in judged):
+                print(f"{command}: error: {printable(' '.join(text.split()))}", file=sys.stderr)
+        raise SystemExit(judged[0][0]) from raised
+
+
+def _judge(error: Exception, codes: Mapping[type[Exception], int], less_memory: str) -> tuple[int | None, str]:
+    """The exit code, None for a bug, and what to say."""
+    if _is_out_of_memory(error):
+        return ENVIRONMENT_ERROR, f"out of memory ({_first_sentences(error)}); lower {less_memory}"
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return ENVIRONMENT_ERROR, f"{_first_sentences(error)}; lower data.init_args.num_workers, or free /dev/shm"
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
+        return ENVIRONMENT_ERROR, f"{error}; {_ENVIRONMENT[error.errno]}"
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), None), str(error)
+
+
+def _meant(error: Exception) -> Exception:
+    """What a class raised that a configuration names; jsonargparse adds all that it was given."""
+    while str(error).startswith(_UNION) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On a GPU, or on the host, where torch has no exception of its own for it."""
+    torch = sys.modules.get("torch")  # not imported for this: --help should not wait for it
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def _first_sentences(error: Exception) -> str:
+    """What was asked for; of what torch says after it, nobody can read all in one line."""
+    return ". ".join(str(error).split("\n", 1)[0].split(". ")[:2])[:100].rstrip(".") or type(error).__name__

@@ -22,6 +22,7 @@ from rich.progress import Progress
 
 from glmja.errors import DataError
 from glmja.json_file import parse_json
+from glmja.raw_lines import decode, lines_of
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -186,14 +187,15 @@ def _chunks(
 
 def _line_chunks(path: Path) -> Generator[Chunk, None, None]:
     with path.open("rb") as raw:
-        lines = _gunzipped(raw, path) if path.suffix == ".gz" else iter(raw)
+        lines = _gunzipped(raw, path) if path.suffix == ".gz" else lines_of(raw, path)
         yield from _chunks(str(path), lines, True, lambda _: raw.tell())
 
 
 def _gunzipped(raw: BinaryIO, path: Path) -> Iterator[bytes]:
     number = 0
     try:
-        for number, line in enumerate(io.BufferedReader(gzip.GzipFile(fileobj=raw)), start=1):  # noqa: B007
+        unpacked = io.BufferedReader(gzip.GzipFile(fileobj=raw))
+        for number, line in enumerate(lines_of(unpacked, path), start=1):  # noqa: B007
             yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
@@ -201,13 +203,7 @@ def _gunzipped(raw: BinaryIO, path: Path) -> Iterator[bytes]:
 
 def _text_of_line(raw: bytes, number: int, text_key: str, path: str) -> str:
     place = f"{path}:{number}"
-    try:
-        line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{place}: not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1}); "
-            "convert the file to UTF-8"
-        ) from error
+    line = decode(raw, place).rstrip("\r\n")
     return line if path.endswith(".txt") or not line.strip() else _text_of(line, text_key, place)
 
 

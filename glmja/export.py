@@ -95,8 +95,8 @@ def open_base(state: TrainedState, model_dir: Path) -> tuple[Checkpoint, GLMToke
     for name, what in (("base", "weights"), ("tokenizer", "a tokenizer")):
         if found[name] != state.manifest.facts[name]:
             raise ModelError(
-                f"{state.folder} was trained from {what} with the hash {state.manifest.facts[name]}, but what is in "
-                f"{model_dir} has {found[name]}; give the folder that the run began with as --model"
+                f"{state.folder} was trained from {what} with the hash {state.manifest.facts[name][:16]}…, but "
+                f"{model_dir} has {found[name][:16]}…; give the folder that the run began with as --model"
             )
     return opened.as_glm(), tokenizer
 

@@ -140,8 +140,8 @@ def put_on(
     found = shared_sha256(model, min(num_kept, model.tensors[EMBEDDING].shape[0]), base_dtype)
     if found != binding["shared_sha256"]:
         raise ModelError(
-            f"{pack} belongs to a model with the hash {binding['shared_sha256']}, but {model_dir} has {found}; give "
-            "the model that the run began with, or the one that it grew from"
+            f"{pack} belongs to a model with the hash {binding['shared_sha256'][:16]}…, but {model_dir} has "
+            f"{found[:16]}…; give the model that the run began with, or the one that it grew from"
         )
     with safe_open(pack / WEIGHTS, "pt") as file:
         held: dict[str, Source] = {name: MemoryTensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
@@ -157,7 +157,9 @@ def put_on(
 
 def _check_hash(path: Path, found: str, expected: str) -> None:
     if found != expected:
-        raise ModelError(f"{path} is damaged: its hash is {found}, but {expected} was written")
+        raise ModelError(
+            f"{path} is damaged: its hash is {found[:16]}…, but {expected[:16]}… was written; copy it anew"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -58,7 +58,7 @@ def check_folder(folder: str | Path) -> GLMTokenizer:
     made_for = reports[0].get("tokenizer_sha256") if reports else tokenizer.fingerprint
     if made_for != tokenizer.fingerprint:
         raise ModelError(
-            f"{folder}: the weights were made for a tokenizer with the hash {made_for}, but the one beside them has "
-            f"{tokenizer.fingerprint}; put the right tokenizer back"
+            f"{folder}: the weights were made for a tokenizer with the hash {str(made_for)[:16]}…, but the one beside "
+            f"them has {tokenizer.fingerprint[:16]}…; put the right tokenizer back"
         )
     return tokenizer

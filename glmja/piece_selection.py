@@ -14,6 +14,7 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from glmja.continued_bpe import BARRIER, ContinuedBPE, Ids
+from glmja.errors import DataError
 from glmja.vocabulary import (
     Piece,
     append_pieces,
@@ -79,7 +80,7 @@ def learn_pieces(
         learnt.append(piece)
         if len(learnt) == num_pieces:
             return learnt
-    raise ValueError(
+    raise DataError(
         f"the corpus has only {len(learnt)} pieces to add under the policy {policy!r}, fewer than the {num_pieces} "
         "asked for; give more --corpus or a smaller --num_new_pieces"
     )
@@ -117,11 +118,12 @@ def _lines(documents: Iterable[str]) -> Iterator[str]:
 
 def ready_pieces(
     base: spm.ModelProto, model: str | Path, num_pieces: int, policy: str = "japanese"
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[str], int]:
     """Takes the best admissible pieces of a ready SentencePiece model, by its scores.
 
     Returns:
-        The pieces, and those that the policy rejects.
+        The pieces, those that the policy rejects, and the number of those that the vocabulary has already, which keep
+        their ids, or that the model has twice.
 
     Raises:
         ValueError: If the file is not a SentencePiece model, or has too few admissible pieces.
@@ -142,7 +144,7 @@ def ready_pieces(
             f"{model} has only {len(candidates)} reachable pieces to add under the policy {policy!r}, fewer than the "
             f"{num_pieces} asked for; give a smaller --num_new_pieces"
         )
-    return candidates[:num_pieces], rejected
+    return candidates[:num_pieces], rejected, len(pieces) - len(new)
 
 
 def _with_their_characters(pieces: list[str], present: set[str]) -> list[str]:

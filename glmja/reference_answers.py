@@ -13,6 +13,7 @@ from glmja.conversation import Message
 from glmja.corpus import read_chunks
 from glmja.errors import DataError
 from glmja.json_file import parse_json
+from glmja.raw_lines import decode
 
 _KEYS: dict[str, ChatFormat] = {
     "messages": "messages",
@@ -64,10 +65,7 @@ def read_references(paths: Iterable[str | Path], most: int) -> list[Reference]:
 
 
 def _reference(line: bytes, place: str) -> Reference:
-    try:
-        record = parse_json(line.decode("utf-8-sig"), place)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{place}: not UTF-8 ({error})") from None
+    record = parse_json(decode(line, place), place)
     try:
         messages = without_unanswered(to_messages(record, _format_of(record)))
         check_turns(messages)

@@ -22,6 +22,7 @@ from torch import Tensor
 from glmja import __version__, certificate, fast_tokenizer
 from glmja.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
 from glmja.command import run
+from glmja.errors import ModelError
 from glmja.json_file import read_json, write_json
 from glmja.layout import EMBEDDING, HEAD
 from glmja.model_folder import check_folder
@@ -121,7 +122,7 @@ def check_extends(old: GLMTokenizer, new: GLMTokenizer, folder: str) -> None:
     for i, piece in enumerate(old.proto.pieces):
         after = new.proto.pieces[i].piece if i < len(new) else "nothing"
         if after != piece.piece:
-            raise ValueError(
+            raise ModelError(
                 f"--tokenizer {folder} ({len(new)} pieces) does not extend the base's ({len(old)} pieces): id {i} is "
                 f"{piece.piece!r} in the base and {after!r} in the new one; build it from this base"
             )
@@ -159,7 +160,7 @@ def _check_finite(source: Source, num_rows: int, name: str) -> None:
     bad_N = torch.cat([~torch.isfinite(block_ND).all(1) for block_ND in source.blocks(0, num_rows)])
     if bad_N.any():
         first = int(bad_N.nonzero()[0])
-        raise ValueError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
+        raise ModelError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
 
 
 def resize(

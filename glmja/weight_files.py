@@ -27,8 +27,8 @@ def open_weights(folder: Path) -> dict[str, Source]:
     """All tensors of a folder; only headers are read.
 
     Raises:
-        FileNotFoundError: If there are no weights, or a shard that the index names does not exist.
-        ValueError: If a file is damaged or would need code to load.
+        ValueError: If there are no weights, a shard that the index names does not exist, or a file is damaged or would
+            need code to load.
     """
     tensors: dict[str, Source] = {}
     for path, names in _shards(folder).items():
@@ -54,11 +54,11 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
                 shards.setdefault(folder / name, set()).add(tensor)
             for path in shards:
                 if not path.is_file():
-                    raise FileNotFoundError(f"{path} is named in {index_name} but does not exist")
+                    raise ModelError(f"{path} is named in {index_name} but does not exist; get the missing file")
             return shards
         if (folder / single).is_file():
             return {folder / single: set()}
-    raise FileNotFoundError(f"no weights in {folder}: neither model.safetensors nor pytorch_model.bin, nor an index")
+    raise ModelError(f"no weights in {folder}: neither model.safetensors nor pytorch_model.bin, nor an index of either")
 
 
 def _open_safetensors(path: Path) -> dict[str, Source]:

@@ -186,7 +186,7 @@ def test_no_protected_sentence_of_real_text_changes(data, tmp_path, policy):
     from glmja.vocabulary import append_pieces
 
     old = GLMTokenizer.load(data / "chatglm3")
-    pieces, _ = ready_pieces(old.proto, data / "reference" / "ja_bpe.model", 5000, policy)
+    pieces, *_ = ready_pieces(old.proto, data / "reference" / "ja_bpe.model", 5000, policy)
     new = GLMTokenizer(append_pieces(old.proto, pieces))
     for language in ("zh", "en"):
         documents = list(read_documents([data / "text" / f"{language}.jsonl.gz"]))[::10]

@@ -164,7 +164,7 @@ def test_a_prompt_that_is_interrupted_ends_as_ctrl_c_does(talk, monkeypatch):
         ({"prompt": "海" * 3000}, "tokens, and 1988 fit: the model has 2048 positions"),
         ({"tools": "nowhere.json"}, "nowhere.json"),
         ({"format": "chatglm2", "system": "短く"}, "message 0 is of the role system, not user; the format of chatglm2"),
-        ({"format": "chatglm4"}, "Got value: chatglm4"),
+        ({"format": "chatglm4"}, "got chatglm4"),
     ],
 )
 def test_bad_input_is_one_line_before_weights_are_loaded(refused, flags, message):

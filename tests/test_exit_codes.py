@@ -1,102 +1,33 @@
-"""What is wrong decides the exit code; every message is one line, without a traceback."""
+"""Each kind of error has its exit code and its line; what users cause for real is in tests/test_bad_inputs.py."""
 
-import json
-import shutil
+import errno
+import os
+import signal
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from glmja import build_tokenizer, evaluate, export, fit, resize_embeddings
-from glmja.command import one_line_errors
+from glmja.command import one_line_errors, run
 from glmja.errors import DataError, MachineError, ModelError
-from glmja.twin import text_file
 
 USAGE, DATA, MODEL, MACHINE = 2, 3, 4, 5
 
 
-@pytest.fixture
-def refused(capsys):
-    def run(verb, *args):
-        with pytest.raises(SystemExit) as stop:
-            verb.main([str(arg) for arg in args])
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1 and "Traceback" not in said
-        return stop.value.code, said
-
-    return run
+def refused(capsys, act, **options):
+    """The exit code and the lines of what an act ends in."""
+    with pytest.raises(SystemExit) as stop, one_line_errors("python -m glmja.x", **options):
+        act()
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return stop.value.code, said.splitlines()
 
 
-@pytest.fixture
-def broken(zero_dir, tmp_path):
-    """A copy of the Zero model."""
-    return shutil.copytree(zero_dir, tmp_path / "broken")
+def raising(error):
+    def act():
+        raise error
 
-
-def fit_args(model_dir, tmp_path, file, **more):
-    sources = json.dumps([{"name": "x", "lang": "ja", "files": [str(file)]}])
-    values = {"config": "configs/demo_pretrain.yaml", "run_dir": tmp_path / "run", "trainer.accelerator": "cpu",
-              "model.init_args.model_dir": model_dir, "data.init_args.sources": sources,
-              "data.init_args.cache_dir": tmp_path / "cache"} | more  # fmt: skip
-    return [f"--{key}={value}" for key, value in values.items()]
-
-
-@pytest.mark.parametrize("options", [["--max_stepz=3"], ["--trainer.max_steps=many"], ["--data.init_args.row_len=0"]])
-def test_a_wrong_command_line_is_2(refused, zero_dir, tmp_path, options):
-    assert refused(fit, *fit_args(zero_dir, tmp_path, text_file("ja")), *options)[0] == USAGE
-
-
-def test_a_path_that_is_not_there_is_2(refused, zero_dir, tmp_path):
-    assert refused(fit, *fit_args(zero_dir, tmp_path, "nowhere.jsonl"))[0] == USAGE
-    assert refused(resize_embeddings, "--base=nowhere", "--tokenizer=nowhere", f"--output={tmp_path}/out")[0] in (2, 4)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"text": "\xff"}\n', r"bad.jsonl:1"),
-        (b'{"text": "a"}\n{"txt": "b"}\n', "bad.jsonl:2"),
-        (b'{"text": 5}\n', "bad.jsonl:1"),
-        (b'{"text": "a"}\n{"text": "b', "bad.jsonl:2"),
-        (b"\n\n", "no text in"),
-    ],
-)
-def test_data_that_cannot_be_used_is_3(refused, zero_dir, tmp_path, content, message):
-    (tmp_path / "bad.jsonl").write_bytes(content)
-    code, said = refused(fit, *fit_args(zero_dir, tmp_path, tmp_path / "bad.jsonl"))
-    assert code == DATA and message in said
-    corpus = f"--corpus={tmp_path / 'bad.jsonl'}"
-    code, said = refused(build_tokenizer, f"--base={zero_dir}", corpus, f"--output={tmp_path / 'out'}")
-    assert code == DATA and message in said
-    generate = ["--generate", f"ja={tmp_path / 'bad.jsonl'}", f"--output={tmp_path / 'out'}"]
-    assert refused(evaluate, f"--model={zero_dir}", *generate)[0] == DATA
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("tokenizer.model", b""),
-        ("tokenizer.model", b"not a model"),
-        ("tokenizer.model", None),
-        ("config.json", b"{"),
-        ("config.json", b"[1]"),
-        ("config.json", b'{"model_type": "llama"}'),
-        ("model.safetensors", b"\xff" * 64),
-        ("model.safetensors", b""),
-    ],
-)
-def test_a_damaged_model_is_4(refused, broken, tmp_path, name, content):
-    if content is None:
-        (broken / name).unlink()
-    else:
-        (broken / name).write_bytes(content)
-    code, said = refused(evaluate, f"--model={broken}", "--max_new_tokens=2", f"--output={tmp_path / 'out'}")
-    assert code == MODEL and "broken" in said
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_checkpoint_that_is_none_is_4(refused, tmp_path):
-    (tmp_path / "run" / "checkpoints" / "step=1.ckpt").mkdir(parents=True)
-    args = [f"--checkpoint={tmp_path}/run/checkpoints/step=1.ckpt", f"--output={tmp_path}/out"]
-    assert refused(export, *args)[0] == MODEL
+    return act
 
 
 @pytest.mark.parametrize(
@@ -108,15 +39,90 @@ def test_a_checkpoint_that_is_none_is_4(refused, tmp_path):
         (ModelError("x"), MODEL),
         (MachineError("x"), MACHINE),
         (ChildProcessError("x"), MACHINE),
-        (OSError(28, "No space left on device"), MACHINE),
-        (OSError(30, "Read-only file system"), MACHINE),
     ],
 )
 def test_each_kind_of_error_has_its_code(error, code, capsys):
+    assert refused(capsys, raising(error)) == (code, [f"python -m glmja.x: error: {error}"])
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room, or choose another disk"),
+        (errno.EFBIG, "raise the limit of file sizes (ulimit -f), or choose another disk"),
+        (errno.EROFS, "choose a folder that can be written"),
+        (errno.EACCES, "change the permissions, or choose another folder"),
+        (errno.EMFILE, "raise the limit of open files (ulimit -n)"),
+    ],
+)
+def test_what_the_machine_refuses_is_5_and_says_what_to_do(number, remedy, capsys):
+    error = OSError(number, os.strerror(number), "out")
+    assert refused(capsys, raising(error)) == (MACHINE, [f"python -m glmja.x: error: {error}; {remedy}"])
+
+
+def test_a_kind_of_a_command_has_the_code_that_the_command_gives_it(capsys):
+    assert refused(capsys, raising(ZeroDivisionError("x")), more={ZeroDivisionError: 6})[0] == 6
+
+
+def test_several_errors_are_a_line_each_and_equal_ones_are_one(capsys):
+    errors = ExceptionGroup("two", [DataError("a"), ValueError("b"), DataError("a")])
+    code, lines = refused(capsys, raising(errors))
+    assert code == DATA
+    assert lines == ["python -m glmja.x: error: a", "python -m glmja.x: error: b"]
+
+
+def test_too_little_memory_is_5_and_says_what_to_lower(capsys):
+    code, (line,) = refused(capsys, lambda: torch.empty(10**15))
+    assert code == MACHINE and len(line) <= 300
+    assert "out of memory (" in line and "can't allocate memory" in line
+    assert "; lower data.init_args.batch_size (tokens_per_batch) or row_len, or set model." in line
+
+
+def test_a_verb_names_its_own_flags_when_memory_runs_out(capsys):
+    def verb(batch_size: int = 8, row_len: int = 1024) -> None:
+        """Asks for too much.
+
+        Args:
+            batch_size: Rows.
+            row_len: Tokens.
+        """
+        raise MemoryError
+
+    with pytest.raises(SystemExit) as stop:
+        run(verb, [])
+    assert stop.value.code == MACHINE
+    assert "out of memory (MemoryError); lower --batch_size or --row_len" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_too_little_memory_of_a_gpu_is_5(capsys):
+    code, (line,) = refused(capsys, lambda: torch.empty(10**12, device="cuda"))
+    assert code == MACHINE
+    assert "out of memory (CUDA out of memory. Tried to allocate " in line and "; lower data.init_args.batch" in line
+
+
+class KilledByItsShm(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, i):
+        os.kill(os.getpid(), signal.SIGBUS)  # what a worker gets when /dev/shm is full
+
+
+def test_a_loader_whose_worker_dies_is_5(capfd):
+    # what a worker says while it dies goes to the descriptor
     with pytest.raises(SystemExit) as stop, one_line_errors("python -m glmja.x"):
-        raise error
-    assert stop.value.code == code
-    assert capsys.readouterr().err == f"python -m glmja.x: error: {error}\n"
+        list(DataLoader(KilledByItsShm(), batch_size=None, num_workers=1))
+    assert stop.value.code == MACHINE
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "glmja.x" in line]
+    assert "DataLoader worker" in line and "; lower data.init_args.num_workers, or free /dev/shm" in line
+
+
+def test_a_bug_is_not_taken_for_bad_input():
+    with pytest.raises(KeyError), one_line_errors("python -m glmja.x"):
+        raise KeyError("x")
+    with pytest.raises(RuntimeError, match="y"), one_line_errors("python -m glmja.x"):
+        raise RuntimeError("y")
 
 
 def test_the_traceback_is_shown_when_asked_for(monkeypatch):

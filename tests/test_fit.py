@@ -12,7 +12,7 @@ from jsonargparse import capture_parser
 from lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from glmja import fit, twin
+from glmja import fit, manifest, twin
 from glmja.model import load_model
 
 ROOT = Path(__file__).parents[1]
@@ -190,8 +190,9 @@ def test_a_damaged_checkpoint_is_refused_or_passed_over(run, zero_dir, tmp_path,
     checkpoints = tmp_path / "run" / "checkpoints"
     shutil.copytree(folder / "checkpoints", checkpoints)
     shutil.copytree(folder / "checkpoints" / "step=30.ckpt", checkpoints / "step=40.ckpt")
-    manifest = checkpoints / "step=40.ckpt" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"step": 30', '"step": 40'))
+    path = checkpoints / "step=40.ckpt" / manifest.NAME
+    content = json.loads(path.read_text()) | {"step": 40}
+    path.write_text(json.dumps(content | {"sha256": manifest._seal(content)}))
     state = checkpoints / "step=40.ckpt" / "state.ckpt"
     state.write_bytes(state.read_bytes()[:-1])
     args = run_args(zero_dir, tmp_path, **{"trainer.max_steps": 31})

@@ -65,7 +65,8 @@ def ja_model(tmp_path_factory, texts):
 
 
 def test_ready_pieces_are_filtered_reachable_and_complete(base_tokenizer, ja_model):
-    pieces, rejected = ready_pieces(base_tokenizer.proto, ja_model, 500)
+    pieces, rejected, num_present = ready_pieces(base_tokenizer.proto, ja_model, 500)
+    assert num_present > 0  # punctuation, Latin letters, ideographs
     assert len(pieces) == len(set(pieces)) == 500
     assert all(is_admissible(piece, "japanese") for piece in pieces)
     assert rejected and not any(is_admissible(piece, "japanese") for piece in rejected)
@@ -76,7 +77,7 @@ def test_ready_pieces_are_filtered_reachable_and_complete(base_tokenizer, ja_mod
 
 
 def test_learnt_pieces_beat_ready_ones(base_tokenizer, ja_model, texts):
-    ready, _ = ready_pieces(base_tokenizer.proto, ja_model, 500)
+    ready, *_ = ready_pieces(base_tokenizer.proto, ja_model, 500)
     learnt = learn_pieces(base_tokenizer.proto, texts["ja"], 500, join_punctuation=False)
     ours, theirs = (GLMTokenizer(append_pieces(base_tokenizer.proto, pieces)) for pieces in (learnt, ready))
     assert tokens(ours, texts["ja"]) < tokens(theirs, texts["ja"])
