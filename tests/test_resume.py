@@ -18,6 +18,13 @@ def test_a_run_goes_on_with_another_number_of_workers(zero_dir, tmp_path):
     assert batches == {i: record[2] for i, record in whole.items()}
 
 
+def test_amid_the_micro_batches_of_a_step_nothing_is_saved(zero_dir, tmp_path):
+    early = args(zero_dir, tmp_path, "demo_sft")
+    fit.main([*early, "--trainer.callbacks+=recorder.StopEarly", "--trainer.callbacks.at=7"])
+    assert records(tmp_path / "record")[6][1] == 3
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step=2.ckpt"]
+
+
 def test_a_run_that_time_or_patience_ended_goes_on(zero_dir, tmp_path):
     early = args(zero_dir, tmp_path, "demo_pretrain")
     fit.main([*early, "--trainer.callbacks+=recorder.StopEarly", "--trainer.callbacks.at=5"])

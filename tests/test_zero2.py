@@ -34,6 +34,7 @@ def test_zero2_trains_as_one_process_of_plain_torch_on_the_same_batches(tmp_path
     assert code == 0, text
     for configuration, seen in zip(configurations, json.loads(output.read_text()), strict=True):
         half = "precision" in configuration
+        assert seen["stage"] == 2
         mine, of_all = seen["partition"]
         assert mine == of_all == 6464 // ranks
         assert seen["sums"] == "torch.float32"

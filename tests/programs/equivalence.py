@@ -67,7 +67,15 @@ def by_zero2(ranks, accumulate, clip, precision="32-true", **of_zero2):
     trainer.fit(module)
     state = trainer.strategy.model.optimizer
     sizes = [sum(p.numel() for p in state.single_partition_of_fp32_groups), sum(state.partition_size)]
-    return module, trainer.global_rank, {"partition": sizes, "sums": str(state.gradient_accumulation_dtype)}
+    return (
+        module,
+        trainer.global_rank,
+        {
+            "stage": trainer.strategy.model.zero_optimization_stage(),
+            "partition": sizes,
+            "sums": str(state.gradient_accumulation_dtype),
+        },
+    )
 
 
 def by_torch(ranks, accumulate, clip):
