@@ -8,7 +8,9 @@ import pytest
 from glmja import corpus
 from glmja.corpus import documents_of, load_hub, read_chunks, read_documents, read_hub_chunks
 
-COMPRESSED = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(999)))
+COMPRESSED = gzip.compress(
+    b"".join(b'{"text": "%d"}\n' % i for i in range(999)), mtime=0
+)  # the same in each process: it names tests
 DAMAGED = COMPRESSED[:12] + bytes([COMPRESSED[12] ^ 0xFF]) + COMPRESSED[13:]
 
 
@@ -82,7 +84,7 @@ def test_what_stands_before_a_damage_is_read(tmp_path):
         ("a.txt", "日本\n日本".encode("shift_jis"), r"a.txt:1: not UTF-8 \(byte 0x93 at column 1\); convert the file"),
         ("a.txt", b"fine\n\xff\xfe", r"a.txt:2: not UTF-8 \(byte 0xff at column 1\)"),
         ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz:1: damaged gzip file"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9)[:-20], r"a.jsonl.gz:\d+: damaged gzip file"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9, mtime=0)[:-20], r"a.jsonl.gz:\d+: damaged gzip file"),
         ("a.jsonl.gz", DAMAGED, r"a.jsonl.gz:\d+: damaged gzip file"),
         ("a.jsonl", b'{"text": "a\\ud800"}', r"a.jsonl:1: character 2 is a lone surrogate, which is no character"),
         ("a.parquet", b"no parquet", r"a.parquet: not a parquet file"),
