@@ -1,4 +1,4 @@
-"""Memory runs out in the first minute of a run, or never."""
+"""Memory that does not suffice ends a run in its first minute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.throughput import peak_memory
-from glmja.errors import MachineError
+from glmja.errors import LESS_MEMORY, MachineError, is_out_of_memory
 
 
 class Rehearsal(Callback):
@@ -47,12 +47,9 @@ class Rehearsal(Callback):
             with isolate_rng():
                 _rehearse(trainer, pl_module, trainer.strategy.batch_to_device(batch))
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
-            raise MachineError(
-                f"{what} does not fit into the memory of {device}; lower data.init_args.batch_size (tokens_per_batch) "
-                "or row_len, or set model.init_args.gradient_checkpointing"
-            ) from error
+            raise MachineError(f"{what} does not fit into the memory of {device}; lower {LESS_MEMORY}") from error
         rank_zero_info(f"rehearsed {what} at a peak of {peak_memory(device) / 1e9:.1f} GB")
 
 

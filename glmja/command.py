@@ -13,7 +13,7 @@ from typing import Any
 from docstring_parser import parse as parse_docstring
 
 from glmja.display import printable
-from glmja.errors import DataError, MachineError, ModelError
+from glmja.errors import LESS_MEMORY, DataError, MachineError, ModelError, is_out_of_memory
 from glmja.one_line_parser import USAGE_ERROR, OneLineParser
 
 DATA_ERROR, MODEL_ERROR, ENVIRONMENT_ERROR = 3, 4, 5
@@ -31,7 +31,6 @@ _ENVIRONMENT = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 _USES_MEMORY = ("batch_size", "row_len", "max_new_tokens")
-_LESS_MEMORY = "data.init_args.batch_size (tokens_per_batch) or row_len, or set model.init_args.gradient_checkpointing"
 _UNION = "Does not validate against any of the Union subtypes"
 
 
@@ -72,7 +71,7 @@ def run(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[s
 
 @contextmanager
 def one_line_errors(
-    command: str, more: Mapping[type[Exception], int] | None = None, less_memory: str = _LESS_MEMORY
+    command: str, more: Mapping[type[Exception], int] | None = None, less_memory: str = LESS_MEMORY
 ) -> Iterator[None]:
     """Turns bad input, which the library reports as `ValueError` or `OSError`, into a line and an exit code.
 
@@ -106,7 +105,7 @@ def one_line_errors(
 
 def _judge(error: Exception, codes: Mapping[type[Exception], int], less_memory: str) -> tuple[int | None, str]:
     """The exit code, None for a bug, and what to say."""
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return ENVIRONMENT_ERROR, f"out of memory ({_first_sentences(error)}); lower {less_memory}"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return ENVIRONMENT_ERROR, f"{_first_sentences(error)}; lower data.init_args.num_workers, or free /dev/shm"
@@ -120,14 +119,6 @@ def _meant(error: Exception) -> Exception:
     while str(error).startswith(_UNION) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """On a GPU, or on the host, where torch has no exception of its own for it."""
-    torch = sys.modules.get("torch")  # not imported for this: --help should not wait for it
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def _first_sentences(error: Exception) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
+# of a training run
+LESS_MEMORY = "data.init_args.batch_size (tokens_per_batch) or row_len, or set model.init_args.gradient_checkpointing"
+
 
 class DataError(ValueError):
     """Text or conversations cannot be used."""
@@ -13,3 +18,11 @@ class ModelError(ValueError):
 
 class MachineError(OSError):
     """The machine cannot do what is asked: a port is in use, say."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """On a GPU, or on the host, where torch has no exception of its own for it."""
+    torch = sys.modules.get("torch")  # not imported for this: --help should not wait for it
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from glmja.errors import ModelError
+from glmja.errors import MachineError, ModelError
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,15 @@ def complete(partial: str | Path, final: str | Path, step: int, facts: dict[str,
         raise FileExistsError(f"{final} exists; a checkpoint is never overwritten")
     partial.rename(final)
     _fsync(final.parent)
+
+
+def not_written(final: str | Path, error: Exception) -> MachineError:
+    """The error for a save that failed; torch's writer says RuntimeError, whatever the system said."""
+    reason = f" ({error})" if isinstance(error, OSError) else ""
+    return MachineError(
+        f"{final} could not be written{reason}; is the disk full? Earlier checkpoints are whole: make room and resume "
+        "with --ckpt_path last"
+    )
 
 
 def read(folder: str | Path, verify: bool = True) -> Manifest:

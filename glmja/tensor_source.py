@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,11 @@ Advance = Callable[[int], None]
 
 _BLOCK_BYTES = 4 << 20
 _NO_SENDFILE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP}  # not between files on this system
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no number is NaN or infinite, by the extremes: both are NaN if one is."""
+    return not values.numel() or all(math.isfinite(extreme) for extreme in torch.aminmax(values))
 
 
 class Source(ABC):

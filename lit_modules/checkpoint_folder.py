@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from glmja import manifest
-from glmja.errors import MachineError, ModelError
+from glmja.errors import ModelError
 
 STATE = "state.ckpt"
 
@@ -38,13 +38,9 @@ class CheckpointFolders(CheckpointIO):
         partial = manifest.begin(path)
         try:
             torch.save(checkpoint, partial / STATE)
-        except (RuntimeError, OSError) as error:  # torch's writer says RuntimeError, whatever the system said
+        except (RuntimeError, OSError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            reason = f" ({error})" if isinstance(error, OSError) else ""
-            raise MachineError(
-                f"{path} could not be written{reason}; is the disk full? Earlier checkpoints are whole: make room "
-                "and resume with --ckpt_path last"
-            ) from error
+            raise manifest.not_written(path, error) from error
         manifest.complete(partial, path, checkpoint["global_step"], checkpoint.get(manifest.FACTS, {}))
 
     def load_checkpoint(

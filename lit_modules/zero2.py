@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from glmja import manifest
-from glmja.errors import MachineError, ModelError
+from glmja.errors import ModelError
 
 
 class ZeRO2(DeepSpeedStrategy):
@@ -88,11 +88,8 @@ class ZeRO2(DeepSpeedStrategy):
         self._on_rank_zero(lambda: manifest.begin(final))
         try:
             super().save_checkpoint(checkpoint, manifest.partial_folder(final), storage_options)
-        except RuntimeError as error:  # torch's writer says so, whatever the system said
-            raise MachineError(
-                f"{final} could not be written; is the disk full? Earlier checkpoints are whole: make room and resume "
-                "with --ckpt_path last"
-            ) from error
+        except RuntimeError as error:
+            raise manifest.not_written(final, error) from error
         self.barrier()
         facts = checkpoint.get(manifest.FACTS, {})
         self._on_rank_zero(

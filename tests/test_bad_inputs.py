@@ -424,6 +424,8 @@ TABLE = [
         USAGE, r"learning rate \(optimizer.init_args.lr\) must be positive"),
     row("13 learning rate below 0", fit, flags(**{"model.init_args.optimizer.init_args.lr": -1}),
         USAGE, r"model.init_args.optimizer: Invalid learning rate: -1.0; correct the value"),
+    row("13 seed below 0", fit, flags(**{"data.init_args.seed": -1}),
+        USAGE, r"seed \(-1\) must not be negative"),
     row("13 clipping below 0", fit, flags(**{"trainer.gradient_clip_val": -1}),
         USAGE, r"trainer.gradient_clip_val \(-1\) must not be negative"),
     row("13 no steps", fit, flags(**{"trainer.max_steps": 0}),

@@ -306,3 +306,10 @@ def test_logits_are_those_of_chatglm3s_own_code(data, real_glm):
     assert torch.equal(ours.argmax(-1), theirs["argmax"])
     greedy = model.generate(theirs["greedy"][None, :12], do_sample=False, max_new_tokens=24, eos_token_id=None)
     assert torch.equal(greedy[0], theirs["greedy"])
+
+
+@pytest.mark.parametrize("count", [0, -1, "2", 2.0, True, 10**9])
+def test_a_config_of_impossible_counts_is_refused(base_dir, count):
+    config = json.loads((base_dir / "config.json").read_text()) | {"num_layers": count}
+    with pytest.raises(ValueError, match=r"num_layers = .*; it must be a whole number from 1 to 10000"):
+        layout.to_glm_config(config)

@@ -77,6 +77,20 @@ def test_a_key_that_stands_twice_is_an_error(text, message):
         get_loader("yaml")(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- " * 60, "more than 50 levels or 10000 values, aliases written out; no run has so many"),
+        ("a: &a [*a]", r"line 1: \*a stands for nothing before it; write the value out"),
+        ("a: !!bool x", "a value cannot be read: .*; put quotes around it"),
+    ],
+)
+def test_what_no_configuration_holds_is_an_error(text, message):
+    config_safety.refuse_duplicate_keys()
+    with pytest.raises(yaml.YAMLError, match=message):
+        get_loader("yaml")(text)
+
+
 @pytest.mark.parametrize("verb", [fit, evaluate])
 def test_no_command_takes_a_key_twice(tmp_path, capsys, verb):
     (tmp_path / "twice.yaml").write_text("model: a\noutput: b\nmodel: c\n")

@@ -118,6 +118,14 @@ def test_all_that_is_wrong_is_told_at_once_before_a_weight_is_read(huge, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.gpu
+def test_a_model_that_no_gpu_holds_is_refused(huge, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit.main(args(huge, tmp_path, "demo_pretrain", **{"trainer.accelerator": "gpu", "trainer.devices": 1}))
+    assert stop.value.code == 5
+    assert "each GPU would need " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("num_steps", "every", "keep", "count"), [(7, 2, 2, 4), (7, 2, -1, 4), (3, 2, 2, 2), (-1, 500, 2, 1), (10, 1, 2, 4)]
 )

@@ -150,3 +150,10 @@ class TestReal:
         assert len(tokenizer) == 78554
         assert tokenizer.control_id("<|assistant|>") == 64796
         assert tokenizer.proto.pieces[64796].type == Piece.CONTROL
+
+
+def test_the_end_of_a_text_must_be_a_control_token(base_dir):
+    proto = parse_proto((base_dir / FILE_NAME).read_bytes())
+    proto.pieces[proto.trainer_spec.eos_id].type = Piece.NORMAL
+    with pytest.raises(ValueError, match="the end of a text, '</s>', is no control token of it"):
+        GLMTokenizer(with_control_tokens(proto))

@@ -110,6 +110,15 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
     assert newest(tmp_path / "run").name == "step=7.ckpt"
 
 
+def test_where_there_is_no_room_the_save_is_refused_in_one_line(tmp_path):
+    code, output = train({"folder": tmp_path / "run", "strategy": "zero2", "max_steps": 3, "largest_file": 8_000})
+    assert code == 5, output
+    final = tmp_path / "run" / "checkpoints" / "step=3.ckpt"
+    line = f"toy: error: {final} could not be written; is the disk full? Earlier checkpoints are whole: make room"
+    assert [said for said in output.splitlines() if said.startswith(line)]
+    assert "Traceback" not in output and not final.exists()
+
+
 def test_a_gpu_machine_is_left_to_choose_its_accelerator(monkeypatch):
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     ZeRO2()

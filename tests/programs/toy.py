@@ -3,7 +3,8 @@
 `runs` is a list of runs, done one after the other; each has `folder` and may have `strategy` (single, ddp, zero2),
 `ranks`, `max_steps`, `precision`, `resume` (a checkpoint; the newest whole one of the folder by default), `keep` (how
 many periodic checkpoints; all by default), `kill_at` (step at which each process kills itself), `announce_at` (step
-from which it tells and goes slowly), `order` and `frozen` (of the layers a, b, c).
+from which it tells and goes slowly), `order` and `frozen` (of the layers a, b, c), `largest_file` (bytes that the disk
+takes).
 Writes `folder/log.RANK.jsonl`, a line a micro-batch, and `folder/weights.RANK` at the end.
 """
 
@@ -11,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -120,6 +122,8 @@ def train(options):
         "zero2": lambda: {"strategy": ZeRO2(reduce_bucket_size=300, allgather_bucket_size=300)},
     }
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    if "largest_file" in options:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (options["largest_file"], resource.RLIM_INFINITY))
     seed_everything(7)
     trainer = Trainer(
         **kinds[strategy](),
