@@ -3,9 +3,17 @@
 from callbacks.chat_sampler import ChatSampler
 from callbacks.exact_resume import ExactResume
 from callbacks.final_checkpoint import FinalCheckpoint
-from callbacks.loss_sentry import LossSentry
-from callbacks.rehearsal import Rehearsal
+from callbacks.largest_batch_check import LargestBatchCheck
+from callbacks.non_finite_guard import NonFiniteGuard
 from callbacks.throughput import Throughput
 from callbacks.validation_table import ValidationTable
 
-__all__ = ["ChatSampler", "ExactResume", "FinalCheckpoint", "LossSentry", "Rehearsal", "Throughput", "ValidationTable"]
+__all__ = [
+    "ChatSampler",
+    "ExactResume",
+    "FinalCheckpoint",
+    "LargestBatchCheck",
+    "NonFiniteGuard",
+    "Throughput",
+    "ValidationTable",
+]

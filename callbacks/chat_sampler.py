@@ -15,11 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from callbacks.throughput import Throughput
-from glmja.conversation import Message
-from glmja.display import printable
-from glmja.generation import Reply, check_sampling, generate
-from glmja.questions import QUESTIONS, language_of
-from glmja.text_quality import repetition_rate, simplified_only_share
+from glmja.conversation.rendering import Message
+from glmja.conversation.replies import Reply, generate
+from glmja.evaluation.questions import QUESTIONS
+from glmja.modeling.generation import check_sampling
+from glmja.text.printable import printable
+from glmja.text.quality import repetition_rate, simplified_only_share
+from glmja.text.scripts import language_of
 
 _FILE_NAME = "chats.jsonl"
 _MAX_CHARACTERS = 2000  # of a reply in TensorBoard and in the table; the file has all

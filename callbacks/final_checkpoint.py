@@ -12,7 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from glmja import manifest
+from glmja.runs import manifest
 
 STOPPED = 128 + signal.SIGTERM
 

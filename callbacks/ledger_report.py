@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from glmja.json_file import write_json
+from glmja.files.json_files import write_json
 
 
 class LedgerReport(Callback):

@@ -15,8 +15,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from glmja.batch import IGNORE_INDEX, Batch
-from glmja.flops import training_flops_per_token
+from glmja.modeling.batch import IGNORE_INDEX, Batch
+from glmja.modeling.flops import training_flops_per_token
 
 # Dense bf16 TFLOP/s in NVIDIA's data sheets, by a part of the device's name; the first that fits.
 PEAK_TFLOPS = {
@@ -34,8 +34,8 @@ class Throughput(Callback):
     """Logs speed, memory, and how much of what is computed is text, every `trainer.log_every_n_steps` optimizer steps.
 
     - `speed/tokens_per_s`, `speed/learnt_tokens_per_s`: of all devices, padding left out.
-    - `speed/mfu`: model FLOPs utilisation, from 0 to 1: operations that the tokens need (`glmja.flops`; attention
-      within documents) over what the devices could do in 16 bits. Only if their peak is known.
+    - `speed/mfu`: model FLOPs utilisation, from 0 to 1: operations that the tokens need (`glmja.modeling.flops`;
+      attention within documents) over what the devices could do in 16 bits. Only if their peak is known.
     - `speed/memory_gb`: 10⁹ bytes, the most so far that tensors took on the first GPU; without one, that the first
       process took.
     - `data/fill`: tokens that are not padding, of those computed. `data/learnt_share`: tokens learnt, of those not

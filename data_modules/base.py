@@ -13,12 +13,12 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from data_modules.document_stream import DocumentStream
-from data_modules.loader import EvenlyShared, Plan, PlannedBatches, RunLoader, load
-from data_modules.rows import Rows
-from glmja.batch import Batch
-from glmja.ledger import Ledger
-from glmja.tokenizer import GLMTokenizer
+from data_modules.batches.document_stream import DocumentStream
+from data_modules.batches.loader import DistributedEvalBatches, Plan, PlannedBatches, RunLoader, load
+from data_modules.batches.rows import Rows
+from glmja.modeling.batch import Batch
+from glmja.runs.ledger import Ledger
+from glmja.tokenization.tokenizer import GLMTokenizer
 
 
 class Source(Protocol):
@@ -164,7 +164,9 @@ class RunData(LightningDataModule):
         """A loader for each of `validation_sources`."""
         trainer, loaders = self._trainer, []
         for rows, num_rows, batch_size in self._validation_rows():
-            shared = EvenlyShared(rows, num_rows, batch_size, trainer.global_rank, trainer.world_size, self.multiple)
+            shared = DistributedEvalBatches(
+                rows, num_rows, batch_size, trainer.global_rank, trainer.world_size, self.multiple
+            )
             loaders.append(load(shared, range(len(shared)), self.num_workers))
         return loaders
 

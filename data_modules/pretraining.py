@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from data_modules.base import RunData, check_sources
-from data_modules.document_stream import DocumentStream
-from data_modules.packing import PackedRows, interleave
-from data_modules.rows import Rows
+from data_modules.batches.document_stream import DocumentStream
+from data_modules.batches.packing import PackedRows, interleave
+from data_modules.batches.rows import Rows
 from data_modules.sources import TextSource
-from data_modules.token_store import TokenStore
-from glmja.corpus import check_paths
-from glmja.ledger import Ledger
+from data_modules.stores.token_store import TokenStore
+from glmja.files.documents import check_paths
+from glmja.runs.ledger import Ledger
 
 
 class PackedPretrainingData(RunData):

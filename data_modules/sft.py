@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.base import RunData, check_sources
-from data_modules.batching import MicroBatch, group_by_length, pack_whole, shuffle_groups, split_to_multiple
-from data_modules.chat_store import ChatStore
-from data_modules.document_stream import DocumentStream
-from data_modules.rows import Fragment, Row, Rows, pack
+from data_modules.batches.batching import MicroBatch, group_by_length, pack_whole, shuffle_groups, split_to_multiple
+from data_modules.batches.document_stream import DocumentStream
+from data_modules.batches.rows import Fragment, Row, Rows, pack
 from data_modules.sources import ChatSource
-from glmja.ledger import Ledger
+from data_modules.stores.chat_store import ChatStore
+from glmja.runs.ledger import Ledger
 
 
 class PaddedSFTData(RunData):
@@ -169,7 +169,7 @@ class PaddedSFTData(RunData):
                 "source": source.name, "lang": source.lang, "conversations": len(stream.documents),
                 "tokens": stream.tokens_per_pass, "held_out": len(store.lengths) - len(stream.documents),
                 "dropped": store.num_dropped, "shortened": store.num_shortened, "read": len(mine),
-                "tokens_read": tokens, "learnt": int(store.num_learnt[mine].sum()),
+                "tokens_read": tokens, "learnt": int(store.num_target_tokens[mine].sum()),
                 "passes": tokens / stream.tokens_per_pass, "share_wanted": quota / sum(quotas),
             })  # fmt: skip
         total, learnt = sum(e["tokens_read"] for e in entries), sum(e["learnt"] for e in entries)
@@ -210,7 +210,7 @@ class ConversationRows:
         lengths, learnt = np.empty(len(members), np.int64), np.empty(len(members), np.int64)
         for i, store in enumerate(stores):
             mine = members[:, 0] == i
-            lengths[mine], learnt[mine] = store.lengths[members[mine, 1]], store.num_learnt[members[mine, 1]]
+            lengths[mine], learnt[mine] = store.lengths[members[mine, 1]], store.num_target_tokens[members[mine, 1]]
         self.lengths = np.add.reduceat(lengths[order], starts)
         self.learnt = np.add.reduceat(learnt[order], starts)
 
@@ -226,7 +226,7 @@ class ConversationRows:
         """Tokens of row i."""
         return int(self.lengths[i])
 
-    def num_learnt(self, i: int) -> int:
+    def num_target_tokens(self, i: int) -> int:
         """Learnt tokens of row i."""
         return int(self.learnt[i])
 

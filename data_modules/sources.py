@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from glmja.chat_formats import ChatFormat
+from glmja.conversation.formats import ChatFormat
 
 CHAT_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 

@@ -7,15 +7,16 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from glmja import certificate, fast_tokenizer
-from glmja.command import run
-from glmja.corpus import read_documents
-from glmja.json_file import write_json
-from glmja.languages import files_by_language
-from glmja.output_folder import check_free, complete_or_absent
-from glmja.piece_selection import learn_pieces, ready_pieces
-from glmja.tokenizer import GLMTokenizer
-from glmja.vocabulary import append_pieces, check_premises, unreachable_pieces
+from glmja.cli.arguments import files_by_language
+from glmja.cli.command import run_command
+from glmja.files.documents import read_documents
+from glmja.files.json_files import write_json
+from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.tokenization.vocabulary import append_pieces, check_premises, unreachable_pieces
+from glmja.verification import tokenizer as certificate
 
 
 def build_tokenizer(
@@ -72,7 +73,7 @@ def build_tokenizer(
         documents = read_documents(corpus, text_key, "reading the corpus")
         chosen = learn_pieces(old.proto, documents, num_new_pieces, policy, join_punctuation, max_training_tokens, seed)
         rejected, num_present = [], 0
-    with complete_or_absent(output, overwrite) as folder:
+    with atomic_output_folder(output, overwrite) as folder:
         left_out = fast_tokenizer.save(GLMTokenizer(append_pieces(old.proto, chosen)), folder)
         new = GLMTokenizer.load(folder)  # the finished file is what the certificate is about
         _refuse(check_premises(old.proto, new.proto, policy))
@@ -129,7 +130,7 @@ def _print(report: dict[str, Any], reports: dict[str, certificate.TextReport], o
 
 def main(args: list[str] | None = None) -> dict[str, Any]:
     """Runs the command line."""
-    return run(build_tokenizer, args, many=("corpus", "check"))
+    return run_command(build_tokenizer, args, many=("corpus", "check"))
 
 
 if __name__ == "__main__":

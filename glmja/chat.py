@@ -17,16 +17,16 @@ import torch
 from rich.console import Console
 from transformers import GlmForCausalLM
 
-from glmja.chat_formats import TOOLS_ARE_LISTED
-from glmja.checkpoint import DtypeName
-from glmja.command import run
-from glmja.conversation import Message
-from glmja.device import check_device
-from glmja.dialogue import Dialogue, Ending, PromptFormat, Sampling
-from glmja.display import printable
-from glmja.json_file import parse_json
-from glmja.model import load_model
-from glmja.model_folder import check_folder, glm_config
+from glmja.cli.arguments import check_device
+from glmja.cli.command import run_command
+from glmja.conversation.dialogue import Dialogue, Ending, PromptFormat, Sampling
+from glmja.conversation.formats import TOOLS_ARE_LISTED
+from glmja.conversation.rendering import Message
+from glmja.files.json_files import parse_json
+from glmja.modeling.loading import load_model
+from glmja.modeling.model_folder import check_folder, glm_config
+from glmja.text.printable import printable
+from glmja.weights.checkpoint import DtypeName
 
 _HELP = """\
 /reset        forget what was said
@@ -83,7 +83,7 @@ def chat(
     tokenizer = check_folder(model)
     dialogue = Dialogue(tokenizer, format, sampling, glm_config(model)["max_position_embeddings"], opening)
     if prompt is not None:
-        dialogue.hear(_question(prompt))
+        dialogue.add_message(_question(prompt))
     _note(f"loading {model} on {place}")
     wanted = getattr(torch, dtype) if dtype else torch.float32 if place == "cpu" else None
     glm: Any = load_model(model, wanted).to(place)
@@ -149,7 +149,7 @@ def _take(line: str, dialogue: Dialogue, model: GlmForCausalLM) -> None:
     elif word[:1] == "/" and word[1:].isalpha():
         raise ValueError(f"no command {word}; /help lists them")
     elif word:
-        if left_out := dialogue.hear(line):
+        if left_out := dialogue.add_message(line):
             _note(f"left out to make room: the oldest {left_out} turn{'s' * (left_out > 1)}")
         _answer(dialogue, model)
         if dialogue.called_tool:
@@ -196,7 +196,7 @@ def main(args: list[str] | None = None) -> list[Message]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may have few characters
     try:
-        return run(chat, args)
+        return run_command(chat, args)
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
 

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from glmja import build_tokenizer, chat, evaluate, export, fit, resize_embeddings, twin
-from glmja.command import run
-from glmja.corpus import read_documents
-from glmja.output_folder import check_free
+from glmja import build_tokenizer, chat, evaluate, export, fit, resize_embeddings
+from glmja.cli.command import run_command
+from glmja.files.documents import read_documents
+from glmja.files.output_folder import check_free
+from glmja.twin import build as twin
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -182,7 +183,7 @@ def _announce(what: str, command: str | None = None) -> None:
 
 def main(args: list[str] | None = None) -> dict[str, Any]:
     """Runs the command line."""
-    return run(demo, args)
+    return run_command(demo, args)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ class MachineError(OSError):
     """The machine cannot do what is asked: a port is in use, say."""
 
 
+class DivergedError(RuntimeError):
+    """Raised when steps in a row had a loss or gradients that are not finite; none of them changed a weight."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """On a GPU, or on the host, where torch has no exception of its own for it."""
     torch = sys.modules.get("torch")  # not imported for this: --help should not wait for it

@@ -13,23 +13,23 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from glmja import report_page, scores
-from glmja.checkpoint import DtypeName
-from glmja.command import run
-from glmja.conversation import Message, has_roles, render_prompt
-from glmja.corpus import read_documents
-from glmja.device import check_device
-from glmja.examination import Exam, Examiner, Findings
-from glmja.json_file import write_json
-from glmja.languages import LANGUAGES, files_by_language
-from glmja.model_folder import check_folder, glm_config
-from glmja.output_folder import check_free, complete_or_absent
-from glmja.questions import QUESTIONS
-from glmja.reference_answers import read_references
-from glmja.run_folder import curves
-from glmja.score_tables import tables
-from glmja.text_overlap import Segmentation, segmenter
-from glmja.tokenizer import GLMTokenizer
+from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
+from glmja.cli.command import run_command
+from glmja.conversation.rendering import Message, has_roles, render_prompt
+from glmja.evaluation import report as report_page
+from glmja.evaluation import scores
+from glmja.evaluation.evaluator import EvalTasks, Evaluator, ModelOutputs
+from glmja.evaluation.questions import QUESTIONS
+from glmja.evaluation.references import read_references
+from glmja.evaluation.tables import tables
+from glmja.files.documents import read_documents
+from glmja.files.json_files import write_json
+from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.modeling.model_folder import check_folder, glm_config
+from glmja.runs.run_folder import curves
+from glmja.text.overlap import Segmentation, segmenter
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.weights.checkpoint import DtypeName
 
 SCORES, PAGE, ANSWERS = "scores.json", "report.html", "answers.jsonl"
 RETENTION_FAILED = 7  # exit code
@@ -109,7 +109,7 @@ def evaluate(
         raise ValueError(f"--retain {unknown[0]}: unknown language; known are {', '.join(LANGUAGES)}")
     kept = retain or _RETAINED
     retained = [lang for lang in kept if lang in texts] if baseline else []
-    exam = Exam(texts, retained, asked, prompts, references, row_len, batch_size, max_new_tokens)
+    exam = EvalTasks(texts, retained, asked, prompts, references, row_len, batch_size, max_new_tokens)
     sizes = [len(_check_fits(folder, exam)) for folder in inputs]
     if sizes[0] > sizes[-1]:
         raise ValueError(
@@ -120,14 +120,14 @@ def evaluate(
     shown = {str(Path(folder)): curves(Path(folder)) for folder in runs}
 
     wanted = getattr(torch, dtype) if dtype else None
-    found = [Examiner(folder, exam, place, wanted).examine() for folder in inputs]
+    found = [Evaluator(folder, exam, place, wanted).examine() for folder in inputs]
     ours, theirs = found[-1], found[0] if baseline else None
     result = scores.scores(exam, ours, theirs, segmenters, max_drift, place)
     result["model"], result["baseline"] = _told(model, ours), _told(baseline, theirs) if baseline and theirs else None
     result["segmentation"] = segmentation
     answers = scores.answers(exam, ours, theirs)
     page = report_page.render(result, answers, scores.segmentations(exam, ours, theirs), shown)
-    with complete_or_absent(output, overwrite) as partial:
+    with atomic_output_folder(output, overwrite) as partial:
         write_json(partial / SCORES, result)
         lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
         (partial / ANSWERS).write_text("".join(lines), encoding="utf-8")
@@ -162,7 +162,7 @@ def _first_documents(files: Sequence[Path], max_characters: int) -> list[str]:
     return documents
 
 
-def _check_fits(folder: str, exam: Exam) -> GLMTokenizer:
+def _check_fits(folder: str, exam: EvalTasks) -> GLMTokenizer:
     """Checks, before weights are loaded, that all that is asked fits the model; returns its tokenizer."""
     tokenizer, positions = check_folder(folder), int(glm_config(folder)["max_position_embeddings"])
     if exam.row_len > positions:
@@ -189,13 +189,13 @@ def _check_fits(folder: str, exam: Exam) -> GLMTokenizer:
     return tokenizer
 
 
-def _told(folder: str, found: Findings) -> dict[str, Any]:
+def _told(folder: str, found: ModelOutputs) -> dict[str, Any]:
     return {"folder": Path(folder).resolve().name, "tokenizer_sha256": found.tokenizer.fingerprint}
 
 
 def main(args: list[str] | None = None) -> dict[str, Any]:
     """Runs the command line."""
-    result = run(evaluate, args, many=("text", "generate", "runs", "retain"))
+    result = run_command(evaluate, args, many=("text", "generate", "runs", "retain"))
     if result["retention"] and not result["retention"]["passed"]:
         raise SystemExit(RETENTION_FAILED)
     return result

@@ -14,17 +14,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from glmja import __version__, fast_tokenizer, language_pack, run_folder
-from glmja.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
-from glmja.command import run
+from glmja import __version__
+from glmja.cli.command import run_command
 from glmja.errors import ModelError
-from glmja.json_file import read_json, write_json
-from glmja.layout import EMBEDDING
-from glmja.merging import merge
-from glmja.model_folder import check_folder
-from glmja.output_folder import check_free, complete_or_absent
-from glmja.tokenizer import GLMTokenizer
-from glmja.trained_state import TrainedState
+from glmja.files.json_files import read_json, write_json
+from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.modeling.model_folder import check_folder
+from glmja.runs import language_pack, run_folder
+from glmja.runs.trained_state import TrainedState
+from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.weights.chatglm_layout import EMBEDDING
+from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
+from glmja.weights.merging import merge
 
 Format = Literal["glm", "chatglm", "adapter"]
 
@@ -115,7 +117,7 @@ def _export_run(
     facts, dtype = state.manifest.facts, wanted or base.tensors[EMBEDDING].dtype
     merged = merge(base, state.tensors, facts["lora"], tokenizer.new_ids, dtype)
     needed = 0 if format == "adapter" else merged.num_bytes
-    with complete_or_absent(output, overwrite, needed) as folder:
+    with atomic_output_folder(output, overwrite, needed) as folder:
         if format == "adapter":
             written = language_pack.write(folder, base, state.tensors, facts, tokenizer, dtype)
         else:
@@ -147,14 +149,14 @@ def _export_pack(
     check: bool,
     overwrite: bool,
 ) -> dict[str, Any]:
-    merged, tokenizer = language_pack.put_on(pack, base, wanted)
-    with complete_or_absent(output, overwrite, merged.num_bytes) as folder:
+    merged, tokenizer = language_pack.apply_pack(pack, base, wanted)
+    with atomic_output_folder(output, overwrite, merged.num_bytes) as folder:
         written = _write_model(folder, merged, tokenizer, format, max_shard_size)
         dtype = str(merged.tensors[EMBEDDING].dtype).removeprefix("torch.")
         of_pack = read_json(Path(pack) / REPORT)
         report = of_pack | {"format": format, "dtype": dtype, **written, "pack_put_on": Path(base).resolve().name}
         if check:
-            from glmja.export_check import compare_written  # noqa: PLC0415  # as below
+            from glmja.verification.export import compare_written  # noqa: PLC0415  # as below
 
             report |= compare_written(merged, folder, tokenizer)
         _write_report(folder, report)
@@ -179,10 +181,10 @@ def _compared(
     state: TrainedState, model_dir: Path, folder: Path, tokenizer: GLMTokenizer, format: Format
 ) -> dict[str, Any]:
     # transformers and peft take seconds and 0.3 GB, and writing does without
-    from glmja.export_check import compare  # noqa: PLC0415
+    from glmja.verification.export import compare  # noqa: PLC0415
 
     if format == "adapter":
-        reopened, _ = language_pack.put_on(folder, model_dir)
+        reopened, _ = language_pack.apply_pack(folder, model_dir)
         return compare(state, model_dir, reopened, tokenizer, run_it=False)
     return compare(state, model_dir, Checkpoint.open(folder).as_glm(), tokenizer)
 
@@ -227,7 +229,7 @@ def _print(report: dict[str, Any], output: str) -> None:
 
 def main(args: list[str] | None = None) -> dict[str, Any]:
     """Runs the command line."""
-    return run(export, args)
+    return run_command(export, args)
 
 
 if __name__ == "__main__":

@@ -24,16 +24,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.exact_resume import ExactResume
 from callbacks.final_checkpoint import FinalCheckpoint
+from callbacks.largest_batch_check import LargestBatchCheck
 from callbacks.ledger_report import LedgerReport
-from callbacks.rehearsal import Rehearsal
-from glmja import manifest
-from glmja.command import USAGE_ERROR, OneLineParser, one_line_errors
-from glmja.config_safety import allow_imports
-from glmja.divergence import DivergedError
-from glmja.errors import MachineError
+from glmja.cli.command import USAGE_ERROR, CliParser, one_line_errors
+from glmja.cli.config_safety import allow_imports
+from glmja.errors import DivergedError, MachineError
+from glmja.runs import manifest
 from lit_modules.base import GLMModule
 from lit_modules.checkpoint_folder import CheckpointFolders
-from lit_modules.preflight import Needs, check_disk, check_memory, needs_of
+from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, estimate_memory
 
 DIVERGED = 6
 
@@ -71,7 +70,7 @@ class SaveRunConfig(SaveConfigCallback):
             self.parser.save(config, folder / self.config_filename, skip_unset=False, overwrite=True, multifile=False)
 
 
-class FitParser(OneLineParser, LightningArgumentParser):
+class FitParser(CliParser, LightningArgumentParser):
     """LightningCLI's parser with our errors."""
 
 
@@ -179,8 +178,8 @@ class FitCLI(LightningCLI):
             check_memory(self._needs, self.trainer)
 
     @cached_property
-    def _needs(self) -> Needs | None:
-        return needs_of(self.model, self.trainer) if isinstance(self.model, GLMModule) else None
+    def _needs(self) -> MemoryEstimate | None:
+        return estimate_memory(self.model, self.trainer) if isinstance(self.model, GLMModule) else None
 
 
 def check_port() -> None:
@@ -253,7 +252,7 @@ def main(args: ArgsType = None) -> Trainer:
         cli.trainer.callbacks += [  # type: ignore[attr-defined]
             ExactResume(),
             LedgerReport(),
-            Rehearsal(),
+            LargestBatchCheck(),
             FinalCheckpoint(f"{cli.config.run_dir}/checkpoints"),
         ]
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)

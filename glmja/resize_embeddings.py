@@ -9,32 +9,29 @@ swap with a new one; the check at the end runs both models.)
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from glmja import __version__, certificate, fast_tokenizer
-from glmja.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
-from glmja.command import run
+from glmja import __version__
+from glmja.cli.command import run_command
 from glmja.errors import ModelError
-from glmja.json_file import read_json, write_json
-from glmja.layout import EMBEDDING, HEAD
-from glmja.model_folder import check_folder
-from glmja.output_folder import check_free, complete_or_absent
-from glmja.tensor_source import ComputedTensor, JoinedTensor, Part, Source
-from glmja.tokenizer import GLMTokenizer
-from glmja.verification import verify_zero
-from glmja.vocabulary import isolated_processor
+from glmja.files.json_files import read_json, write_json
+from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.modeling.model_folder import check_folder
+from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.tokenization.vocabulary import isolated_processor
+from glmja.verification import tokenizer as certificate
+from glmja.verification.zero import verify_zero
+from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
+from glmja.weights.embeddings import Init, read_embeddings, resize
 
 REPORT = "resize_report.json"
-
-Init = Literal["subtoken_mean", "mean", "random"]
 
 
 def resize_embeddings(
@@ -87,7 +84,7 @@ def resize_embeddings(
     }
     config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
     zero = replace(source, config=config, tensors=source.tensors | resized)
-    with complete_or_absent(output, overwrite, zero.num_bytes) as folder:
+    with atomic_output_folder(output, overwrite, zero.num_bytes) as folder:
         zero.save(folder, max_shard_size)
         left_out = fast_tokenizer.save(new, folder, config["max_position_embeddings"])
         generation = {"eos_token_id": config["eos_token_id"], "pad_token_id": config["pad_token_id"]}
@@ -128,72 +125,6 @@ def check_extends(old: GLMTokenizer, new: GLMTokenizer, folder: str) -> None:
             )
 
 
-def read_embeddings(source: Checkpoint, num_old: int) -> tuple[dict[str, Tensor], str]:
-    """Reads the old rows of both embeddings once.
-
-    Args:
-        source: The base.
-        num_old: Rows that belong to ids; the others are padding.
-
-    Returns:
-        The mean row of each, (D,) fp32; and a hash of the base: SHA-256 of the names, dtypes and shapes of all tensors
-        and of the bytes of these rows.
-
-    Raises:
-        ValueError: If a row holds NaN or infinity.
-    """
-    shapes = sorted((name, str(tensor.dtype), *tensor.shape) for name, tensor in source.tensors.items())
-    digest, means = hashlib.sha256(repr(shapes).encode()), {}
-    for name in (EMBEDDING, HEAD):
-        tensor = source.tensors[name]
-        total_D = torch.zeros(tensor.shape[1:], dtype=torch.float64)
-        for block_ND in tensor.blocks(0, num_old):
-            digest.update(block_ND.contiguous().view(torch.uint8).numpy().data)
-            total_D += block_ND.float().sum(0)
-        if not torch.isfinite(total_D).all():  # a NaN or infinity anywhere ends up in the sum
-            _check_finite(tensor, num_old, name)
-        means[name] = (total_D / num_old).float()
-    return means, digest.hexdigest()
-
-
-def _check_finite(source: Source, num_rows: int, name: str) -> None:
-    bad_N = torch.cat([~torch.isfinite(block_ND).all(1) for block_ND in source.blocks(0, num_rows)])
-    if bad_N.any():
-        first = int(bad_N.nonzero()[0])
-        raise ModelError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
-
-
-def resize(
-    source: Source, mean_D: Tensor, num_old: int, spelled: list[list[int]], num_rows: int, init: Init, seed: int
-) -> Source:
-    """An embedding matrix with its old rows as they are, and new ones below.
-
-    Args:
-        source: The old matrix, (rows, D); rows from `num_old` on are padding and dropped.
-        mean_D: The mean of the old rows.
-        num_old: Rows to keep.
-        spelled: For each new piece, the old ids that spelled it.
-        num_rows: Rows of the new matrix.
-        init: How new rows are made.
-        seed: Of `random`.
-    """
-    num_new = num_rows - num_old
-    generator = torch.Generator().manual_seed(seed)
-    random_ND = 0.02 * torch.randn(len(spelled) if init == "random" else 0, *mean_D.shape, generator=generator)
-
-    def new_rows(start: int, stop: int) -> Tensor:
-        pieces = slice(start, min(stop, len(spelled)))
-        rows_ND = mean_D.repeat(stop - start, 1)
-        if init == "random":
-            rows_ND[: len(random_ND[pieces])] = random_ND[pieces]
-        elif init == "subtoken_mean" and spelled[pieces]:
-            rows_ND[: len(spelled[pieces])] = source.mean_of(spelled[pieces])
-        return rows_ND.to(source.dtype)
-
-    below = ComputedTensor(source.dtype, (num_new, *source.shape[1:]), new_rows)
-    return JoinedTensor([Part(source, 0, num_old), Part(below, 0, num_new)])
-
-
 def _model_card(report: dict[str, Any], tokenizer: str) -> str:
     tokenizer_report = Path(tokenizer) / certificate.FILE_NAME
     policy = read_json(tokenizer_report).get("policy") if tokenizer_report.is_file() else "unknown"
@@ -220,7 +151,7 @@ def _print(report: dict[str, Any], output: str) -> None:
 
 def main(args: list[str] | None = None) -> dict[str, Any]:
     """Runs the command line."""
-    return run(resize_embeddings, args)
+    return run_command(resize_embeddings, args)
 
 
 if __name__ == "__main__":

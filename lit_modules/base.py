@@ -19,13 +19,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
-from glmja import manifest
-from glmja.batch import Batch
-from glmja.checkpoint import Checkpoint, DtypeName
-from glmja.loss import next_token_loss
-from glmja.model import load_model, outline
-from glmja.model_folder import check_folder, glm_config
-from glmja.trainable import Embeddings, Lora, Tuning, bare_model, check_choice, choose_trainable
+from glmja.modeling.adapters import Embeddings, Lora, Tuning, apply_tuning, check_tuning, unwrap_peft
+from glmja.modeling.batch import Batch
+from glmja.modeling.loading import load_model, outline
+from glmja.modeling.loss import next_token_loss
+from glmja.modeling.model_folder import check_folder, glm_config
+from glmja.runs import manifest
+from glmja.weights.checkpoint import Checkpoint, DtypeName
 from lit_modules.schedules import WarmupCosine
 from lit_modules.validation import ValidationMetrics
 
@@ -77,7 +77,7 @@ class GLMModule(LightningModule):
         if loss_chunk_len < 1:
             raise ValueError(f"loss_chunk_len ({loss_chunk_len}) must be at least 1")
         self.tokenizer = check_folder(model_dir)
-        check_choice(tuning, embeddings, self.tokenizer.new_ids)
+        check_tuning(tuning, embeddings, self.tokenizer.new_ids)
         self.max_positions = int(glm_config(model_dir)["max_position_embeddings"])
         self.model_dir, self.tuning, self.embeddings, self.lora = model_dir, tuning, embeddings, lora
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -106,7 +106,7 @@ class GLMModule(LightningModule):
             )
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model = choose_trainable(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
+        self.model = apply_tuning(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
         if self.compile_layers:
             for layer in model.model.layers:
                 layer.compile()
@@ -115,7 +115,7 @@ class GLMModule(LightningModule):
     def outline(self) -> Any:
         """The model as it will train, by shapes and dtypes alone; raises as `configure_model`."""
         model = outline(self.model_dir, self._stored_dtype)
-        return choose_trainable(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
+        return apply_tuning(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
 
     def try_optimizer(self) -> Optimizer:
         """The optimizer over a few numbers, after a step.
@@ -160,7 +160,7 @@ class GLMModule(LightningModule):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sum of the loss in nats, and the learnt labels, (N,)."""
-        glm = bare_model(self.model)
+        glm = unwrap_peft(self.model)
         hidden = glm.model(
             input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
         ).last_hidden_state
@@ -169,10 +169,10 @@ class GLMModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This micro-batch's part in the mean loss of the optimizer step; NaN if it is infinite."""
         total, labels_N = self.loss(batch)
-        num_learnt = labels_N.numel()
-        if num_learnt:
-            self.train_loss.update(total.detach() / num_learnt, weight=num_learnt)
-        loss = total / batch["learnt_per_batch"].clamp(min=1)
+        num_target_tokens = labels_N.numel()
+        if num_target_tokens:
+            self.train_loss.update(total.detach() / num_target_tokens, weight=num_target_tokens)
+        loss = total / batch["mean_target_tokens"].clamp(min=1)
         # an infinite loss may have finite gradients; NaN reaches all of them, on all ranks, and the step is skipped
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
@@ -295,3 +295,11 @@ class GLMModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that the checkpoint trains what this run does; raises as `check_resumable`."""
         self.check_resumable(checkpoint[manifest.FACTS], "the checkpoint")
+
+
+class PackedPretraining(GLMModule):
+    """Learns every token of packed rows; validates in bits per character, which tokenizers can be compared by."""
+
+
+class PaddedSFT(GLMModule):
+    """Learns what the assistant says, in padded or packed rows; validates on the answers of held-out conversations."""

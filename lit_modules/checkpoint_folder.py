@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from glmja import manifest
 from glmja.errors import ModelError
+from glmja.runs import manifest
 
 STATE = "state.ckpt"
 
@@ -26,7 +26,7 @@ class CheckpointFolders(CheckpointIO):
         """Saves; only the first process is asked to.
 
         Args:
-            checkpoint: What Lightning saves, with the facts of the run under `glmja.manifest.FACTS`, if any.
+            checkpoint: What Lightning saves, with the facts of the run under `glmja.runs.manifest.FACTS`, if any.
             path: The folder to make.
             storage_options: Must be None.
 

@@ -21,7 +21,7 @@ _FP32 = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Needs:
+class MemoryEstimate:
     """Bytes.
 
     Attributes:
@@ -44,7 +44,7 @@ class Needs:
         return self.weights + self.gradients + self.optimizer
 
 
-def needs_of(module: GLMModule, trainer: Trainer) -> Needs:
+def estimate_memory(module: GLMModule, trainer: Trainer) -> MemoryEstimate:
     """What a run will need, activations and buffers left out: the least that it can do with.
 
     Under ZeRO-2, gradients and optimizer state are divided among the devices (Rajbhandari et al. 2019,
@@ -57,7 +57,7 @@ def needs_of(module: GLMModule, trainer: Trainer) -> Needs:
     state = _state_bytes_per_parameter(module) * trained
     strategy = trainer.strategy
     if not isinstance(strategy, ZeRO2):
-        return Needs(stored, _FP32 * trained, state, 0, _FP32 * trained + state)
+        return MemoryEstimate(stored, _FP32 * trained, state, 0, _FP32 * trained + state)
     working = _FP32 * trained
     if not str(trainer.precision).startswith("32"):  # the engine casts all weights
         stored, working = 2 * sum(p.numel() for p in model.parameters()), 2 * trained
@@ -66,8 +66,8 @@ def needs_of(module: GLMModule, trainer: Trainer) -> Needs:
     checkpoint, share = working + state, state // trainer.world_size
     assert isinstance(strategy.config, dict)
     if "offload_optimizer" in strategy.config["zero_optimization"]:
-        return Needs(stored, 0, 0, (divided + share) * trainer.num_devices, checkpoint)
-    return Needs(stored, divided, share, 0, checkpoint)
+        return MemoryEstimate(stored, 0, 0, (divided + share) * trainer.num_devices, checkpoint)
+    return MemoryEstimate(stored, divided, share, 0, checkpoint)
 
 
 def _state_bytes_per_parameter(module: GLMModule) -> int:
@@ -77,7 +77,7 @@ def _state_bytes_per_parameter(module: GLMModule) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t.numel() > 1) // parameter.numel()
 
 
-def check_memory(needs: Needs, trainer: Trainer) -> None:
+def check_memory(needs: MemoryEstimate, trainer: Trainer) -> None:
     """Checks that weights, gradients and optimizer fit into the memory there is, activations aside.
 
     Raises:
@@ -101,7 +101,9 @@ def check_memory(needs: Needs, trainer: Trainer) -> None:
         )
 
 
-def check_disk(needs: Needs, run_dir: Path, num_steps: int, every_n_steps: int | None, save_top_k: int) -> None:
+def check_disk(
+    needs: MemoryEstimate, run_dir: Path, num_steps: int, every_n_steps: int | None, save_top_k: int
+) -> None:
     """Checks that the disk has room for the checkpoints that are there at one time.
 
     Args:
@@ -131,5 +133,5 @@ def _gb(number: int) -> str:
     return f"{number / 1e9:.1f} GB"
 
 
-def _parts(needs: Needs) -> str:
+def _parts(needs: MemoryEstimate) -> str:
     return ", ".join(f"{name} {_gb(size)}" for name, size in asdict(needs).items() if size and name != "checkpoint")

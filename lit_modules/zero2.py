@@ -24,8 +24,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from glmja import manifest
 from glmja.errors import ModelError
+from glmja.runs import manifest
 
 
 class ZeRO2(DeepSpeedStrategy):

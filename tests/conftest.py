@@ -7,17 +7,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from glmja import twin
 from glmja.build_tokenizer import build_tokenizer
-from glmja.corpus import read_documents
+from glmja.files.documents import read_documents
 from glmja.resize_embeddings import resize_embeddings
-from glmja.tokenizer import GLMTokenizer
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.twin import build as twin
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("GLMJA_DATA", ROOT.parent / "shared" / "data"))
 
 # what configurations of the tests name beside the project's classes
-os.environ["GLMJA_ALLOW_IMPORTS"] = "recorder,poison,tests,programs,toy"
+os.environ["GLMJA_ALLOW_IMPORTS"] = "tests"
 
 # on models this small, threads wait for each other; and two processes with all cores each wait longer still
 torch.set_num_threads(1)

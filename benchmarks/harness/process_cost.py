@@ -1,0 +1,70 @@
+"""What a command costs: seconds, peak memory, bytes moved.
+
+A process inherits the peak memory of the one that started it (Linux counts the memory that was
+mapped until `exec`), so the command is started by a small process that has imported nothing:
+this file, run as `python -m benchmarks.harness.process_cost`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_BLOCK = 512  # the unit of ru_inblock and ru_oublock
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a command that ended well.
+
+    Attributes:
+        seconds: Wall clock, start of the process included, and of the `sync` after it if asked for.
+        peak_bytes: Largest resident set of the process.
+        read_bytes: Fetched from the disk; what the page cache held does not count.
+        written_bytes: Sent to the disk.
+    """
+
+    seconds: float
+    peak_bytes: int
+    read_bytes: int
+    written_bytes: int
+
+
+def cost_of(command: list[str], sync: bool = False) -> Cost:
+    """Runs a command in the repository's root and measures it.
+
+    Args:
+        command: The program and its arguments.
+        sync: Whether the clock also runs until everything is on the disk.
+
+    Raises:
+        RuntimeError: If the command fails; ends with what it wrote.
+    """
+    wrapper = [sys.executable, "-m", "benchmarks.harness.process_cost", str(int(sync)), *command]
+    done = subprocess.run(wrapper, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:4])} … failed: {done.stderr[-2000:]}")
+    return Cost(**json.loads(done.stdout))
+
+
+def _measure(sync: bool, command: list[str]) -> Cost:
+    start = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    if sync:
+        os.sync()
+    seconds = time.perf_counter() - start
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(seconds, used.ru_maxrss * 1024, used.ru_inblock * _BLOCK, used.ru_oublock * _BLOCK)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_measure(sys.argv[1] == "1", sys.argv[2:]))))

@@ -1,0 +1,87 @@
+"""What batches save in an evaluation: `python -m benchmarks.inference.batching`.
+
+The same answers and the same likelihoods, batched and one by one, in turns; that they are the same is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness.tables import Figures, machine, publish
+from benchmarks.harness.tiny_glm import text_files, write_model
+from glmja.conversation.replies import generate
+from glmja.evaluation.likelihood import measure
+from glmja.evaluation.questions import QUESTIONS
+from glmja.files.documents import read_documents
+from glmja.modeling.loading import load_model
+from glmja.tokenization.tokenizer import GLMTokenizer
+
+BATCH_SIZES = (1, 8, 32)
+_NUM_PROMPTS = 32
+
+
+def answers(model: Any, tokenizer: GLMTokenizer, documents: list[str], batch_size: int) -> tuple[int, Any]:
+    """Greedy answers to the eight questions and to beginnings of documents; tokens said."""
+    texts = [*QUESTIONS, *(document[:60] for document in documents)][:_NUM_PROMPTS]
+    prompts = [[{"role": "user", "content": text}] for text in texts]
+    replies = generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=batch_size)
+    return sum(len(reply.ids) for reply in replies), [reply.ids for reply in replies]
+
+
+def likelihoods(model: Any, tokenizer: GLMTokenizer, documents: list[str], batch_size: int) -> tuple[int, Any]:
+    """Bits per character of documents; tokens read."""
+    found, _ = measure(model, tokenizer, documents, 512, batch_size)
+    return found.tokens, round(found.bits_per_char, 3)
+
+
+def compare(scratch: Path, num_rounds: int) -> Figures:
+    """The table."""
+    write_model(scratch / "model")
+    model, tokenizer = load_model(scratch / "model", torch.float32), GLMTokenizer.load(scratch / "model")
+    files = text_files()
+    documents = [text[:800] for text, _ in zip(read_documents([files["ja"]]), range(60), strict=False)]
+    table = Figures(
+        f"An evaluation, fp32, {torch.get_num_threads()} threads",
+        ["", "rows at a time", "tokens/s", "times one by one"],
+        notes=[f"Medians of {num_rounds} rounds; answers are the same, id by id, and bits per character to 0.001."],
+    )
+    works: dict[str, Callable[..., tuple[int, Any]]] = {"greedy answers": answers, "likelihoods": likelihoods}
+    for name, work in works.items():
+        contenders = {size: partial(work, model, tokenizer, documents, size) for size in BATCH_SIZES}
+        rates: dict[int, list[float]] = {size: [] for size in BATCH_SIZES}
+        for number in range(num_rounds):
+            results = []
+            for size in BATCH_SIZES if number % 2 else reversed(BATCH_SIZES):
+                start = time.perf_counter()
+                count, result = contenders[size]()
+                rates[size].append(count / (time.perf_counter() - start))
+                results.append(result)
+            assert all(result == results[0] for result in results), name
+        medians = {size: statistics.median(found) for size, found in rates.items()}
+        for size, rate in medians.items():
+            table.rows.append([name, str(size), f"{rate:,.0f}", f"{rate / medians[1]:.2f}"])
+    return table
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="Runs of each.")
+    parser.add_argument("--markdown", help="File to write the table to.")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        table = compare(Path(scratch), args.rounds)
+    publish([machine(["torch", "transformers"]), table], args.markdown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Time and memory of merging a 6B model, beside copying its files.
+
+Run with `python -m benchmarks.weights.export`.
+
+Copying is the floor: an exported model has as many bytes as the one that the run began with. A checkpoint of
+ChatGLM3-6B's size is made and grown by Japanese pieces, and checkpoints of runs that trained adapters on all linear
+layers with both embeddings in full, or with the new rows alone, random. The grown model is copied, and the runs are
+exported, in turns, with the clock running until everything is on the disk. Needs about 60 GB of disk; root for a cold
+cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+# A script finds its own folder on Python's path; the packages lie one above.
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+
+from benchmarks.harness.synthetic_checkpoint import folder_bytes, write_checkpoint
+from benchmarks.harness.tables import Figures, data_folder, machine, publish
+from benchmarks.weights.resize import measure
+from glmja.build_tokenizer import build_tokenizer
+from glmja.modeling.model_folder import check_folder
+from glmja.resize_embeddings import resize_embeddings
+from glmja.runs import manifest
+from glmja.weights.chatglm_layout import EMBEDDING, HEAD
+from glmja.weights.checkpoint import Checkpoint
+
+_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
+
+
+def write_run(final: Path, model_dir: Path, rank: int, dora: bool = False, new_rows: bool = False) -> None:
+    """A checkpoint as a run on one device saves it, of random adapters and embeddings."""
+    opened, tokenizer = Checkpoint.open(model_dir), check_folder(model_dir)
+    glm, state, prefix = opened.as_glm(), {}, "model.base_model.model."
+    for name, source in glm.tensors.items():
+        layer = name.removesuffix(".weight")
+        if name in (EMBEDDING, HEAD) and new_rows:
+            rows = 0.02 * torch.randn(len(tokenizer.new_ids), source.shape[1])
+            state[f"{prefix}{layer}.token_adapter.trainable_tokens_delta.default"] = rows
+        elif name in (EMBEDDING, HEAD):
+            state[f"{prefix}{name}"] = 0.02 * torch.randn(source.shape)
+        elif name.endswith(".weight") and layer.endswith(_TARGETS):
+            state[f"{prefix}{layer}.lora_A.default.weight"] = 0.01 * torch.randn(rank, source.shape[1])
+            state[f"{prefix}{layer}.lora_B.default.weight"] = 0.01 * torch.randn(source.shape[0], rank)
+            if dora:
+                state[f"{prefix}{layer}.lora_magnitude_vector.default.weight"] = torch.rand(source.shape[0]) + 0.5
+    facts = {
+        "base": opened.fingerprint(),
+        "tokenizer": tokenizer.fingerprint,
+        "tuning": "lora",
+        "embeddings": "new_rows" if new_rows else "full",
+        "lora": {"rank": rank, "alpha": 16, "dropout": 0.0, "targets": _TARGETS, "rslora": False, "dora": dora},
+        "trainable": [[name, list(tensor.shape)] for name, tensor in state.items()],
+    }
+    partial = manifest.begin(final)
+    torch.save({"state_dict": state}, partial / "state.ckpt")
+    manifest.complete(partial, final, 1, facts)
+
+
+def compare(data: Path, num_layers: int, rank: int, num_rounds: int, cold: bool, scratch: Path) -> Figures:
+    """The table of medians."""
+    stock, base, output = scratch / "stock", scratch / "base", scratch / "output"
+    write_checkpoint(stock, data / "chatglm3", num_layers)
+    build_tokenizer(str(stock), str(scratch / "tokenizer"), corpus=[str(data / "text" / "ja.jsonl.gz")])
+    resize_embeddings(str(stock), str(scratch / "tokenizer"), str(base), check_greedy=False)
+    shutil.rmtree(stock)
+    size = folder_bytes(base)
+    arguments = [sys.executable, "-m", "glmja.export", f"--model={base}", f"--output={output}", "--check=false"]
+    commands = {"cp": ["cp", "-r", str(base), str(output)]}
+    runs = {"lora": {}, "dora": {"dora": True}, "lora, new rows": {"new_rows": True}}
+    for kind, options in runs.items():
+        run = scratch / kind / "checkpoints" / "step=1.ckpt"
+        write_run(run, base, rank, **options)
+        commands[f"export, {kind}"] = [*arguments, f"--checkpoint={run}"]
+    for kind in ("lora", "lora, new rows"):
+        commands[f"export, {kind}, --format adapter"] = [*commands[f"export, {kind}"], "--format=adapter"]
+    found: dict[str, list[tuple[float, int, int]]] = {name: [] for name in commands}
+    for number in range(1, num_rounds + 1):
+        for name in list(commands) if number % 2 else reversed(commands):
+            print(f"round {number}: {name}", flush=True)
+            cost, _, written = measure(commands[name], output, cold)
+            found[name].append((cost.seconds, cost.peak_bytes, written))
+    medians = {name: statistics.median(seconds for seconds, _, _ in costs) for name, costs in found.items()}
+    return Figures(
+        f"Exporting a model of {size / 1e9:.2f} GB, rank {rank}",
+        ["command", "median seconds", "times cp", "largest peak GB", "GB written"],
+        [[name, f"{medians[name]:.1f}", f"{medians[name] / medians['cp']:.2f}",
+          f"{max(peak for _, peak, _ in costs) / 1e9:.2f}", f"{costs[0][2] / 1e9:.2f}"]
+         for name, costs in found.items()],
+        [f"{num_rounds} rounds; each ends with a sync, which is counted. The hashes of the checkpoints "
+         "are verified. The peak counts pages of mapped files; `--check false`."],
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(data_folder()), help="Folder of texts and models.")
+    parser.add_argument("--layers", type=int, default=28, help="Layers of the checkpoint; ChatGLM3-6B has 28.")
+    parser.add_argument("--rank", type=int, default=16, help="Of the adapters.")
+    parser.add_argument("--rounds", type=int, default=3, help="Runs of each command.")
+    parser.add_argument("--warm", action="store_true", help="Leave the page cache as the run before left it.")
+    parser.add_argument("--scratch", type=Path, help="Disk to work on; the system's temporary folder by default.")
+    parser.add_argument("--markdown", help="File to write the table to.")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        table = compare(args.data.resolve(), args.layers, args.rank, args.rounds, not args.warm, Path(scratch))
+    publish([machine(["torch", "safetensors"]), table], args.markdown)
+
+
+if __name__ == "__main__":
+    main()

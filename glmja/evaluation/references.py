@@ -1,0 +1,82 @@
+"""Conversations whose last answer is the reference for what a model says in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glmja.conversation.formats import ChatFormat, check_turns, to_messages, without_unanswered
+from glmja.conversation.rendering import Message
+from glmja.errors import DataError
+from glmja.files.documents import read_chunks
+from glmja.files.json_files import parse_json
+from glmja.files.text_lines import decode
+
+_KEYS: dict[str, ChatFormat] = {
+    "messages": "messages",
+    "conversations": "sharegpt",
+    "instruction": "alpaca",
+    "summary": "adgen",
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a model is asked, and what it should say.
+
+    Attributes:
+        prompt: The conversation up to the answer.
+        answer: The expected one.
+    """
+
+    prompt: list[Message]
+    answer: str
+
+
+def read_references(paths: Iterable[str | Path], most: int) -> list[Reference]:
+    """Reads the first conversations of `.jsonl` and `.jsonl.gz` files.
+
+    Args:
+        paths: Their records may be of any format that `glmja.conversation.formats` knows; the keys tell which.
+        most: Conversations that are read.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file is of another kind, or holds a record that is no answered conversation, or if there is
+            none; the message gives `path:line`.
+    """
+    found: list[Reference] = []
+    for path in map(Path, paths):
+        if not path.name.endswith((".jsonl", ".jsonl.gz")):
+            raise DataError(f"{path}: conversations with reference answers are .jsonl or .jsonl.gz files")
+        with closing(read_chunks([path])) as chunks:
+            lines = ((f"{path}:{n}", line) for chunk in chunks for n, line in enumerate(chunk.units, chunk.first))
+            for place, line in lines:
+                if len(found) == most:
+                    return found
+                if line.strip():
+                    found.append(_reference(line, place))
+    if not found:
+        raise DataError(f"no conversation in {', '.join(map(str, paths))}")
+    return found
+
+
+def _reference(line: bytes, place: str) -> Reference:
+    record = parse_json(decode(line, place), place)
+    try:
+        messages = without_unanswered(to_messages(record, _format_of(record)))
+        check_turns(messages)
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
+    return Reference(messages[:-1], messages[-1]["content"])
+
+
+def _format_of(record: Any) -> ChatFormat:
+    keys = record if isinstance(record, Mapping) else {}
+    for key, chat_format in _KEYS.items():
+        if keys.get(key) is not None:
+            return chat_format
+    raise DataError(f"a conversation has one of the keys {', '.join(_KEYS)}; found {sorted(keys)}"[:300])

@@ -1,0 +1,1 @@
+"""The model in memory: loading, adapters, loss and generation."""

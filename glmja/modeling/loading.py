@@ -1,0 +1,71 @@
+"""Model folders as `GlmForCausalLM`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import GlmConfig, GlmForCausalLM
+
+from glmja.errors import ModelError
+from glmja.modeling.model_folder import check_folder
+from glmja.tokenization.tokenizer import FILE_NAME as TOKENIZER
+from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.tensors import all_finite
+
+
+def load_model(
+    folder: str | Path, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
+) -> GlmForCausalLM:
+    """Loads weights in either layout, without remote code.
+
+    Args:
+        folder: Folder of weights, and of a tokenizer if they are to be checked against one.
+        dtype: Of the parameters; as stored if None.
+        attn_implementation: One that `transformers` knows for Glm: `eager`, `sdpa`, `flex_attention`, …
+
+    Raises:
+        OSError: If a file does not exist.
+        ValueError: If the weights are damaged, of another architecture, or do not belong to the tokenizer.
+    """
+    checkpoint = Checkpoint.open(folder).as_glm()
+    if (Path(folder) / TOKENIZER).is_file():  # a folder may hold weights alone
+        check_folder(folder)
+    return model_of(checkpoint, dtype, attn_implementation)
+
+
+def model_of(
+    checkpoint: Checkpoint, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
+) -> GlmForCausalLM:
+    """The model of weights under Glm's names; arguments as `load_model`."""
+    model = _empty(checkpoint, attn_implementation)
+    weights = {name: source.read_all().to(dtype or source.dtype) for name, source in checkpoint.tensors.items()}
+    _check_finite(weights, checkpoint.folder)
+    model.load_state_dict(weights, assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its frequencies are computed, not stored
+    return model.eval()
+
+
+def outline(folder: str | Path, dtype: torch.dtype | None = None) -> GlmForCausalLM:
+    """The shapes and dtypes of a model, on torch's meta device; arguments and errors as `load_model`."""
+    checkpoint = Checkpoint.open(folder).as_glm()
+    model = _empty(checkpoint)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtype or checkpoint.tensors[name].dtype)
+    return model
+
+
+def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> GlmForCausalLM:
+    config = GlmConfig(**{k: v for k, v in checkpoint.config.items() if k not in ("model_type", "dtype")})
+    config._attn_implementation = attn_implementation
+    with torch.device("meta"):
+        return GlmForCausalLM(config)
+
+
+def _check_finite(weights: dict[str, Tensor], folder: Path) -> None:
+    """Refuses weights from which no loss can come that is a number; raises as `load_model`."""
+    for name, weight in weights.items():
+        if not all_finite(weight):
+            count = int((~torch.isfinite(weight)).sum())
+            raise ModelError(f"{folder}: {name} holds {count} NaN or infinite numbers; get the weights anew")

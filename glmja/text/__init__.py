@@ -1,0 +1,1 @@
+"""Characters, scripts and text measures; no model."""

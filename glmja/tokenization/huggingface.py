@@ -1,0 +1,182 @@
+"""The tokenizer as Hugging Face files, for `AutoTokenizer` without remote code.
+
+SentencePiece merges the neighbours whose concatenation is the piece with the highest score;
+Hugging Face's BPE merges the pair with the lowest rank. If all scores are distinct, the two
+are the same: the pairs are all splits of a piece into two pieces, ranked by its score. (With
+ties, as in the published merge, they differ.) Hugging Face looks up single characters before
+it merges, so a piece can only be reached if its characters are pieces too; `check` says so.
+
+One difference stays and is Hugging Face's: text that spells the name of a control token becomes
+that token, as chat templates need it. `AutoTokenizer.from_pretrained(..., split_special_tokens=True)`
+turns this off; `GLMTokenizer` never does it.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from glmja.files.json_files import write_json
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.tokenization.vocabulary import WORD_BOUNDARY, Piece
+
+# `conversation.render` in Jinja. The space after the line feed stands for the dummy prefix that SentencePiece puts
+# before each text: content is encoded by itself there, and an empty text has no prefix.
+CHAT_TEMPLATE = """[gMASK]<sop>
+{%- if tools and (not messages or messages[0]['role'] != 'system') -%}
+{{ raise_exception('tools are listed below the system message; give one') }}
+{%- endif -%}
+{%- for message in messages -%}
+<|{{ message['role'] }}|>{{ message['metadata'] or '' }}{{ '\\n' }}
+{%- set content = message['content'] or '' -%}
+{%- if message['role'] == 'system' and (message['tools'] or tools) -%}
+{%- set content = content + '\\n' + (message['tools'] or tools) | tojson(indent=4) -%}
+{%- endif -%}
+{%- if content %}{{ ' ' + content }}{% endif -%}
+{%- endfor -%}
+{%- if messages and messages[-1]['role'] == 'assistant' and not add_generation_prompt %}</s>{% endif -%}
+{%- if add_generation_prompt %}<|assistant|>{% endif -%}
+"""
+
+# The metadata line of an answer to the user is empty; servers and pipelines show what comes after it. One that calls a
+# tool stays in the content, for want of a place.
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant", "content": ""},
+    "start_anchor": "<|assistant|>",
+    "fields": {
+        "metadata": {"open_pattern": r"\A *\n", "close_pattern": " ?"},
+        "content": {"close": ["</s>", "<|user|>", "<|observation|>"], "content_args": {"strip": False}},
+    },
+}
+
+
+def merges(tokenizer: GLMTokenizer) -> list[tuple[str, str]]:
+    """Every split of a piece into two pieces, by the score of the piece, highest first.
+
+    Splits of one piece have the same rank in SentencePiece, which then merges the leftmost
+    place first. Where two of its splits compete for the same characters, they overlap in a
+    string that both ends and starts the piece; the split with the shorter left part is
+    listed first.
+    """
+    normal = {p.piece for p in tokenizer.proto.pieces if p.type == Piece.NORMAL}
+    by_score = sorted((p for p in tokenizer.proto.pieces if p.type == Piece.NORMAL), key=lambda p: -p.score)
+    return list(chain.from_iterable(_splits(p.piece, normal) for p in by_score))
+
+
+def _splits(piece: str, pieces: set[str]) -> list[tuple[str, str]]:
+    pairs = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
+    return [(left, right) for left, right in pairs if left in pieces and right in pieces]
+
+
+def check(tokenizer: GLMTokenizer) -> list[str]:
+    """Why Hugging Face's BPE could not give the same ids; empty if it does."""
+    pieces = [p for p in tokenizer.proto.pieces if p.type == Piece.NORMAL]
+    normal = {p.piece for p in pieces}
+    failures = []
+    if len({p.score for p in pieces}) != len(pieces):
+        failures.append("two pieces have the same score")
+    missing = sorted({c for p in pieces for c in p.piece} - normal)
+    if missing:
+        failures.append(f"pieces contain characters that are no pieces: {''.join(missing[:20])}")
+    return failures
+
+
+def tokenizer_json(tokenizer: GLMTokenizer) -> dict[str, Any]:
+    """The content of `tokenizer.json`."""
+    control = tokenizer.control_tokens
+    special = {"<unk>": 0, **control}
+    prefix = [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("[gMASK]", "<sop>")]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True}
+            for name, i in sorted(special.items(), key=lambda item: item[1])
+        ],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": WORD_BOUNDARY},
+                {"type": "Replace", "pattern": {"String": " "}, "content": WORD_BOUNDARY},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [*prefix, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [*prefix, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {
+                name: {"id": name, "ids": [control[name]], "tokens": [name]} for name in ("[gMASK]", "<sop>")
+            },
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": WORD_BOUNDARY}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {p.piece: i for i, p in enumerate(tokenizer.proto.pieces)},
+            "merges": [list(pair) for pair in merges(tokenizer)],
+        },
+    }  # fmt: skip
+
+
+def load_backend(folder: str | Path) -> Tokenizer:
+    """Loads a `tokenizer.json` such that the names of control tokens in text are text, as for `GLMTokenizer`."""
+    backend = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    backend.encode_special_tokens = True
+    return backend
+
+
+def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 8192) -> list[str]:
+    """Writes `tokenizer.model`, and Hugging Face's files if they would give the same ids.
+
+    These are `tokenizer.json`, `tokenizer_config.json` and, for a vocabulary with roles, `chat_template.jinja`.
+
+    Args:
+        tokenizer: The tokenizer.
+        folder: An existing folder.
+        model_max_length: Positions of the model, in tokens.
+
+    Returns:
+        Why Hugging Face's files were left out; empty if they were written.
+    """
+    folder = Path(folder)
+    tokenizer.save(folder)
+    if reasons := check(tokenizer):
+        return reasons
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model_max_length,
+        "padding_side": "left",
+        "clean_up_tokenization_spaces": False,
+        "unk_token": "<unk>",
+        "pad_token": "<unk>",
+        "eos_token": "</s>",
+        "additional_special_tokens": [n for n in tokenizer.control_tokens if n not in ("<s>", "</s>")],
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    if "<|user|>" in tokenizer.control_tokens:
+        config["response_template"] = RESPONSE_TEMPLATE
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", config)
+    return []

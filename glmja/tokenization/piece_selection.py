@@ -1,0 +1,161 @@
+"""Which pieces to add to a vocabulary: learnt from a corpus, or taken from a ready model."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+from sentencepiece import SentencePieceProcessor
+from sentencepiece import sentencepiece_model_pb2 as spm
+
+from glmja.errors import DataError
+from glmja.tokenization.continued_bpe import BARRIER, ContinuedBPE, Ids
+from glmja.tokenization.vocabulary import (
+    Piece,
+    append_pieces,
+    contains_distinguishing,
+    is_admissible,
+    is_han,
+    is_kana,
+    parse_proto,
+    unreachable_pieces,
+)
+
+_LINES_PER_BATCH = 1024
+
+
+def is_joinable(character: str, join_punctuation: bool) -> bool:
+    """Whether a learnt piece may contain the character: kana and ideographs, and if wanted non-ASCII punctuation."""
+    if is_kana(character) or is_han(character) or character in "々〆〇":
+        return True
+    return join_punctuation and not character.isascii() and unicodedata.category(character)[0] == "P"
+
+
+def learn_pieces(
+    base: spm.ModelProto,
+    documents: Iterable[str],
+    num_pieces: int,
+    policy: str = "japanese",
+    join_punctuation: bool = True,
+    max_training_tokens: int = 50_000_000,
+    seed: int = 0,
+) -> list[str]:
+    """Continues the BPE training of a vocabulary on documents.
+
+    Args:
+        base: The vocabulary, control pieces included.
+        documents: Texts; read once, kept as 4 bytes a token.
+        num_pieces: How many pieces to learn.
+        policy: Which pieces are admissible.
+        join_punctuation: Whether a piece may hold punctuation (です。), as long as it is admissible.
+        max_training_tokens: Above it a random sample of the lines is used. Training takes about 60 bytes a token.
+        seed: Of that sample.
+
+    Returns:
+        The pieces in the order in which they were learnt.
+
+    Raises:
+        ValueError: If the documents do not have so many admissible pieces that save two tokens each.
+    """
+    # Each character of the basic plane that the vocabulary lacks gets an id, so that one pass over the text suffices.
+    present = {piece.piece for piece in base.pieces}
+    basic_plane = (chr(code) for code in range(0x80, 0x10000) if not 0xD800 <= code < 0xE000)
+    missing = [c for c in basic_plane if is_joinable(c, join_punctuation) and c not in present]
+    complete = append_pieces(base, missing)
+    symbols = [piece.piece for piece in complete.pieces]
+    joinable = np.array(
+        [p.type == Piece.NORMAL and all(is_joinable(c, join_punctuation) for c in p.piece) for p in complete.pieces]
+    )
+    corpus = _encode_corpus(complete, joinable, documents, max_training_tokens, seed)
+    distinguishing = joinable & np.array([contains_distinguishing(s, policy) for s in symbols])
+    costs = [1] * len(base.pieces) + [len(c.encode()) for c in missing]
+    trainer = ContinuedBPE(corpus, symbols, costs, distinguishing, lambda piece: is_admissible(piece, policy))
+    learnt: list[str] = []
+    for piece, _ in track(trainer.pieces(), "learning pieces", total=num_pieces):
+        learnt.append(piece)
+        if len(learnt) == num_pieces:
+            return learnt
+    raise DataError(
+        f"the corpus has only {len(learnt)} pieces to add under the policy {policy!r}, fewer than the {num_pieces} "
+        "asked for; give more --corpus or a smaller --num_new_pieces"
+    )
+
+
+def _encode_corpus(
+    proto: spm.ModelProto, joinable: np.ndarray, documents: Iterable[str], max_tokens: int, seed: int
+) -> Ids:
+    """The documents as one array of ids, `BARRIER` for what is not joinable and between lines.
+
+    Whenever there are too many, half of the batches are forgotten and from then on half as many are
+    kept, so that every batch of lines has the same chance to stay.
+    """
+    processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
+    symbol_of = np.where(joinable, np.arange(len(joinable)), BARRIER).astype(np.int32)
+    rng, share, kept, total = random.Random(seed), 1.0, [np.array([BARRIER], dtype=np.int32)], 0
+    stream = _lines(documents)
+    while lines := list(islice(stream, _LINES_PER_BATCH)):
+        if rng.random() >= share:
+            continue
+        encoded = processor.encode(lines, num_threads=-1)
+        ids = symbol_of[np.concatenate([np.array([*line, BARRIER], dtype=np.int32) for line in encoded])]
+        kept.append(ids)
+        total += len(ids)
+        while total > max_tokens:
+            kept = [kept[0], *rng.sample(kept[1:], (len(kept) - 1) // 2)]
+            share, total = share / 2, sum(map(len, kept))
+    return np.concatenate(kept)
+
+
+def _lines(documents: Iterable[str]) -> Iterator[str]:
+    for document in documents:
+        yield from (line for line in document.split("\n") if line)
+
+
+def ready_pieces(
+    base: spm.ModelProto, model: str | Path, num_pieces: int, policy: str = "japanese"
+) -> tuple[list[str], list[str], int]:
+    """Takes the best admissible pieces of a ready SentencePiece model, by its scores.
+
+    Returns:
+        The pieces, those that the policy rejects, and the number of those that the vocabulary has already, which keep
+        their ids, or that the model has twice.
+
+    Raises:
+        ValueError: If the file is not a SentencePiece model, or has too few admissible pieces.
+    """
+    try:
+        pieces = [p for p in parse_proto(Path(model).read_bytes()).pieces if p.type == Piece.NORMAL]
+    except ValueError as error:
+        raise ValueError(f"{model}: {error}") from error
+    present = {piece.piece for piece in base.pieces}
+    new = list(dict.fromkeys(p.piece for p in sorted(pieces, key=lambda p: -p.score) if p.piece not in present))
+    admitted = [piece for piece in new if is_admissible(piece, policy)]
+    rejected = [piece for piece in new if not is_admissible(piece, policy)]
+    candidates = _with_their_characters(admitted, present)
+    while unreachable := set(unreachable_pieces(append_pieces(base, candidates[:num_pieces]), len(base.pieces))):
+        candidates = [piece for piece in candidates if piece not in unreachable]
+    if len(candidates) < num_pieces:
+        raise ValueError(
+            f"{model} has only {len(candidates)} reachable pieces to add under the policy {policy!r}, fewer than the "
+            f"{num_pieces} asked for; give a smaller --num_new_pieces"
+        )
+    return candidates[:num_pieces], rejected, len(pieces) - len(new)
+
+
+def _with_their_characters(pieces: list[str], present: set[str]) -> list[str]:
+    """The pieces, each after those of its characters that the vocabulary lacks.
+
+    Left out is a piece with a missing character that may not be added by itself: Hugging Face's BPE
+    looks characters up before it merges, and would spell it in bytes.
+    """
+    admitted, complete = set(pieces), {}
+    for piece in pieces:
+        missing = [c for c in piece if c not in present]
+        if all(c in admitted for c in missing):
+            complete.update(dict.fromkeys([*missing, piece]))
+    return list(complete)

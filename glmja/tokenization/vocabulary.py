@@ -1,0 +1,140 @@
+"""Adding pieces to a SentencePiece vocabulary without touching what is there.
+
+BPE only ever emits substrings of its input. So if every added piece contains a character
+that a text does not contain, no added piece can take part in the segmentation of that
+text, and if no old piece, score or id was changed, the text is tokenised exactly as
+before. This is a theorem about the finished file, not a sample; `check_premises` re-reads
+the premises off it. What is paid for it: compounds spelled only in characters that the
+old languages share (東京, 大学) cannot be added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from sentencepiece import SentencePieceProcessor
+from sentencepiece import sentencepiece_model_pb2 as spm
+
+from glmja.errors import ModelError
+from glmja.text.scripts import can_encode, is_han, is_kana
+
+Piece = spm.ModelProto.SentencePiece
+
+WORD_BOUNDARY = "\u2581"  # SentencePiece writes a space as this character
+
+
+# A character is distinguishing under a policy if text of the protected languages does not contain it.
+POLICIES: dict[str, Callable[[str], bool]] = {
+    "japanese": lambda c: is_kana(c) or (is_han(c) and not can_encode(c, "gb2312")),
+    "shinjitai": lambda c: is_kana(c) or (is_han(c) and not can_encode(c, "gb2312") and not can_encode(c, "big5")),
+    "kana": is_kana,
+    "none": lambda c: True,
+}
+
+
+@lru_cache(maxsize=1 << 17)
+def is_distinguishing(character: str, policy: str) -> bool:
+    """Whether text that the policy protects never contains the character."""
+    return POLICIES[policy](character)
+
+
+def contains_distinguishing(text: str, policy: str) -> bool:
+    """Whether any character of the text is distinguishing, so that its tokenisation may change."""
+    return any(is_distinguishing(c, policy) for c in text)
+
+
+def is_admissible(piece: str, policy: str) -> bool:
+    """Whether the policy lets the piece be added: a distinguishing character, no ASCII, no space.
+
+    Under the policy `none` every piece is.
+    """
+    if policy == "none":
+        return True
+    return contains_distinguishing(piece, policy) and WORD_BOUNDARY not in piece and not any(c.isascii() for c in piece)
+
+
+def parse_proto(serialized: bytes) -> spm.ModelProto:
+    """Parses a SentencePiece model.
+
+    Raises:
+        ValueError: If the bytes are not a SentencePiece model, or one without pieces.
+    """
+    proto = spm.ModelProto()
+    try:
+        proto.ParseFromString(serialized)
+    except Exception as error:  # google.protobuf.message.DecodeError, without depending on protobuf's layout
+        raise ModelError(f"not a SentencePiece model ({error})") from error
+    if not proto.pieces:
+        raise ModelError("not a SentencePiece model (it has no pieces)")
+    return proto
+
+
+def append_pieces(proto: spm.ModelProto, pieces: Iterable[str]) -> spm.ModelProto:
+    """A copy of the model with normal pieces appended, in their order of rank.
+
+    Scores continue below the lowest one of the model, so that all merges that the model
+    knew come first, all scores stay distinct, and the order of the new merges is kept.
+    """
+    grown = spm.ModelProto()
+    grown.CopyFrom(proto)
+    lowest = min(piece.score for piece in proto.pieces)
+    for rank, piece in enumerate(pieces, start=1):
+        grown.pieces.add(piece=piece, score=lowest - rank, type=Piece.NORMAL)
+    grown.trainer_spec.vocab_size = len(grown.pieces)
+    return grown
+
+
+def unreachable_pieces(proto: spm.ModelProto, first_id: int) -> list[str]:
+    """The pieces from `first_id` on that no text is ever segmented into.
+
+    A piece is formed only by merges inside its own span, and these run as they do when
+    the piece is the whole text. So a piece is reachable if and only if its own text is
+    encoded as itself; and since an unreachable piece is never formed, leaving it out
+    changes no segmentation.
+    """
+    processor = isolated_processor(proto)
+    texts = [piece.piece for piece in list(proto.pieces)[first_id:]]
+    encoded = processor.encode(texts)
+    return [text for i, (text, ids) in enumerate(zip(texts, encoded, strict=True), first_id) if ids != [i]]
+
+
+def isolated_processor(proto: spm.ModelProto) -> SentencePieceProcessor:
+    """A processor that does not prepend a space, to encode parts of words."""
+    bare = spm.ModelProto()
+    bare.CopyFrom(proto)
+    bare.normalizer_spec.add_dummy_prefix = False
+    return SentencePieceProcessor(model_proto=bare.SerializeToString())
+
+
+def check_premises(old: spm.ModelProto, new: spm.ModelProto, policy: str) -> list[str]:
+    """Re-reads the premises of the theorem off a finished model.
+
+    Args:
+        old: The model that was extended, control pieces included.
+        new: The finished model.
+        policy: Which characters count as distinguishing.
+
+    Returns:
+        The premises that fail, one line each; empty if the theorem holds.
+    """
+    num_old, failures = len(old.pieces), []
+    added = list(new.pieces)[num_old:]
+    for i, (before, after) in enumerate(zip(old.pieces, new.pieces, strict=False)):
+        if before != after:
+            failures.append(f"piece {i} was {before.piece!r} with score {before.score}, now {after.piece!r}")
+    if len(new.pieces) < num_old:
+        failures.append(f"{num_old - len(new.pieces)} old pieces are gone")
+    if old.normalizer_spec != new.normalizer_spec:
+        failures.append("the normaliser changed")
+    failures += [f"piece {p.piece!r} is not a normal piece" for p in added if p.type != Piece.NORMAL]
+    failures += [f"piece {p.piece!r} is not admissible" for p in added if not is_admissible(p.piece, policy)]
+    lowest = min(p.score for p in old.pieces)
+    failures += [f"piece {p.piece!r} outranks an old piece" for p in added if p.score >= lowest]
+    if len({p.piece for p in new.pieces}) != len(new.pieces):
+        failures.append("a piece stands twice")
+    if len({p.score for p in added}) != len(added):
+        failures.append("two new pieces have the same score")
+    if not failures:  # SentencePiece refuses some models that fail above
+        failures += [f"piece {piece!r} is unreachable" for piece in unreachable_pieces(new, num_old)]
+    return failures

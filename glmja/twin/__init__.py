@@ -1,0 +1,1 @@
+"""A laptop-sized stand-in for ChatGLM3, with training texts."""

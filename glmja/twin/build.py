@@ -1,0 +1,135 @@
+"""A laptop-sized twin of ChatGLM3: same layout, same tokenizer options, random weights.
+
+Every step of the pipeline runs on it as on the real model, without a download.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from sentencepiece import SentencePieceTrainer
+
+from glmja.files.json_files import write_json
+from glmja.files.output_folder import atomic_output_folder
+from glmja.tokenization.tokenizer import CONTROL_TOKENS, FILE_NAME
+from glmja.tokenization.vocabulary import parse_proto
+from glmja.weights.chatglm_layout import EMBEDDING, INV_FREQ, Config, expected_shapes, plan_to_chatglm, to_glm_config
+from glmja.weights.checkpoint import inv_freq
+
+TEXTS = Path(__file__).parent / "texts"
+LANGUAGES = ("ja", "zh", "en")
+
+
+def text_file(language: str) -> Path:
+    """The texts that ship with the package: `ja`, `zh`, `en`, or `conversations`; JSON lines."""
+    return TEXTS / f"{language}.jsonl"
+
+
+def build_base(
+    output: str | Path,
+    texts: Iterable[str],
+    vocab_size: int = 2500,
+    hidden_size: int = 128,
+    num_layers: int = 2,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Writes a tiny ChatGLM3 in its original layout.
+
+    Args:
+        output: New folder.
+        texts: Chinese and English, to train its vocabulary on.
+        vocab_size: Pieces of the vocabulary, control tokens not counted.
+        hidden_size: Width; a multiple of 32.
+        num_layers: Transformer layers.
+        seed: Of the weights.
+        overwrite: Replace what `output` holds.
+
+    Raises:
+        ValueError: If the texts do not hold so many pieces, or `output` is not free.
+    """
+    model = train_vocabulary(texts, vocab_size)
+    num_rows = -(-(len(parse_proto(model).pieces) + len(CONTROL_TOKENS)) // 64) * 64
+    config = _config(num_rows, hidden_size, num_layers)
+    with atomic_output_folder(output, overwrite) as folder:
+        (folder / FILE_NAME).write_bytes(model)
+        write_json(folder / "config.json", config)
+        save_file(_weights(config, seed), folder / "model.safetensors", {"format": "pt"})
+
+
+def train_vocabulary(texts: Iterable[str], vocab_size: int) -> bytes:
+    """Trains a SentencePiece model with the options of ChatGLM3's; it has no control tokens, as theirs.
+
+    Raises:
+        ValueError: If SentencePiece cannot make so many pieces of the texts.
+    """
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=(line for text in texts for line in text.split("\n") if line),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type="bpe",
+            character_coverage=0.9999,
+            byte_fallback=True,
+            split_digits=True,
+            allow_whitespace_only_pieces=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"the texts do not make {vocab_size} pieces: {error}") from error
+    return model.getvalue()
+
+
+def _config(num_rows: int, hidden_size: int, num_layers: int) -> Config:
+    return {
+        "_name_or_path": "glmja-twin",
+        "model_type": "chatglm",
+        "architectures": ["ChatGLMModel"],
+        "add_bias_linear": False,
+        "add_qkv_bias": True,
+        "apply_query_key_layer_scaling": True,
+        "apply_residual_connection_post_layernorm": False,
+        "attention_dropout": 0.0,
+        "ffn_hidden_size": 3 * hidden_size,
+        "hidden_size": hidden_size,
+        "kv_channels": hidden_size // 4,
+        "layernorm_epsilon": 1e-5,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "num_attention_heads": 4,
+        "num_layers": num_layers,
+        "original_rope": True,
+        "padded_vocab_size": num_rows,
+        "post_layer_norm": True,
+        "rmsnorm": True,
+        "seq_length": 2048,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+
+
+def _weights(config: Config, seed: int) -> dict[str, torch.Tensor]:
+    """Random weights as transformers would initialise them, under ChatGLM's names."""
+    glm = to_glm_config(config)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in expected_shapes(glm).items():
+        if len(shape) == 1:
+            tensors[name] = torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+        else:
+            scale = 1.0 if name == EMBEDDING else shape[1] ** -0.5
+            tensors[name] = torch.randn(shape, generator=generator) * scale
+    renamed = {
+        name: torch.cat([tensors[rows.name] for rows in parts]).half()
+        for name, parts in plan_to_chatglm(tensors).items()
+    }
+    return renamed | {INV_FREQ: inv_freq(config, torch.float16)}

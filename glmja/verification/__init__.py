@@ -1,0 +1,1 @@
+"""Checks on finished tokenizers and models."""

@@ -1,0 +1,1 @@
+"""Folders of weights, read and written as bytes, without transformers."""

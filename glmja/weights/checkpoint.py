@@ -1,0 +1,213 @@
+"""Folders of weights, in ChatGLM2/3's layout or `transformers`' Glm, and the way between the two."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from torch import Tensor
+
+from glmja.errors import ModelError
+from glmja.files.json_files import read_json, write_json
+from glmja.files.output_folder import atomic_output_folder
+from glmja.weights import chatglm_layout as layout
+from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
+from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, Source, cast
+from glmja.weights.weight_files import SAFETENSORS_INDEX, open_weights, write_safetensors
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+
+MAX_SHARD_SIZE = 2_000_000_000
+
+# Copying is bound by the processor that the kernel copies on, so two files at a time are faster than one.
+_NUM_WRITERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The config and the tensors of a folder of weights.
+
+    Attributes:
+        folder: Where they lie.
+        config: `config.json` as it is.
+        tensors: By the names that the folder's layout gives them.
+    """
+
+    folder: Path
+    config: Config
+    tensors: dict[str, Source]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Checkpoint:
+        """Opens a folder of safetensors, or of `.bin` files without code; reads headers only.
+
+        Raises:
+            FileNotFoundError: If the folder or its config does not exist.
+            ValueError: If weights are missing or damaged, would need code to load, or the architecture is unknown.
+        """
+        folder = Path(folder)
+        config = read_json(folder / "config.json")
+        layout.layout_of(config)
+        return cls(folder, config, open_weights(folder))
+
+    @property
+    def layout(self) -> Layout:
+        """Which names the tensors have."""
+        return layout.layout_of(self.config)
+
+    def as_glm(self) -> Checkpoint:
+        """The same weights under Glm's names and settings; nothing is copied.
+
+        Raises:
+            ValueError: If a tensor is missing, is one too many, or has another shape than the config says.
+        """
+        if self.layout == "glm":
+            layout.check_glm_config(self.config)
+            glm = self
+        else:
+            config = layout.to_glm_config(self.config)
+            glm = Checkpoint(self.folder, config, _carry_out(layout.plan_to_glm(self.tensors, config), self.tensors))
+        _check_shapes(glm)
+        return glm
+
+    def as_chatglm(self) -> Checkpoint:
+        """The same weights under ChatGLM's names and settings; raises as `as_glm`."""
+        if self.layout == "chatglm":
+            return self
+        layout.check_glm_config(self.config)
+        _check_shapes(self)
+        config = layout.to_chatglm_config(self.config)
+        tensors = _carry_out(layout.plan_to_chatglm(self.tensors), self.tensors)
+        dtype = self.tensors[layout.EMBEDDING].dtype
+        tensors[layout.INV_FREQ] = MemoryTensor(inv_freq(config, dtype))
+        return Checkpoint(self.folder, config, tensors)
+
+    def fingerprint(self) -> str:
+        """Tells these weights from others: a hash of every tensor's name, dtype and shape and of 16 of its rows.
+
+        A training changes every row of what it trains, so a sample is enough, and takes a moment where reading all
+        of 12 GB does not. It is no protection against forgery.
+        """
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name, source in sorted(self.tensors.items()):
+            digest.update(f"{name} {source.dtype} {source.shape}".encode())
+            step = -(-source.shape[0] // 16)
+            rows = source.gather(range(0, source.shape[0], step))
+            digest.update(rows.contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def astype(self, dtype: torch.dtype) -> Checkpoint:
+        """The same weights in another dtype, converted as they are read."""
+        key = "dtype" if self.layout == "glm" else "torch_dtype"
+        tensors = {name: cast(source, dtype) for name, source in self.tensors.items()}
+        return replace(self, config=self.config | {key: str(dtype).removeprefix("torch.")}, tensors=tensors)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(source.num_bytes for source in self.tensors.values())
+
+    def save(self, folder: Path, max_shard_size: int) -> None:
+        """Writes config and weights as safetensors into an existing folder, with a progress bar.
+
+        Args:
+            folder: Where to write.
+            max_shard_size: Bytes a shard; a larger tensor gets a shard of its own. Shards are written side by side.
+        """
+        shards = _assign(self.tensors, max_shard_size)
+        columns = (TextColumn("writing weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, TimeRemainingColumn()) as progress:
+            task = progress.add_task("", total=self.num_bytes)
+            with ThreadPoolExecutor(_NUM_WRITERS) as writers:
+                jobs = [
+                    writers.submit(write_safetensors, folder / name, tensors, lambda sent: progress.advance(task, sent))
+                    for name, tensors in shards.items()
+                ]
+                for job in jobs:
+                    job.result()
+        if len(shards) > 1:
+            weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
+            index = {"metadata": {"total_size": self.num_bytes}, "weight_map": weight_map}
+            write_json(folder / SAFETENSORS_INDEX, index)
+        write_json(folder / "config.json", self.config)
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    to: Layout,
+    dtype: DtypeName | None = None,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    overwrite: bool = False,
+) -> None:
+    """Writes a checkpoint in the other layout; there and back is bit-exact.
+
+    Args:
+        source: Folder of weights in either layout.
+        output: New folder; weights and config only.
+        to: The layout to write.
+        dtype: Of the written weights; theirs if None.
+        max_shard_size: Bytes a shard.
+        overwrite: Replace what `output` holds.
+
+    Raises:
+        OSError: If a file is missing or the disk has no room.
+        ValueError: If the source is damaged or of another architecture.
+    """
+    opened = Checkpoint.open(source)
+    converted = opened.as_glm() if to == "glm" else opened.as_chatglm()
+    if dtype:
+        converted = converted.astype(getattr(torch, dtype))
+    with atomic_output_folder(output, overwrite, converted.num_bytes) as folder:
+        converted.save(folder, max_shard_size)
+
+
+def _carry_out(plan: Plan, tensors: dict[str, Source]) -> dict[str, Source]:
+    def part(rows: Rows) -> Part:
+        source = tensors[rows.name]
+        return Part(source, rows.start, source.shape[0] if rows.stop is None else rows.stop)
+
+    return {
+        name: tensors[rows[0].name] if len(rows) == 1 and rows[0].stop is None else JoinedTensor([*map(part, rows)])
+        for name, rows in plan.items()
+    }
+
+
+def _check_shapes(checkpoint: Checkpoint) -> None:
+    expected = layout.expected_shapes(checkpoint.config)
+    missing, extra = sorted(expected.keys() - checkpoint.tensors), sorted(checkpoint.tensors.keys() - expected)
+    if missing or extra:
+        kind, names = ("lacks", missing) if missing else ("has besides its model's", extra)
+        raise ModelError(f"{checkpoint.folder} {kind} {len(names)} tensors: {', '.join(names[:5])}")
+    for name, shape in expected.items():
+        if (found := tuple(checkpoint.tensors[name].shape)) != shape:
+            raise ModelError(f"{checkpoint.folder}: {name} has the shape {found}, but config.json says {shape}")
+
+
+def inv_freq(config: Config, dtype: torch.dtype) -> Tensor:
+    """The rotary frequencies as ChatGLM's `RotaryEmbedding` computes and stores them."""
+    width = config["kv_channels"] // 2
+    exponents = torch.arange(0, width, 2).to(dtype) / width
+    return 1.0 / ((10000 * config.get("rope_ratio", 1)) ** exponents)
+
+
+def _assign(tensors: dict[str, Source], max_shard_size: int) -> dict[str, dict[str, Source]]:
+    shards: list[dict[str, Source]] = [{}]
+    size = 0
+    for name, source in tensors.items():
+        num_bytes = source.num_bytes
+        if shards[-1] and size + num_bytes > max_shard_size:
+            shards.append({})
+            size = 0
+        shards[-1][name] = source
+        size += num_bytes
+    if len(shards) == 1:
+        return {"model.safetensors": shards[0]}
+    return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, start=1)}

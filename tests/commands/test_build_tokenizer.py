@@ -1,0 +1,197 @@
+import io
+import json
+import re
+
+import pytest
+from sentencepiece import SentencePieceTrainer
+
+from glmja import build_tokenizer
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.tokenization.vocabulary import POLICIES, append_pieces, check_premises
+from glmja.twin import build as twin
+from glmja.verification import tokenizer as certificate
+
+
+def flags(base, output, **others):
+    values = {"base": base, "output": output, "corpus": twin.text_file("ja"), "num_new_pieces": 200} | others
+    return [part for key, value in values.items() if value is not None for part in (f"--{key}", str(value))]
+
+
+def refused(capsys, args):
+    """The one line that a refused command leaves on stderr."""
+    with pytest.raises(SystemExit) as stop:
+        build_tokenizer.main(args)
+    assert stop.value.code in (2, 3, 4, 5)  # which one: tests/system/test_exit_codes.py
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+CHECKS = [f"{language}={twin.text_file(language)}" for language in twin.LANGUAGES]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_certificate_says_what_the_tokenizer_does(base_dir, tmp_path, policy, base_tokenizer, texts, capsys):
+    args = [*flags(base_dir, tmp_path / "out", policy=policy), "--check", *CHECKS]
+    report = build_tokenizer.main(args)
+    assert report == json.loads((tmp_path / "out" / "tokenizer_report.json").read_text())
+    new = GLMTokenizer.load(tmp_path / "out")
+    assert report["pieces_after"] == len(new) == len(base_tokenizer) + 200
+    assert report["tokenizer_sha256"] == new.fingerprint
+    assert report["unreachable_pieces"] == 0
+    assert check_premises(base_tokenizer.proto, new.proto, policy) == []
+    for language in ("zh", "en"):
+        assert report["texts"][language]["changed"] == 0
+    japanese = report["texts"]["ja"]
+    assert japanese["tokens_per_character_after"] < 0.6 * japanese["tokens_per_character_before"]
+    assert japanese["round_trip_after"] == japanese["protected_changed"] == 0
+    printed = capsys.readouterr().out
+    assert "premises of non-interference" in printed and "tokens/char" in printed and "0.9360 → 0.9360" in printed
+
+
+def test_counts_are_those_of_encoding_every_sentence(base_dir, tmp_path, base_tokenizer):
+    lines = ["駅まで歩きます。今日は雨です。", "外婆的厨房朝北。<|user|> 16", "the end"]
+    (tmp_path / "mixed.txt").write_text("\n".join(lines), encoding="utf-8")
+    report = build_tokenizer.main([*flags(base_dir, tmp_path / "out"), "--check", f"mixed={tmp_path / 'mixed.txt'}"])
+    new = GLMTokenizer.load(tmp_path / "out")
+    sentences = ["駅まで歩きます。", "今日は雨です。", "外婆的厨房朝北。", "<|user|> 16", "the end"]
+    counted = report["texts"]["mixed"]
+    assert counted["sentences"] == 5
+    assert counted["characters"] == sum(map(len, sentences))
+    assert counted["tokens_before"] == sum(len(base_tokenizer.encode(s)) for s in sentences)
+    assert counted["tokens_after"] == sum(len(new.encode(s)) for s in sentences)
+    assert counted["changed"] == sum(base_tokenizer.encode(s) != new.encode(s) for s in sentences) == 2
+    assert counted["protected"] == 3
+    assert counted["protected_changed"] == counted["hugging_face_differs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"protected_changed": 2, "examples": ["a"]}, r"2 protected sentences of zh changed: \['a'\]"),
+        ({"round_trip_after": 3, "round_trip_before": 1}, "3 sentences of zh are not decoded to themselves"),
+        ({"hugging_face_differs": 1}, "tokenizer.json gives other ids to 1 sentences of zh"),
+    ],
+)
+def test_what_must_not_be_fails_the_certificate(counts, message):
+    (failure,) = certificate.TextReport(**counts).failures("zh", "japanese")
+    assert re.search(message, failure)
+
+
+def test_a_base_with_equal_scores_gets_no_hugging_face_files(base_dir, tmp_path, base_tokenizer):
+    proto = append_pieces(base_tokenizer.proto, ["ゑ", "ヱ"])
+    proto.pieces[-1].score = proto.pieces[-2].score
+    (tmp_path / "base").mkdir()
+    GLMTokenizer(proto).save(tmp_path / "base")
+    report = build_tokenizer.main(flags(tmp_path / "base", tmp_path / "out"))
+    assert report["hugging_face_tokenizer"] == "left out: two pieces have the same score"
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_an_output_that_holds_the_input_is_refused(base_dir, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    base = tmp_path / "out" / "base"
+    base.mkdir()
+    for path in base_dir.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    line = refused(capsys, flags(base, tmp_path / "out", overwrite="true"))
+    assert "holds the input" in line and "choose another folder" in line
+    assert base.is_dir()
+
+
+def test_a_tokenizer_of_ours_can_be_extended_again(tokenizer_dir, tokenizer, tmp_path):
+    report = build_tokenizer.main(flags(tokenizer_dir, tmp_path / "out", num_new_pieces=50))
+    assert report["pieces_after"] == len(tokenizer) + 50
+
+
+def test_a_ready_model_is_filtered_and_its_rejects_are_shown(base_dir, tmp_path, texts):
+    model = io.BytesIO()
+    lines = [line for text in texts["ja"] for line in text.split("\n") if line]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=2500, model_type="bpe", minloglevel=2
+    )
+    (tmp_path / "ja.model").write_bytes(model.getvalue())
+    report = build_tokenizer.main(flags(base_dir, tmp_path / "out", corpus=None, pieces=tmp_path / "ja.model"))
+    assert report["rejected_pieces"] > 0 < len(report["rejected_examples"])
+
+
+def test_a_command_can_be_given_as_a_file(base_dir, tmp_path):
+    config = {"base": str(base_dir), "corpus": [str(twin.text_file("ja"))], "output": str(tmp_path / "out")}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    report = build_tokenizer.main(["--config", str(tmp_path / "config.yaml"), "--num_new_pieces", "10"])
+    assert report["pieces_after"] - report["pieces_before"] == 10
+
+
+def test_help_explains_every_argument(capsys):
+    with pytest.raises(SystemExit) as stop:
+        build_tokenizer.main(["--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for word in (
+        "--corpus",
+        "learn pieces from",
+        "--check",
+        "LANG=FILE",
+        "--policy",
+        "an ideograph outside GB 2312; protects simplified Chinese.",
+    ):
+        assert word in printed
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"base": "nowhere"}, "no tokenizer.model in nowhere (found: no such folder)"),
+        ({"corpus": "nowhere.txt"}, "no such file: nowhere.txt"),
+        ({"corpus": "setup.cfg"}, "setup.cfg: unknown kind of file"),
+        ({"num_new_pieces": 99999}, "fewer than the 99999 asked for; give more --corpus or a smaller --num_new_pieces"),
+        ({"num_new_pieces": 0}, "--num_new_pieces 0 must be at least 1"),
+        ({"corpus": None}, "give either --corpus FILE… to learn pieces from, or --pieces MODEL"),
+        ({"pieces": "x.model"}, "give either --corpus FILE… to learn pieces from, or --pieces MODEL"),
+        ({"corpus": None, "pieces": "gone.model"}, "No such file or directory: 'gone.model'"),
+        ({"check": "ja"}, "--check 'ja' must be LANG=FILE, as in ja=data/ja.jsonl"),
+        ({"check": "ja=gone.txt"}, "no such file: gone.txt"),
+        ({"text_key": "body"}, "ja.jsonl:1: no key 'body' (found: ['text']); name the key with --text_key"),
+        ({"output": "tests"}, "--output tests exists and is not empty; give --overwrite true to replace it"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(base_dir, tmp_path, capsys, others, message):
+    line = refused(capsys, flags(**{"base": base_dir, "output": tmp_path / "out"} | others))
+    assert line.startswith("python -m glmja.build_tokenizer: error: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_is_not_utf8_is_named_with_its_line(base_dir, tmp_path, capsys):
+    (tmp_path / "a.txt").write_bytes("日本語\n".encode() + "日本語".encode("euc_jp"))
+    line = refused(capsys, flags(base_dir, tmp_path / "out", corpus=tmp_path / "a.txt"))
+    assert "a.txt:2: not UTF-8" in line
+
+
+def test_a_certificate_that_fails_writes_nothing(base_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(build_tokenizer, "check_premises", lambda *_: ["piece 7 changed"])
+    line = refused(capsys, flags(base_dir, tmp_path / "out"))
+    assert line.endswith("the certificate fails, nothing is written: piece 7 changed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_traceback_shows_when_asked_for(base_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLMJA_DEBUG", "1")
+    with pytest.raises(ValueError, match="must be at least 1"):
+        build_tokenizer.main(flags(base_dir, tmp_path / "out", num_new_pieces=0))
+
+
+@pytest.mark.parametrize("policy", ["japanese", "shinjitai", "kana"])
+def test_no_protected_sentence_of_real_text_changes(data, tmp_path, policy):
+    from glmja.files.documents import read_documents
+    from glmja.tokenization.piece_selection import ready_pieces
+    from glmja.tokenization.vocabulary import append_pieces
+    from glmja.verification.tokenizer import compare
+
+    old = GLMTokenizer.load(data / "chatglm3")
+    pieces, *_ = ready_pieces(old.proto, data / "reference" / "ja_bpe.model", 5000, policy)
+    new = GLMTokenizer(append_pieces(old.proto, pieces))
+    for language in ("zh", "en"):
+        documents = list(read_documents([data / "text" / f"{language}.jsonl.gz"]))[::10]
+        report = compare(documents, old, new, policy)
+        assert report.protected_changed == 0
+        assert report.protected > 1000

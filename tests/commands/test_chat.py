@@ -1,0 +1,273 @@
+import io
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from glmja import chat
+from glmja.files.json_files import read_json, write_json
+from tests.support.taught import HELLO, TOOLS, WEATHER, taught_folder
+
+ROOT = Path(__file__).parents[2]
+ANSWERS = [message["content"].replace("\x1b", "\ufffd") for message in HELLO[1::2]]
+
+
+@pytest.fixture(scope="module")
+def model_dir(zero_dir, tmp_path_factory):
+    return taught_folder(zero_dir, tmp_path_factory)
+
+
+@pytest.fixture
+def talk(model_dir, monkeypatch, capfd):
+    """Runs the command; what it returns, and what it writes to stdout and stderr."""
+
+    def run(*lines, model=model_dir, **flags):
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        flags = {"model": model, "do_sample": "false", "max_new_tokens": 60, "device": "cpu"} | flags
+        messages = chat.main([f"--{key}={value}" for key, value in flags.items()])
+        out, err = capfd.readouterr()
+        return messages, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(talk, capfd, monkeypatch):
+    """What the command says about bad input, in one line, before it loads weights."""
+    monkeypatch.setattr(chat, "load_model", lambda *_: pytest.fail("loaded"))
+
+    def run(*lines, **flags):
+        with pytest.raises(SystemExit) as left:
+            talk(*lines, **flags)
+        assert left.value.code in (2, 3, 4)
+        out, err = capfd.readouterr()
+        assert out == "" and err.count("\n") == 1
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize(("prompt", "lines"), [(HELLO[0]["content"], []), ("-", [HELLO[0]["content"]])])
+def test_a_prompt_has_one_answer_and_stdout_nothing_else(talk, model_dir, prompt, lines):
+    messages, out, err = talk(*lines, prompt=prompt)
+    assert out == ANSWERS[0] + "\n"
+    assert err == f"loading {model_dir} on cpu\n"
+    assert [message["content"] for message in messages] == [HELLO[0]["content"], ANSWERS[0]]
+
+
+def test_lines_are_turns_of_one_conversation(talk):
+    messages, out, _ = talk(HELLO[0]["content"], "", HELLO[2]["content"])
+    assert out == "".join(answer + "\n" for answer in ANSWERS)
+    assert [message["content"] for message in messages] == [message["content"] for message in HELLO]
+
+
+def test_what_a_model_says_acts_on_nothing_and_its_tabs_stay(talk):
+    out = talk(HELLO[0]["content"], HELLO[2]["content"])[1]
+    assert "\x1b" not in out and "\n\t[bold]𠮷[/bold]\ufffd[31m。\n" in out
+
+
+def test_a_tool_that_is_called_is_answered_by_the_next_line(talk, model_dir):
+    messages, out, err = talk(WEATHER[1]["content"], WEATHER[3]["content"], tools=model_dir / "tools.json")
+    assert out == f"get_weather\n{WEATHER[2]['content']}\n{WEATHER[4]['content']}\n"
+    assert "the assistant calls get_weather; the next line is what it answers\n" in err
+    assert [message["role"] for message in messages] == [message["role"] for message in WEATHER]
+    assert messages[0]["tools"] == TOOLS
+
+
+def test_reset_forgets_and_keeps_the_opening(talk):
+    messages, _, err = talk("海", "/reset", HELLO[0]["content"], system="短く")
+    assert [message["content"] for message in messages[:2]] == ["短く", HELLO[0]["content"]]
+    assert "a new conversation\n" in err
+
+
+def test_system_starts_anew_and_keeps_the_tools(talk, model_dir):
+    messages, *_ = talk("海", "/system  はい ", tools=model_dir / "tools.json")
+    assert messages == [{"role": "system", "content": "はい", "tools": TOOLS}]
+    messages, *_ = talk("/system はい", "海", "/system")
+    assert messages == []
+
+
+def test_show_prints_the_ids_as_pieces(talk):
+    out = talk(HELLO[0]["content"], "/show")[1]
+    assert "[gMASK]<sop><|user|>" in out.split("\n", 1)[1]
+    assert "<0xF0><0x9F><0x98><0x80>" in out
+
+
+def test_help_lists_every_command(talk):
+    err = talk("/help")[2]
+    assert [line.split()[0] for line in err.splitlines()[1:]] == chat._COMMANDS
+
+
+def test_exit_leaves(talk):
+    assert talk("/exit", "海")[:2] == ([], "")
+
+
+@pytest.mark.parametrize(("line", "is_message"), [("/hlep", False), ("/usr/bin とは", True), ("/ とは", True)])
+def test_a_misspelt_command_is_not_sent(talk, line, is_message):
+    messages, _, err = talk(line)
+    assert [message["content"] for message in messages[:1]] == [line] * is_message
+    assert (f"no command {line}; /help lists them\n" in err) is not is_message
+
+
+def test_the_oldest_turns_are_left_out_in_one_line(talk):
+    _, _, err = talk(*["海" * 600] * 3, max_new_tokens=200)
+    assert err.count("left out to make room: the oldest 1 turn\n") >= 1
+
+
+def test_a_line_that_is_too_long_is_refused_and_the_chat_goes_on(talk):
+    _, out, err = talk("海" * 3000, HELLO[0]["content"])
+    assert out == ANSWERS[0] + "\n"
+    assert (
+        "tokens, and 1988 fit: the model has 2048 positions, of which max_new_tokens (60) are for the answer\n" in err
+    )
+
+
+def test_a_line_that_is_no_text_is_refused_and_the_chat_goes_on(talk):
+    _, out, err = talk("\ud800", HELLO[0]["content"])
+    assert out == ANSWERS[0] + "\n"
+    assert "a lone surrogate" in err
+
+
+@pytest.mark.parametrize("format", ["chatglm2", "chatglm"])
+def test_rounds_need_no_roles(talk, model_dir, tmp_path, format):
+    folder = tmp_path / "chatglm2-6b"
+    shutil.copytree(model_dir, folder)
+    messages, *_ = talk("海", "山", model=folder, format=format, max_new_tokens=8)
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+    assert "metadata" not in messages[1]
+
+
+def test_a_prompt_that_is_interrupted_ends_as_ctrl_c_does(talk, monkeypatch):
+    monkeypatch.setattr(chat.Dialogue, "answer", lambda *_: "interrupted")
+    with pytest.raises(SystemExit) as left:
+        talk(prompt="海")
+    assert left.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"temperature": 0}, "temperature (0.0) must be above 0"),
+        ({"top_p": 1.5}, "top_p (1.5) must be above 0 and at most 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens (0) must be at least 1"),
+        ({"max_new_tokens": 2048}, "tokens, and 0 fit: the model has 2048 positions, of which max_new_tokens (2048)"),
+        ({"device": "cuda:99"}, "--device cuda:99: not on this machine"),
+        ({"model": "nowhere"}, "no config.json in nowhere"),
+        ({"prompt": " "}, "--prompt is empty; leave it out to talk line by line"),
+        ({"prompt": "海" * 3000}, "tokens, and 1988 fit: the model has 2048 positions"),
+        ({"tools": "nowhere.json"}, "nowhere.json"),
+        ({"format": "chatglm2", "system": "短く"}, "message 0 is of the role system, not user; the format of chatglm2"),
+        ({"format": "chatglm4"}, "got chatglm4"),
+    ],
+)
+def test_bad_input_is_one_line_before_weights_are_loaded(refused, flags, message):
+    assert message in refused(**flags)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("{}", "not a list of tools, as in"),
+        ("[]", "not a list of tools, as in"),
+        ('[{"description": "a"}]', "not a list of tools, as in"),
+        ("\x80", "not UTF-8"),
+    ],
+)
+def test_a_file_without_tools_is_refused(refused, tmp_path, content, message):
+    path = tmp_path / "tools.json"
+    path.write_bytes(content.encode("latin-1"))
+    assert f"--tools {path}: {message}" in refused(tools=path)
+
+
+def test_an_empty_stdin_is_no_prompt(refused):
+    assert "--prompt is empty" in refused(prompt="-")
+
+
+def test_a_model_without_roles_is_refused_with_a_way_out(refused, base_dir, tmp_path):
+    folder = tmp_path / "chatglm2-6b"
+    shutil.copytree(base_dir, folder)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"_name_or_path": "THUDM/chatglm2-6b"})
+    assert "the tokenizer has no tokens for the roles of a chat" in refused(model=folder)
+
+
+def command(*flags):
+    return [sys.executable, "-m", "glmja.chat", "--device=cpu", *map(str, flags)]
+
+
+def test_a_script_can_talk_through_a_pipe(model_dir):
+    lines = "".join(f"{message['content']}\n" for message in HELLO[::2])
+    flags = (f"--model={model_dir}", "--do_sample=false", "--max_new_tokens=60")
+    done = subprocess.run(
+        command(*flags), input=lines, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=100, check=True
+    )
+    assert done.stdout == "".join(answer + "\n" for answer in ANSWERS)
+
+
+# A process that opens a terminal when its session has none makes it the one whose keys send signals.
+ADOPT = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.executable, sys.argv[1:])"
+
+
+class Terminal:
+    """The command at a terminal of its own."""
+
+    def __init__(self, *flags):
+        self.screen, theirs = pty.openpty()
+        adopting = [sys.executable, "-c", ADOPT, *command(*flags)]
+        self.process = subprocess.Popen(
+            adopting, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True
+        )
+        os.close(theirs)
+        self.seen = b""
+
+    def wait_for(self, text=None):
+        """Waits for a text on the screen, or for any, after what was waited for before."""
+        wanted, end = (text or "").encode(), time.monotonic() + 60
+        while not self.seen or wanted not in self.seen:
+            assert time.monotonic() < end, f"no {text!r} in {self.seen.decode(errors='replace')!r}"
+            if select.select([self.screen], [], [], 0.1)[0]:
+                self.seen += os.read(self.screen, 4096)
+        self.seen = self.seen.split(wanted, 1)[1] if wanted else b""
+
+    def type(self, text):
+        os.write(self.screen, text.encode())
+
+    def leave(self, key):
+        """The exit code after a key, which is lost if it comes before the prompt listens."""
+        for _ in range(5):
+            self.type(key)
+            with suppress(subprocess.TimeoutExpired):
+                return self.process.wait(10)
+        return pytest.fail(f"{key!r} does not leave")
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.screen)
+
+
+@pytest.mark.parametrize("key", ["\x03", pytest.param("\x04", marks=pytest.mark.slow)], ids=["ctrl-c", "ctrl-d"])
+def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt_as_ctrl_d_does(zero_dir, key):
+    terminal = Terminal(f"--model={zero_dir}", "--max_new_tokens=1900", "--format=chatglm2", "--do_sample=false")
+    try:
+        terminal.wait_for("/help lists")
+        terminal.wait_for("> ")
+        terminal.type("海\n")
+        terminal.wait_for("海\r\n")
+        terminal.wait_for()
+        terminal.type("\x03")
+        terminal.wait_for("stopped\r\n")
+        terminal.wait_for("> ")
+        terminal.type("/hlep\n")
+        terminal.wait_for("/help lists them")
+        terminal.wait_for("> ")
+        assert terminal.leave(key) == 0
+    finally:
+        terminal.close()

@@ -1,0 +1,306 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from glmja import build_tokenizer, resize_embeddings
+from glmja.modeling.loading import load_model
+from glmja.modeling.model_folder import check_folder
+from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
+from glmja.tokenization.vocabulary import isolated_processor
+from glmja.twin import build as twin
+from glmja.verification import zero as verification
+from glmja.weights.chatglm_layout import EMBEDDING, HEAD
+from glmja.weights.checkpoint import Checkpoint
+
+IDS = torch.tensor([[5, 300, 7, 900, 2, 41]])
+
+
+def rows(folder, name):
+    return Checkpoint.open(folder).as_glm().tensors[name].read_all()
+
+
+def spelled(old, new):
+    return isolated_processor(old.proto).encode([p.piece for p in list(new.proto.pieces)[len(old) :]])
+
+
+def test_old_tokens_have_the_logits_of_the_base_bit_for_bit(base_dir, zero_dir, base_tokenizer):
+    theirs, ours = (load_model(folder, torch.float32)(IDS).logits for folder in (base_dir, zero_dir))
+    num_old = len(base_tokenizer)
+    assert torch.equal(ours[..., :num_old], theirs[..., :num_old])
+
+
+def test_a_new_logit_is_never_above_the_largest_old_one(base_dir, zero_dir, base_tokenizer):
+    logits = load_model(zero_dir, torch.float64)(IDS).logits
+    num_old = len(base_tokenizer)
+    rounding = 1e-3  # of rows stored in 16 bits
+    assert (logits[..., num_old:].amax(-1) <= logits[..., :num_old].amax(-1) + rounding).all()
+
+
+@pytest.mark.parametrize("name", [EMBEDDING, HEAD])
+def test_a_new_row_is_the_mean_of_the_rows_that_spelled_its_piece(base_dir, zero_dir, base_tokenizer, tokenizer, name):
+    old_ND, new_ND = rows(base_dir, name), rows(zero_dir, name)
+    num_old, num_new = len(base_tokenizer), len(tokenizer)
+    assert torch.equal(new_ND[:num_old], old_ND[:num_old])
+    expected = [old_ND[ids].float().mean(0).half() for ids in spelled(base_tokenizer, tokenizer)]
+    torch.testing.assert_close(new_ND[num_old:num_new], torch.stack(expected), rtol=1e-3, atol=1e-6)
+    mean_D = old_ND[:num_old].double().mean(0).half()
+    assert len(new_ND) % 64 == 0
+    torch.testing.assert_close(new_ND[num_new:], mean_D.repeat(len(new_ND) - num_new, 1), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["mean", "random"])
+def test_other_inits_do_what_they_are_called(base_dir, tokenizer_dir, base_tokenizer, tokenizer, tmp_path, init):
+    args = ["--base", str(base_dir), "--tokenizer", str(tokenizer_dir), "--init", init, "--check_greedy", "false"]
+    resize_embeddings.main([*args, "--output", str(tmp_path / "a")])
+    resize_embeddings.main([*args, "--output", str(tmp_path / "b")])
+    new_ND = rows(tmp_path / "a", HEAD)[len(base_tokenizer) : len(tokenizer)].float()
+    assert torch.equal(new_ND, rows(tmp_path / "b", HEAD)[len(base_tokenizer) : len(tokenizer)].float())
+    assert new_ND.std(0).max() == 0 if init == "mean" else abs(new_ND.std() - 0.02) < 0.001
+
+
+def test_greedy_replies_are_the_bases(base_dir, zero_dir, base_tokenizer):
+    prompt = torch.tensor([[*base_tokenizer.prefix_ids, *base_tokenizer.encode("今天天气")]])
+    padding = list(range(len(base_tokenizer), 2560))
+    theirs = load_model(base_dir).generate(prompt, do_sample=False, max_new_tokens=24, suppress_tokens=padding)
+    ours = load_model(zero_dir).generate(prompt, do_sample=False, max_new_tokens=24)
+    assert torch.equal(ours, theirs)
+
+
+def test_the_zero_model_loads_without_remote_code(zero_dir, tokenizer):
+    model = AutoModelForCausalLM.from_pretrained(zero_dir)
+    fast = AutoTokenizer.from_pretrained(zero_dir)
+    assert model.config.vocab_size >= len(fast) == len(tokenizer)
+    assert GenerationConfig.from_pretrained(zero_dir).eos_token_id == tokenizer.stop_ids
+    chat = fast.apply_chat_template(
+        [{"role": "user", "content": "你好"}], add_generation_prompt=True, return_tensors="pt"
+    )
+    assert model.generate(**chat, max_new_tokens=3, do_sample=False).shape[1] > chat["input_ids"].shape[1]
+    assert torch.equal(model(IDS).logits, load_model(zero_dir)(IDS).logits)
+
+
+def test_the_card_and_the_report_tell_where_the_model_is_from(zero_dir, base_tokenizer, tokenizer):
+    report = json.loads((zero_dir / "resize_report.json").read_text())
+    assert report["base_tokenizer_sha256"] == base_tokenizer.fingerprint
+    assert len(report["base_sha256"]) == 64 and report["base"] == "base"
+    assert report["tokenizer_sha256"] == tokenizer.fingerprint
+    assert report["old_rows_bit_equal"] and report["greedy_equal"]
+    assert report["old_rows_kept"] + report["new_rows"] + report["padding_rows"] == report["rows_after"]
+    card = (zero_dir / "README.md").read_text()
+    assert tokenizer.fingerprint in card and "| policy | japanese |" in card
+
+
+def test_a_zero_model_can_be_the_base_of_the_next(zero_dir, tmp_path, tokenizer):
+    corpus = str(twin.text_file("ja"))
+    build_tokenizer.main(
+        ["--base", str(zero_dir), "--corpus", corpus, "--num_new_pieces", "70", "--output", str(tmp_path / "t")]
+    )
+    report = resize_embeddings.main(
+        ["--base", str(zero_dir), "--tokenizer", str(tmp_path / "t"), "--output", str(tmp_path / "next")]
+    )
+    assert report["old_rows_kept"] == len(tokenizer)
+    assert report["new_rows"] == 70
+
+
+def test_the_same_tokenizer_makes_a_conversion(base_dir, base_tokenizer, tmp_path):
+    report = resize_embeddings.main(
+        ["--base", str(base_dir), "--tokenizer", str(base_dir), "--output", str(tmp_path / "out")]
+    )
+    assert report["new_rows"] == 0
+    assert check_folder(tmp_path / "out").fingerprint == base_tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_written_in_the_dtype_asked_for(base_dir, tokenizer_dir, tmp_path, dtype):
+    args = ["--base", str(base_dir), "--tokenizer", str(tokenizer_dir), "--output", str(tmp_path / "out")]
+    resize_embeddings.main([*args, "--dtype", dtype])
+    assert rows(tmp_path / "out", HEAD).dtype == getattr(torch, dtype)
+
+
+def refused(capsys, **values):
+    with pytest.raises(SystemExit) as stop:
+        resize_embeddings.main([part for key, value in values.items() for part in (f"--{key}", str(value))])
+    assert stop.value.code in (2, 3, 4, 5)  # which one: tests/system/test_exit_codes.py
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert line.startswith("python -m glmja.resize_embeddings: error: ")
+    return line
+
+
+def copy(folder, to):
+    to.mkdir()
+    for path in folder.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def with_bad_row(folder, value):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["transformer.output_layer.weight"][37, 3] = value
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_base_with_nan_rows_is_refused(base_dir, tokenizer_dir, tmp_path, capsys, value):
+    base = copy(base_dir, tmp_path / "base")
+    with_bad_row(base, value)
+    line = refused(capsys, base=base, tokenizer=tokenizer_dir, output=tmp_path / "out")
+    assert "lm_head.weight of the base: row 37 holds NaN or infinity (1 such rows)" in line
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base"]
+
+
+def test_a_tokenizer_of_another_base_is_refused(base_dir, tmp_path, capsys, texts):
+    twin.build_base(tmp_path / "other", texts["en"], vocab_size=900)
+    line = refused(capsys, base=base_dir, tokenizer=tmp_path / "other", output=tmp_path / "out")
+    assert "does not extend the base's" in line and "build it from this base" in line
+
+
+def test_a_tokenizer_larger_than_its_weights_is_refused(base_dir, tokenizer_dir, tmp_path, capsys):
+    base = copy(base_dir, tmp_path / "base")
+    (base / FILE_NAME).write_bytes((tokenizer_dir / FILE_NAME).read_bytes())
+    line = refused(capsys, base=base, tokenizer=tokenizer_dir, output=tmp_path / "out")
+    assert "the tokenizer makes 3109 ids but the model has 2560 rows" in line
+
+
+def test_weights_with_the_tokenizer_of_another_model_are_refused(base_dir, zero_dir, tokenizer_dir, tmp_path, capsys):
+    base = copy(zero_dir, tmp_path / "base")
+    (base / FILE_NAME).write_bytes((base_dir / FILE_NAME).read_bytes())
+    line = refused(capsys, base=base, tokenizer=tokenizer_dir, output=tmp_path / "out")
+    assert "the weights were made for a tokenizer with the hash" in line
+
+
+def test_a_base_that_ends_its_turn_is_no_other_model(base_dir, tokenizer_dir, base_tokenizer, tmp_path):
+    base = copy(base_dir, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    head = tensors["transformer.output_layer.weight"]
+    head[base_tokenizer.role_id("user")] = head[base_tokenizer.encode("的")[-1]] * 50
+    save_file(tensors, base / "model.safetensors")
+    args = ["--base", str(base), "--tokenizer", str(tokenizer_dir), "--output", str(tmp_path / "out")]
+    assert resize_embeddings.main(args)["greedy_equal"]
+    prompt = torch.tensor([[*base_tokenizer.prefix_ids, *base_tokenizer.encode("今天天气")]])
+    ids = load_model(tmp_path / "out").generate(prompt, max_new_tokens=30, eos_token_id=base_tokenizer.stop_ids)
+    assert base_tokenizer.role_id("user") in ids[0, prompt.shape[1] :].tolist()
+
+
+def test_a_base_in_32_bits_is_resized_to_the_last_bit(base_dir, tokenizer_dir, tmp_path):
+    base = copy(base_dir, tmp_path / "base")
+    torch.manual_seed(0)
+    tensors = {
+        name: t.float() + 1e-5 * torch.randn(t.shape) for name, t in load_file(base / "model.safetensors").items()
+    }
+    save_file(tensors, base / "model.safetensors")
+    args = ["--base", str(base), "--tokenizer", str(tokenizer_dir), "--output", str(tmp_path / "out")]
+    assert resize_embeddings.main(args)["largest_distance_from_convexity_in_ulp"] <= 0.5
+    assert rows(tmp_path / "out", HEAD).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"base": "nowhere"}, "no config.json in nowhere"),
+        ({"tokenizer": "nowhere"}, "no tokenizer.model in nowhere"),
+        ({"pad_to_multiple_of": 0}, "--pad_to_multiple_of 0 must be at least 1"),
+        ({"output": "tests"}, "--output tests exists and is not empty"),
+    ],
+)
+def test_bad_input_is_one_line(base_dir, tokenizer_dir, tmp_path, capsys, values, message):
+    line = refused(capsys, **{"base": base_dir, "tokenizer": tokenizer_dir, "output": tmp_path / "out"} | values)
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_without_tokenizer_is_refused(base_dir, tokenizer_dir, tmp_path, capsys):
+    base = copy(base_dir, tmp_path / "base")
+    (base / FILE_NAME).unlink()
+    line = refused(capsys, base=base, tokenizer=tokenizer_dir, output=tmp_path / "out")
+    assert f"no tokenizer.model in {base}" in line
+
+
+def test_a_full_disk_leaves_nothing_behind(base_dir, tokenizer_dir, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("glmja.weights.checkpoint.write_safetensors", full)
+    line = refused(capsys, base=base_dir, tokenizer=tokenizer_dir, output=tmp_path / "out")
+    assert "No space left on device" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestVerification:
+    """The checks at the end find what they look for."""
+
+    @pytest.fixture
+    def zero(self, zero_dir, tmp_path):
+        return copy(zero_dir, tmp_path / "zero")
+
+    def verify(self, base_dir, zero, base_tokenizer, tokenizer, greedy=False):
+        base = Checkpoint.open(base_dir).as_glm()
+        spellings = spelled(base_tokenizer, tokenizer)
+        return verification.verify_zero(base, zero, base_tokenizer, spellings, "subtoken_mean", greedy)
+
+    def change(self, zero, name, row, value):
+        tensors = load_file(zero / "model.safetensors")
+        tensors[name][row] = value
+        save_file(tensors, zero / "model.safetensors", {"format": "pt"})
+
+    def test_an_old_row_that_changed(self, base_dir, zero, base_tokenizer, tokenizer):
+        self.change(zero, EMBEDDING, 11, 0.5)
+        with pytest.raises(ValueError, match=r"model.embed_tokens.weight: old rows differ from the base's in block 0"):
+            self.verify(base_dir, zero, base_tokenizer, tokenizer)
+
+    def test_a_new_row_that_is_no_mean(self, base_dir, zero, base_tokenizer, tokenizer):
+        self.change(zero, HEAD, len(base_tokenizer) + 3, 0.5)
+        with pytest.raises(ValueError, match=r"new head rows are up to .* ulp away from a convex combination"):
+            self.verify(base_dir, zero, base_tokenizer, tokenizer)
+
+    def test_a_model_that_speaks_differently(self, base_dir, zero, base_tokenizer, tokenizer):
+        self.change(zero, "model.norm.weight", slice(None), -1.0)
+        with pytest.raises(ValueError, match=r"greedy replies to '你好' differ"):
+            self.verify(base_dir, zero, base_tokenizer, tokenizer, greedy=True)
+
+
+def test_chatglm2_without_roles_is_resized_too(base_dir, tmp_path):
+    base = copy(base_dir, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"_name_or_path": "THUDM/chatglm2-6b"}))
+    args = ["--corpus", str(twin.text_file("ja")), "--num_new_pieces", "64", "--output", str(tmp_path / "t")]
+    build_tokenizer.main(["--base", str(base), *args])
+    report = resize_embeddings.main(
+        ["--base", str(base), "--tokenizer", str(tmp_path / "t"), "--output", str(tmp_path / "zero")]
+    )
+    assert report["greedy_equal"]
+    assert GLMTokenizer.load(tmp_path / "zero").stop_ids == [2]
+
+
+def test_zero_of_the_real_layout_keeps_every_old_logit(data, tmp_path):
+    args = ["--pieces", str(data / "reference" / "ja_bpe.model"), "--num_new_pieces", "9000"]
+    build_tokenizer.main(["--base", str(data / "chatglm3"), *args, "--output", str(tmp_path / "t")])
+    base = str(data / "chatglm3_tiny")
+    report = resize_embeddings.main(
+        ["--base", base, "--tokenizer", str(tmp_path / "t"), "--output", str(tmp_path / "zero")]
+    )
+    assert report["rows_after"] == 73856
+    theirs = load_file(data / "chatglm3_tiny" / "expected.safetensors")
+    with torch.no_grad():
+        old, new = (load_model(f, torch.float32)(theirs["input_ids"]).logits for f in (base, tmp_path / "zero"))
+    assert torch.equal(new[..., :64798], old[..., :64798])
+    zero = load_model(tmp_path / "zero", torch.float32)
+    greedy = zero.generate(theirs["greedy"][None, :12], do_sample=False, max_new_tokens=24, eos_token_id=None)
+    assert torch.equal(greedy[0], theirs["greedy"])
+
+
+def test_the_published_resized_model_is_accepted_as_base(data, tmp_path, texts):
+    """ChatGLM layout with nine placeholder pieces; here with the twin's weights, since the real ones are 12.5 GB."""
+    from glmja.weights.checkpoint import convert
+
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / FILE_NAME).write_bytes((data / "reference" / "cn_and_ja.model").read_bytes())
+    base = str(data / "chatglm3_tiny")
+    args = ["--check_greedy", "false", "--output", str(tmp_path / "glm")]
+    resize_embeddings.main(["--base", base, "--tokenizer", str(tmp_path / "t"), *args])
+    convert(tmp_path / "glm", tmp_path / "published", "chatglm")
+    (tmp_path / "published" / FILE_NAME).write_bytes((data / "reference" / "cn_and_ja.model").read_bytes())
+    args = ["--tokenizer", str(tmp_path / "published"), "--output", str(tmp_path / "out")]
+    report = resize_embeddings.main(["--base", str(tmp_path / "published"), *args])
+    assert (report["rows_before"], report["old_rows_kept"], report["rows_after"]) == (78592, 78554, 78592)

@@ -1,0 +1,287 @@
+import datetime
+import gzip
+import json
+from collections import Counter
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glmja.conversation.formats import (
+    TOOLS_ARE_LISTED,
+    BadConversation,
+    ChatFormat,
+    Reason,
+    check_turns,
+    to_messages,
+    without_unanswered,
+)
+from glmja.conversation.rendering import check, render
+from glmja.twin import build as twin
+from tests.support.strategies import TEXT_WITH_CONTROL_NAMES
+
+SYSTEM = {"role": "system", "content": "短く。"}
+USER = {"role": "user", "content": "東京の天気は？"}
+ANSWER = {"role": "assistant", "content": "晴れです。"}
+CALL = {"role": "assistant", "metadata": "weather", "content": "```python\ntool_call(city='東京', days=1)\n```"}
+SEEN = {"role": "observation", "content": '{"sky": "clear"}'}
+TOOLS = [{"name": "weather", "parameters": {}}]
+FUNCTION = {"name": "weather", "arguments": {"city": "東京", "days": 1}}
+
+
+def turn(name, value):
+    return {"from": name, "value": value}
+
+
+@pytest.mark.parametrize(
+    ("chat_format", "record", "messages"),
+    [
+        ("messages", {"messages": [USER, CALL, SEEN, ANSWER], "lang": "ja"}, [USER, CALL, SEEN, ANSWER]),
+        ("messages", {"messages": [USER | {"metadata": None, "tools": None}], "tools": []}, [USER]),
+        ("messages", {"messages": [SEEN | {"role": "tool", "tool_call_id": "1"}]}, [SEEN]),
+        ("messages", {"messages": [SYSTEM | {"tools": TOOLS}, USER]}, [SYSTEM | {"tools": TOOLS}, USER]),
+        ("messages", {"messages": [SYSTEM, USER], "tools": TOOLS}, [SYSTEM | {"tools": TOOLS}, USER]),
+        (
+            "messages",
+            {"messages": [USER], "tools": json.dumps(TOOLS)},
+            [{"role": "system", "content": TOOLS_ARE_LISTED, "tools": TOOLS}, USER],
+        ),
+        (
+            "messages",
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"function": FUNCTION}]}]},
+            [USER, CALL],
+        ),
+        ("messages", {"messages": [ANSWER | {"tool_calls": [{"function": FUNCTION}] * 2}]}, [ANSWER, CALL, CALL]),
+        (
+            "sharegpt",
+            {
+                "conversations": [
+                    turn("human", USER["content"]),
+                    turn("function_call", json.dumps(FUNCTION)),
+                    turn("observation", SEEN["content"]),
+                    turn("gpt", ANSWER["content"]),
+                ],
+                "system": SYSTEM["content"],
+                "tools": json.dumps(TOOLS),
+            },
+            [SYSTEM | {"tools": TOOLS}, USER, CALL, SEEN, ANSWER],
+        ),
+        ("sharegpt", {"conversations": [turn("system", "短く。")], "system": "overridden"}, [SYSTEM]),
+        (
+            "sharegpt",
+            {"conversations": [turn(n, "a") for n in ("user", "assistant", "chatglm", "bing", "bard", "tool")]},
+            [{"role": r, "content": "a"} for r in ("user", *["assistant"] * 4, "observation")],
+        ),
+        ("sharegpt", {"conversations": [turn("function_call", json.dumps(FUNCTION | {"arguments": "{}"}))]},
+         [{"role": "assistant", "metadata": "weather", "content": "```python\ntool_call()\n```"}]),
+        ("alpaca", {"instruction": USER["content"], "output": ANSWER["content"]}, [USER, ANSWER]),
+        ("alpaca", {"instruction": USER["content"], "input": "", "output": ANSWER["content"]}, [USER, ANSWER]),
+        (
+            "alpaca",
+            {"instruction": "訳せ。", "input": "a", "output": "b", "history": [[USER["content"], ANSWER["content"]]],
+             "system": SYSTEM["content"]},
+            [SYSTEM, USER, ANSWER, {"role": "user", "content": "訳せ。\na"}, {"role": "assistant", "content": "b"}],
+        ),
+        ("adgen", {"content": USER["content"], "summary": ANSWER["content"]}, [USER, ANSWER]),
+    ],
+)  # fmt: skip
+def test_a_record_is_read_as_its_format_says(chat_format, record, messages):
+    assert to_messages(record, chat_format) == messages
+
+
+def test_tools_are_introduced_as_chatglm3_was_taught(tokenizer):
+    # TOOL_DEFINITION_PREFIX of ChatGLM3's preprocess_utils.py, before the tools
+    taught = f"{TOOLS_ARE_LISTED}\n{json.dumps(TOOLS, indent=4, ensure_ascii=False)}"
+    ours, _ = render(to_messages({"messages": [USER, ANSWER], "tools": TOOLS}, "messages"), tokenizer)
+    assert ours == render([{"role": "system", "content": taught}, USER, ANSWER], tokenizer)[0]
+
+
+def test_a_call_is_spelled_as_in_chatglm3s_prompt():
+    call = {"name": "get_current_weather", "arguments": {"location": "beijing", "exact": True, "unit": None}}
+    (message,) = to_messages({"conversations": [turn("function_call", json.dumps(call))]}, "sharegpt")
+    assert message["content"] == "```python\ntool_call(location='beijing', exact=True, unit=None)\n```"
+    assert message["metadata"] == "get_current_weather"
+
+
+@pytest.mark.parametrize(
+    ("chat_format", "record", "reason", "message"),
+    [
+        ("messages", [], "wrong type", "^wrong type: the record is list, not an object$"),
+        ("messages", {}, "missing key", r"^missing key: the record has no 'messages'; found \[\]$"),
+        ("messages", {"text": "a", "b": None}, "missing key", r"the record has no 'messages'; found \['text'\]$"),
+        ("messages", {"messages": "a"}, "wrong type", "the record has str as 'messages', not list$"),
+        ("messages", {"messages": [USER, "a"]}, "wrong type", r"messages\[1\] is str, not an object$"),
+        ("messages", {"messages": [turn("human", "a")]}, "missing key",
+         r"messages\[0\] has no 'role'; found \['from', 'value'\]$"),
+        ("messages", {"messages": [{"role": "user"}]}, "missing key",
+         r"messages\[0\] has no 'content'; found \['role'\]$"),
+        ("messages", {"messages": [USER | {"content": [{"type": "text"}]}]}, "wrong type",
+         r"messages\[0\] has list as 'content', not str$"),
+        ("messages", {"messages": [USER | {"metadata": 3}]}, "wrong type",
+         r"messages\[0\] has int as 'metadata', not str$"),
+        ("messages", {"messages": [USER | {"role": "bot"}]}, "unknown role",
+         r"messages\[0\] is 'bot'; known are system, user, assistant, observation, tool$"),
+        ("messages", {"messages": [USER | {"tools": TOOLS}]}, "unreadable tools",
+         r"messages\[0\] is user; only a system message lists tools$"),
+        ("messages", {"messages": [SYSTEM | {"tools": TOOLS}], "tools": TOOLS}, "unreadable tools",
+         "both the record and its system message list tools$"),
+        ("messages", {"messages": [], "tools": {"a": 1}}, "unreadable tools",
+         "the record has tools that are not a list of objects$"),
+        ("messages", {"messages": [], "tools": "weather"}, "unreadable tools",
+         "the record has 'weather', not JSON: Exp"),
+        ("messages", {"messages": [], "tools": [{"day": datetime.date(2026, 1, 1)}]}, "unreadable tools",
+         "type date is not JSON serializable"),
+        ("messages", {"messages": [ANSWER | {"tool_calls": [{"id": "1"}]}]}, "missing key",
+         r"messages\[0\].tool_calls has no 'function'; found \['id'\]$"),
+        ("messages", {"messages": [USER | {"tool_calls": [{"function": FUNCTION}]}]}, "unreadable call",
+         r"messages\[0\] is user; only the assistant calls tools$"),
+        ("messages", {"messages": [ANSWER | {"tool_calls": [{"function": FUNCTION | {"name": ""}}]}]},
+         "unreadable call", r"messages\[0\] calls '' with {'city'"),
+        ("messages", {"messages": [USER | {"content": "a\ud800"}]}, "lone surrogate", r"'\\ud800' is no character$"),
+        ("sharegpt", {"messages": []}, "missing key", r"the record has no 'conversations'; found \['messages'\]$"),
+        ("sharegpt", {"conversations": [turn("moss", "a")]}, "unknown role",
+         r"conversations\[0\] is 'moss'; known are human, user, gpt, "),
+        ("sharegpt", {"conversations": [turn("function_call", "[" * 100_000)]}, "unreadable call",
+         "not JSON: .*recursion"),
+        ("sharegpt", {"conversations": [turn("function_call", "look")]}, "unreadable call",
+         r"conversations\[0\] has 'look', not JSON: Exp"),
+        ("sharegpt", {"conversations": [turn("function_call", "[]")]}, "wrong type",
+         r"conversations\[0\] is list, not an object$"),
+        ("sharegpt", {"conversations": [turn("function_call", '{"name": "f"}')]}, "unreadable call",
+         r"conversations\[0\] calls 'f' with None; a call has a name and named arguments$"),
+        ("sharegpt", {"conversations": [turn("function_call", '{"name": "f", "arguments": {"a b": 1}}')]},
+         "unreadable call", r"calls 'f' with {'a b': 1}; a call has a name and named arguments$"),
+        ("alpaca", {"instruction": "a", "output": None}, "missing key",
+         r"the record has no 'output'; found \['instruction'\]$"),
+        ("alpaca", {"instruction": "a", "output": "b", "input": 3}, "wrong type", "has int as 'input', not str$"),
+        ("alpaca", {"instruction": "a", "output": "b", "history": [["c", "d"], ["e", None]]}, "wrong type",
+         r"history\[1\] is not a pair of texts$"),
+        ("adgen", {"content": "a"}, "missing key", r"the record has no 'summary'; found \['content'\]$"),
+    ],
+)  # fmt: skip
+def test_what_is_no_conversation_is_refused_with_a_reason(chat_format, record, reason, message):
+    with pytest.raises(BadConversation, match=message) as refused:
+        to_messages(record, chat_format)
+    assert refused.value.reason == reason
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [USER, ANSWER],
+        [SYSTEM, USER, ANSWER, USER, ANSWER],
+        [USER, CALL, SEEN, ANSWER],
+        [USER, ANSWER, CALL, SEEN, ANSWER, CALL, SEEN, ANSWER, USER],  # PROMPT.md, "Code Execution"
+        [USER, CALL, CALL, SEEN, CALL],
+        [USER, ANSWER, SEEN, ANSWER],
+    ],
+)
+def test_chatglm3s_turns_are_accepted(messages):
+    check_turns(messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason", "message"),
+    [
+        ([], "no answer", "^no answer: 0 messages, none of the assistant$"),
+        ([SYSTEM, USER], "no answer", "^no answer: 2 messages, none of the assistant$"),
+        ([ANSWER], "turn order", "^turn order: message 0 is assistant after nothing, not "),
+        ([SEEN, ANSWER], "turn order", "message 0 is observation after nothing, not "),
+        ([CALL, SEEN], "turn order", "message 0 is assistant after nothing, not "),
+        ([SYSTEM, ANSWER], "turn order", "message 1 is assistant after system, not "),
+        ([SYSTEM, SYSTEM, USER, ANSWER], "turn order", "message 1 is system after system, not "),
+        ([USER, SYSTEM, ANSWER], "turn order", "message 1 is system after user, not "),
+        ([USER, USER, ANSWER], "turn order", "message 1 is user after user, not "),
+        ([USER, SEEN, ANSWER], "turn order", "message 1 is observation after user, not "),
+        ([USER, ANSWER, ANSWER], "turn order", "message 2 is assistant after assistant, not "),
+        ([USER, CALL, ANSWER], "turn order", "message 2 is assistant after assistant, not "),
+        ([USER, CALL, SEEN, USER], "turn order", "message 3 is user after observation, not "),
+        ([USER, CALL, SEEN, SEEN], "turn order", "message 3 is observation after observation, not "),
+        ([USER, ANSWER | {"content": " \n\u3000"}], "empty answer", "^empty answer: message 1$"),
+        ([USER, CALL | {"content": ""}], "empty answer", "^empty answer: message 1$"),
+    ],
+)
+def test_other_turns_are_refused_with_a_reason(messages, reason, message):
+    with pytest.raises(BadConversation, match=message) as refused:
+        check_turns(messages)
+    assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("messages", "num_kept"),
+    [([], 0), ([SYSTEM, USER], 0), ([USER, ANSWER], 2), ([USER, ANSWER, USER], 2), ([USER, CALL, SEEN, USER], 2)],
+)
+def test_what_nobody_answers_is_removed(messages, num_kept):
+    assert without_unanswered(messages) == messages[:num_kept]
+
+
+KEYS = ["messages", "conversations", "role", "content", "from", "value", "instruction", "output", "tools"]
+NOTHING = st.sampled_from([None, "", []])
+WORDS = st.one_of(TEXT_WITH_CONTROL_NAMES, st.text(max_size=5), st.just("答え"))
+ITEMS = st.one_of(
+    st.sampled_from([USER, ANSWER, CALL, SEEN]),
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "observation", "tool", "bot"]), "content": WORDS},
+        optional={"metadata": WORDS, "tools": st.one_of(NOTHING, st.just(TOOLS))},
+    ),
+)
+RECORDS = st.fixed_dictionaries(
+    {"messages": st.lists(ITEMS, max_size=6).map(lambda items: [USER, ANSWER, *items])},
+    optional={"tools": st.one_of(NOTHING, st.just(TOOLS), WORDS)},
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.one_of(st.sampled_from(KEYS), st.text()), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(record=RECORDS)
+def test_what_is_accepted_renders_and_is_learnt_from(tokenizer, record):
+    try:
+        messages = without_unanswered(to_messages(record, "messages"))
+        check_turns(messages)
+    except BadConversation:
+        return
+    ids, learnt = render(messages, tokenizer)
+    assert any(learnt) and ids[-1] == tokenizer.eos_id
+
+
+@given(record=JSON, chat_format=st.sampled_from(get_args(ChatFormat)))
+def test_any_json_is_a_conversation_or_refused_with_a_reason(record, chat_format):
+    try:
+        messages = to_messages(record, chat_format)
+    except BadConversation as refused:
+        assert refused.reason in get_args(Reason)
+    else:
+        assert all(message["role"] and isinstance(message["content"], str) for message in messages)
+
+
+def refusals(lines):
+    """Reasons of the conversations that are not accepted as they stand."""
+    reasons = Counter()
+    for line in lines:
+        try:
+            messages = to_messages(json.loads(line), "messages")
+            check_turns(messages)
+        except BadConversation as refused:
+            reasons[refused.reason] += 1
+            continue
+        check(messages)
+        assert without_unanswered(messages) == messages
+    return reasons
+
+
+def test_our_own_conversations_are_accepted():
+    with twin.text_file("conversations").open(encoding="utf-8") as lines:
+        assert not refusals(lines)
+
+
+@pytest.mark.parametrize("name", ["code", "en", "ja", "zh"])
+def test_real_conversations_are_accepted(data, name):
+    with gzip.open(data / "sft" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        assert not refusals(lines)

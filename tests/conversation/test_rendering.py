@@ -1,0 +1,221 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glmja.conversation.rendering import (
+    check,
+    question_ids,
+    render,
+    render_prompt,
+    render_rounds,
+    render_within,
+    show,
+    without_oldest_turns,
+)
+from glmja.tokenization.tokenizer import GLMTokenizer
+from tests.support.strategies import ADVERSARIAL_TEXT, FORGERIES
+
+
+def test_the_format_is_chatglm3s(tokenizer):
+    t = tokenizer
+    messages = [
+        {"role": "system", "content": "短く。"},
+        {"role": "user", "content": "白日"},
+        {"role": "assistant", "metadata": "tool", "content": "です"},
+    ]
+    ids, _ = render(messages, t)
+    assert ids == [
+        t.control_id("[gMASK]"), t.control_id("<sop>"),
+        t.role_id("system"), *t.encode("\n"), *t.encode("短く。"),
+        t.role_id("user"), *t.encode("\n"), *t.encode("白日"),
+        t.role_id("assistant"), *t.encode("tool\n"), *t.encode("です"), t.eos_id,
+    ]  # fmt: skip
+
+
+def test_only_what_the_assistant_says_is_learnt(tokenizer):
+    ids, learnt = render([{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}], tokenizer)
+    spoken = [*tokenizer.encode("\n"), *tokenizer.encode("です"), tokenizer.eos_id]
+    assert [i for i, kept in zip(ids, learnt, strict=True) if kept] == spoken
+
+
+def test_the_role_token_that_ends_a_turn_is_learnt(tokenizer):
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
+    ids, learnt = render(messages, tokenizer)
+    roles = [(i, kept) for i, kept in zip(ids, learnt, strict=True) if i in tokenizer.control_tokens.values()]
+    user, assistant = tokenizer.role_id("user"), tokenizer.role_id("assistant")
+    assert roles[2:] == [(user, False), (assistant, False), (user, True), (assistant, False), (tokenizer.eos_id, True)]
+
+
+def test_a_conversation_that_others_end_has_no_end_of_text(tokenizer):
+    ids, learnt = render([{"role": "user", "content": "a"}], tokenizer)
+    assert tokenizer.eos_id not in ids
+    assert not any(learnt)
+
+
+@pytest.mark.parametrize("num_texts", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_no_content_forges_a_turn(tokenizer, num_texts):
+    control, opening = set(tokenizer.control_tokens.values()), tokenizer.prefix_ids
+    system, user, assistant = (tokenizer.role_id(role) for role in ("system", "user", "assistant"))
+
+    def control_ids(ids):
+        return [token for token in ids if token in control]
+
+    def check_text(text, cut):
+        parts = [text[:cut], text[cut:]]  # a name may be split over two messages, or a message and its metadata
+        messages = [{"role": "user", "content": part, "metadata": parts[0]} for part in parts]
+        tools = [{"name": text, "parameters": {parts[0]: parts[1]}}]
+        with_tools = [{"role": "system", "content": parts[0], "tools": tools}, *messages]
+        assert control_ids(render(messages, tokenizer)[0]) == [*opening, user, user]
+        assert control_ids(render_prompt(with_tools, tokenizer)) == [*opening, system, user, user, assistant]
+        assert control_ids(question_ids(text, tokenizer)) == [*opening, user, assistant]
+        for model in ("chatglm2", "chatglm"):
+            assert control_ids(render_rounds([{"role": "user", "content": text}], tokenizer, model)) == opening
+
+    for text in FORGERIES:
+        check_text(text, len(text) // 2)
+    settings(max_examples=num_texts)(given(ADVERSARIAL_TEXT, st.integers(0, 40))(check_text))()
+
+
+def test_the_prompt_is_the_conversation_up_to_the_reply(tokenizer):
+    messages = [{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}]
+    ids, _ = render(messages, tokenizer)
+    prompt = render_prompt(messages[:1], tokenizer)
+    assert ids[: len(prompt)] == prompt
+
+
+def test_tools_are_listed_below_the_system_message(tokenizer):
+    tools = [{"name": "検索"}]
+    with_tools, _ = render([{"role": "system", "content": "T", "tools": tools}], tokenizer)
+    spelled = "T\n" + json.dumps(tools, indent=4, ensure_ascii=False)
+    assert with_tools == render([{"role": "system", "content": spelled}], tokenizer)[0]
+
+
+def test_show_colours_what_is_learnt(tokenizer):
+    ids, learnt = render([{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}], tokenizer)
+    text = show(ids, learnt, tokenizer)
+    assert "<|assistant|>" in text.plain and "です" in text.plain
+    styles = [str(span.style) for span in text.spans]
+    assert ["green" in style for style in styles] == learnt
+    with pytest.raises(ValueError, match=f"{len(ids)} ids but 1 learnt flags"):
+        show(ids, [True], tokenizer)
+
+
+def test_what_is_shown_acts_on_no_terminal(tokenizer, monkeypatch):
+    monkeypatch.setattr(GLMTokenizer, "piece", lambda *_: "\u2581a\x1b\u202e")
+    assert show([5], [False], tokenizer).plain == " a\ufffd\ufffd"
+
+
+TURNS = [
+    {"role": "user", "content": "你好"},
+    {"role": "assistant", "content": "你好{0}"},
+    {"role": "user", "content": "海は？"},
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "messages", "text"),
+    [
+        ("chatglm2", TURNS[:1], "[Round 1]\n\n问：你好\n\n答："),
+        ("chatglm2", TURNS, "[Round 1]\n\n问：你好\n\n答：你好{0}\n\n[Round 2]\n\n问：海は？\n\n答："),
+        ("chatglm", TURNS[:1], "你好"),
+        ("chatglm", TURNS, "[Round 0]\n问：你好\n答：你好{0}\n[Round 1]\n问：海は？\n答："),
+    ],
+)
+def test_rounds_are_one_text(tokenizer, model, messages, text):
+    assert render_rounds(messages, tokenizer, model) == [*tokenizer.prefix_ids, *tokenizer.encode(text)]
+
+
+# The ids that ChatGLM2's own tokenizer gives, as chatglm.cpp's tests have them:
+# https://github.com/li-plus/chatglm.cpp/blob/main/chatglm_test.cpp
+ROUND_1 = [790, 30951, 517, 30910, 30939, 30996, 13, 13, 54761, 31211, 39701, 13, 13, 55437, 31211]
+ANSWER_1 = [
+    39701, 243, 162, 148, 142, 31404, 33030, 34797, 42481, 22011, 10461, 30944, 30943, 30941, 30978, 30949, 31123,
+    48895, 35214, 54622, 31123, 32616, 39905, 31901, 31639, 31155, 13, 13,
+]  # fmt: skip
+ROUND_2 = [
+    30995, 30951, 517, 30910, 30943, 30996, 13, 13, 54761, 31211, 32820, 54266, 31876, 35153, 13, 13, 55437, 31211,
+]  # fmt: skip
+
+
+def test_ids_of_rounds_equal_those_of_chatglm2s_own_tokenizer(data):
+    tokenizer = GLMTokenizer.load(data / "chatglm3")
+    hello = "你好👋！我是人工智能助手 ChatGLM2-6B，很高兴见到你，欢迎问我任何问题。"
+    turns = [TURNS[0], {"role": "assistant", "content": hello}, {"role": "user", "content": "晚上睡不着应该怎么办"}]
+    assert render_rounds(turns[:1], tokenizer) == [64790, 64792, *ROUND_1]
+    assert render_rounds(turns, tokenizer) == [64790, 64792, *ROUND_1, *ANSWER_1, *ROUND_2]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (
+            [{"role": "system", "content": "s"}, *TURNS],
+            "message 0 is of the role system, not user; the format of chatglm2",
+        ),
+        ([*TURNS[:2], {"role": "observation", "content": "o"}], "message 2 is of the role observation, not user; the"),
+        ([TURNS[0], TURNS[0]], "message 1 is of the role user, not assistant; the format of chatglm2 has questions"),
+        ([TURNS[0], TURNS[1] | {"metadata": "tool"}, TURNS[2]], "message 1 has metadata; the format of chatglm2 has"),
+        (TURNS[:2], "the last message is the assistant's; a prompt of chatglm2 ends with a question"),
+        ([], "the conversation has no messages"),
+        ([{"role": "system", "content": "s", "tools": [{}]}], "message 0 is of the role system, not user"),
+    ],
+)
+def test_what_rounds_have_no_place_for_is_refused(tokenizer, messages, message):
+    with pytest.raises(ValueError, match=message):
+        render_rounds(messages, tokenizer)
+
+
+def test_the_oldest_turns_go_first_and_the_system_message_stays(tokenizer):
+    system = {"role": "system", "content": "s"}
+    assert list(without_oldest_turns([system, *TURNS])) == [[system, *TURNS], [system, TURNS[2]]]
+    assert list(without_oldest_turns(TURNS[:2])) == [TURNS[:2]]
+    whole, rest = (render(messages, tokenizer) for messages in ([system, *TURNS], [system, TURNS[2]]))
+    assert render_within([system, *TURNS], tokenizer, len(whole[0])) == (*whole, False)
+    assert render_within([system, *TURNS], tokenizer, len(whole[0]) - 1) == (*rest, True)
+    ids, learnt, shortened = render_within([system, *TURNS], tokenizer, 4)
+    assert (ids, learnt, shortened) == (rest[0][:4], rest[1][:4], True)
+    assert render_within(TURNS[:1], tokenizer, 4)[2]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "the conversation has no messages"),
+        ([{"role": "bot", "content": "a"}], "message 0 has the role 'bot'; it must be one of system, user"),
+        ([{"content": "a"}], "message 0 has the role None"),
+        ([{"role": "user", "content": "a"}, {"role": "system", "content": "b"}], "message 1 is a system message; only"),
+        (
+            [{"role": "user", "content": "a", "tools": [{}]}],
+            r"message 0 \(user\) lists tools; only a system message can",
+        ),
+        ([{"role": "user", "content": None}], r"message 0 \(user\) has no text as 'content': None"),
+        (
+            [{"role": "assistant", "content": "a", "metadata": 3}],
+            r"message 0 \(assistant\) has no text as 'metadata': 3",
+        ),
+    ],
+)
+def test_a_wrong_conversation_is_refused(messages, message):
+    with pytest.raises(ValueError, match=message):
+        check(messages)
+
+
+def test_ids_equal_those_of_chatglm3s_own_tokenizer(data):
+    tokenizer = GLMTokenizer.load(data / "chatglm3")
+    for case in json.loads((data / "chatglm3" / "chat_ids.json").read_text(encoding="utf-8")):
+        messages = [*case["history"], {"role": case["role"], "content": case["query"]}]
+        assert render_prompt(messages, tokenizer) == case["ids"]
+
+
+def test_what_is_absent_may_be_none_as_in_a_table(tokenizer):
+    plain = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+    table = [message | {"metadata": None, "tools": None} for message in plain]
+    empty = [plain[0] | {"tools": [], "metadata": ""}, plain[1]]
+    assert render(table, tokenizer) == render(empty, tokenizer) == render(plain, tokenizer)

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_modules.batches.document_stream import DocumentStream
+from data_modules.batches.packing import PackedRows, interleave
+from data_modules.batches.rows import Fragment, collate, count_learnt, pack
+from glmja.modeling.batch import IGNORE_INDEX
+from glmja.modeling.loading import load_model
+from glmja.modeling.loss import next_token_loss
+from tests.support.worlds import Documents
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+
+
+def packed_rows(stores, row_len, num_rows, seed=0, shares=None, **others):
+    streams = [DocumentStream(s.lengths, np.arange(len(s.lengths)), (seed, i)) for i, s in enumerate(stores)]
+    order = interleave(shares or [1.0] * len(stores), num_rows)
+    return PackedRows(stores, streams, order, row_len, **others)
+
+
+@given(lengths=LENGTHS, row_len=st.integers(2, 50))
+def test_rows_hold_the_tokens_of_the_stream_in_order(lengths, row_len):
+    store = Documents(lengths)
+    rows = packed_rows([store], row_len, 2 * sum(lengths) // row_len)
+    stream = [t for d, a, b in rows.streams[0].parts(0, 2 * sum(lengths)) for t in store.document(d)[a:b]]
+    packed = [token for i in range(len(rows)) for token in rows[i].input_ids.tolist()]
+    assert packed == stream[: len(packed)]
+    assert len(stream) - len(packed) < row_len
+
+
+@given(lengths=LENGTHS, row_len=st.integers(2, 50))
+def test_the_last_row_is_shorter_where_nothing_may_be_dropped(lengths, row_len):
+    store, num_rows = Documents(lengths), -(-sum(lengths) // row_len)
+    rows = packed_rows([store], row_len, num_rows, num_tokens=[sum(lengths)])
+    assert sorted(t for i in range(num_rows) for t in rows[i].input_ids.tolist()) == store.tokens.tolist()
+
+
+@given(lengths=LENGTHS, row_len=st.integers(2, 50), isolate=st.booleans())
+def test_positions_restart_and_the_first_token_is_not_learnt_at_each_document(lengths, row_len, isolate):
+    store = Documents(lengths)
+    rows = packed_rows([store], row_len, sum(lengths) // row_len, isolate=isolate)
+    first_tokens = set(store.tokens[store.starts[:-1]].tolist())
+    for i in range(len(rows)):
+        ids, labels, positions = (part.tolist() for part in rows[i])
+        assert rows.num_target_tokens(i) == count_learnt(torch.tensor([labels]))
+        for t, token in enumerate(ids):
+            starts = t == 0 or (isolate and token in first_tokens)
+            assert labels[t] == (IGNORE_INDEX if starts else token)
+            assert positions[t] == (0 if starts else positions[t - 1] + 1)
+
+
+def test_a_row_is_a_function_of_seed_and_number():
+    stores = [Documents([7] * 30), Documents([5] * 40, first=10_000)]
+    run, again, other = (packed_rows(stores, 8, 130, seed) for seed in (3, 3, 4))
+    numbers = [57, 3, 120, 0, 57]
+    ids = [run[i].input_ids.tolist() for i in numbers]
+    assert ids == [again[i].input_ids.tolist() for i in reversed(numbers)][::-1]
+    assert ids != [other[i].input_ids.tolist() for i in numbers]
+
+
+@given(shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=6), num_rows=st.integers(1, 500))
+def test_every_part_of_a_run_has_the_mix_of_the_sources(shares, num_rows):
+    sources, numbers = interleave(shares, num_rows)
+    for i, share in enumerate(np.array(shares) / sum(shares)):
+        mine = sources == i
+        assert (np.abs(np.cumsum(mine) - share * np.arange(1, num_rows + 1)) <= len(shares)).all()
+        assert numbers[mine].tolist() == list(range(mine.sum()))
+
+
+@given(shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=6), num_rows=st.integers(1, 300))
+def test_a_longer_run_begins_with_the_rows_of_a_shorter_one(shares, num_rows):
+    short, long = interleave(shares, num_rows), interleave(shares, num_rows + 70)
+    assert all((a == b[:num_rows]).all() for a, b in zip(short, long, strict=True))
+
+
+def test_padding_is_not_learnt_and_does_not_look_like_a_document():
+    rows = [pack([Fragment(np.arange(1, n + 1, dtype=np.uint32))]) for n in (3, 5)]
+    batch = collate(rows, multiple=8)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 0, 0, 0]]
+    assert batch["labels"].tolist() == [
+        [-100, 2, 3, -100, -100, -100, -100, -100],
+        [-100, 2, 3, 4, 5, -100, -100, -100],
+    ]
+    assert batch["position_ids"].tolist() == [list(range(8))] * 2
+    assert batch["lengths"].tolist() == [3, 5]
+    assert batch["mean_target_tokens"] == 6
+
+
+def test_only_learnt_tokens_of_a_fragment_have_labels():
+    ids = np.array([5, 6, 7, 8], dtype=np.uint32)
+    row = pack(
+        [Fragment(ids, np.array([False, False, True, True])), Fragment(ids, np.array([True, True, False, True]))]
+    )
+    assert row.labels.tolist() == [-100, -100, 7, 8, -100, 6, -100, 8]
+    assert row.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def loss(model, batch):
+    hidden = model.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)[0]
+    return next_token_loss(hidden, model.lm_head.weight, batch["labels"])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_loss_of_a_packed_row_is_that_of_its_documents(zero_dir, attention):
+    model = load_model(zero_dir, torch.float64, attention)
+    documents = [Fragment(np.random.default_rng(n).integers(3, 3000, n).astype(np.uint32)) for n in (9, 1, 17, 5)]
+    packed, learnt = loss(model, collate([pack(documents)], 40))
+    alone = [loss(model, collate([pack([d])])) for d in documents if len(d.ids) > 1]
+    assert learnt.numel() == sum(labels.numel() for _, labels in alone) == 8 + 16 + 4
+    torch.testing.assert_close(packed, sum(total for total, _ in alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_loss_of_padded_rows_is_that_of_each_alone(zero_dir, attention):
+    model = load_model(zero_dir, torch.float64, attention)
+    rows = [pack([Fragment(np.random.default_rng(n).integers(3, 3000, n).astype(np.uint32))]) for n in (9, 30, 17)]
+    together, _ = loss(model, collate(rows, 8))
+    torch.testing.assert_close(together, sum(loss(model, collate([row]))[0] for row in rows), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_one_batch_do_not_share_their_borders(zero_dir):
+    model = load_model(zero_dir, torch.float64)
+    rng = np.random.default_rng(0)
+    parts = [[Fragment(rng.integers(3, 3000, n).astype(np.uint32)) for n in ns] for ns in [(9, 1, 20), (4, 21, 5)]]
+    rows = [pack(fragments) for fragments in parts]
+
+    def hidden(batch):
+        return model.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)[0]
+
+    together = hidden(collate(rows))
+    for row, ours in zip(rows, together, strict=True):
+        torch.testing.assert_close(ours, hidden(collate([row]))[0])

@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+
+from glmja.errors import ModelError
+from glmja.evaluation.likelihood import mean_kl, measure, to_rows
+from glmja.modeling.loading import load_model
+from glmja.resize_embeddings import resize_embeddings
+
+
+@pytest.fixture(scope="module")
+def zero(zero_dir):
+    return load_model(zero_dir, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def base(base_dir):
+    return load_model(base_dir, torch.float32)
+
+
+@torch.no_grad()
+def nats_by_hand(model, tokenizer, rows):
+    total = 0.0
+    for row in rows:
+        log_probs = torch.log_softmax(model(torch.tensor([row])).logits[0, :, : len(tokenizer)].double(), -1)
+        total -= sum(log_probs[i - 1, row[i]].item() for i in range(len(tokenizer.prefix_ids), len(row)))
+    return total
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_every_token_of_a_text_is_predicted_once(zero, tokenizer, texts, batch_size):
+    documents = [*texts["ja"][:2], "短い。", texts["en"][0][:300]]
+    found, _ = measure(zero, tokenizer, documents, 32, batch_size)
+    rows = [row for document in documents for row in to_rows(document, tokenizer, 32)]
+    assert found.characters == sum(map(len, documents))
+    assert found.documents == 4
+    assert found.tokens == sum(len(tokenizer.encode(document)) for document in documents)
+    assert found.nats == pytest.approx(nats_by_hand(zero, tokenizer, rows), rel=1e-5)
+    assert found.bits_per_char == pytest.approx(found.nats / math.log(2) / found.characters)
+    assert found.tokens_per_char == pytest.approx(found.tokens / found.characters)
+
+
+def test_rows_hold_the_text_and_begin_with_the_prefix(tokenizer, texts):
+    prefix, ids = tokenizer.prefix_ids, tokenizer.encode(texts["ja"][0])
+    rows = to_rows(texts["ja"][0], tokenizer, 20)
+    assert [i for row in rows for i in row[len(prefix) :]] == ids
+    assert all(row[: len(prefix)] == prefix and len(prefix) < len(row) <= 20 for row in rows)
+
+
+def test_what_is_kept_are_the_first_rows_whatever_the_batches(zero, tokenizer, texts):
+    kept = [measure(zero, tokenizer, texts["zh"][:6], 32, size, keep=100)[1] for size in (1, 4)]
+    assert (
+        kept[0].ids
+        == kept[1].ids
+        == [r for d in texts["zh"][:6] for r in to_rows(d, tokenizer, 32)][: len(kept[0].ids)]
+    )
+    assert 100 <= sum(map(len, kept[0].ids)) < 100 + 32
+    assert sum(map(len, kept[0].states)) == sum(len(row) - len(tokenizer.prefix_ids) for row in kept[0].ids)
+    torch.testing.assert_close(*(torch.cat(one.states) for one in kept))
+
+
+def test_the_divergence_is_that_of_the_definition(base, base_tokenizer, zero, tokenizer, texts):
+    document = texts["zh"][0][:60]
+    pairs = ((base, base_tokenizer), (zero, tokenizer))
+    old, new = (measure(model, t, [document], 128, 1, keep=1000)[1] for model, t in pairs)
+    (row,) = to_rows(document, base_tokenizer, 128)
+    with torch.no_grad():
+        p, q = (torch.softmax(model(torch.tensor([row])).logits[0, 1:-1, : len(t)].double(), -1) for model, t in pairs)
+    expected = (p * (p.log() - q[:, : len(base_tokenizer)].log())).sum(-1).mean().item()
+    assert mean_kl(old, new) == (pytest.approx(expected, rel=1e-4), len(row) - 2)
+    assert mean_kl(old, old)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_mean_rows_bound_how_far_zero_is_from_its_base(
+    base, base_dir, base_tokenizer, tokenizer_dir, tokenizer, texts, tmp_path
+):
+    resize_embeddings(str(base_dir), str(tokenizer_dir), str(tmp_path / "zero"), init="mean", check_greedy=False)
+    zero = load_model(tmp_path / "zero", torch.float32)
+    old = measure(base, base_tokenizer, texts["zh"][:8], 64, 8, keep=2000)[1]
+    new = measure(zero, tokenizer, texts["zh"][:8], 64, 8, keep=2000)[1]
+    added = len(tokenizer) - len(base_tokenizer)
+    assert 0 < mean_kl(old, new)[0] <= math.log(1 + added / len(base_tokenizer)) + 1e-4
+
+
+def test_rows_that_are_tokenised_differently_are_left_out(base, base_tokenizer, zero, tokenizer, texts):
+    alone, mixed = texts["zh"][:2], [texts["zh"][0], "おにぎり", texts["zh"][1]]
+    pairs = ((base, base_tokenizer), (zero, tokenizer))
+    kept = {n: [measure(m, t, docs, 64, 8, keep=999)[1] for m, t in pairs] for n, docs in (("a", alone), ("m", mixed))}
+    (expected, num_alone), (found, num_mixed) = mean_kl(*kept["a"]), mean_kl(*kept["m"])
+    assert found == pytest.approx(expected, rel=1e-4) and num_alone == num_mixed > 0
+    japanese = [measure(m, t, texts["ja"][:1], 64, 8, keep=100)[1] for m, t in pairs]
+    assert mean_kl(*japanese) == (None, 0)
+    with pytest.raises(ValueError, match="the old model has 3109 ids, the new one 2509"):
+        mean_kl(*reversed(kept["a"]))
+
+
+def test_a_likelihood_that_is_no_number_is_told(zero_dir, tokenizer, texts):
+    model = load_model(zero_dir, torch.float32)
+    model.lm_head.weight.data[5] = torch.nan
+    with pytest.raises(ModelError, match=r"the likelihood nan nats; its weights are damaged"):
+        measure(model, tokenizer, texts["zh"][:1], 64, 8)

@@ -1,0 +1,127 @@
+"""What Hugging Face's own tools make of a model folder."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+import torch
+from transformers import AutoTokenizer, pipeline
+from transformers.utils.import_utils import is_serve_available
+
+from glmja.conversation.rendering import render
+from glmja.conversation.replies import generate
+from glmja.export import _write_model
+from glmja.modeling.loading import load_model
+from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint
+from tests.support.taught import HELLO, WEATHER, taught_folder
+
+CHATS = [
+    HELLO[:1],
+    HELLO[:3],
+    [{"role": "system", "content": "短く"}, {"role": "user", "content": "魚の種類はどっち？"}],
+]
+MAX_NEW_TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def model_dir(zero_dir, tmp_path_factory):
+    return taught_folder(zero_dir, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def exported_dir(model_dir, tokenizer, tmp_path_factory):
+    """As `python -m glmja.export` writes a model."""
+    folder = tmp_path_factory.mktemp("exported")
+    _write_model(folder, Checkpoint.open(model_dir).as_glm(), tokenizer, "glm", MAX_SHARD_SIZE)
+    return folder
+
+
+def ours(folder, tokenizer, chats):
+    return generate(load_model(folder, torch.float32), tokenizer, chats, max_new_tokens=MAX_NEW_TOKENS)
+
+
+@pytest.mark.parametrize("made_by", ["zero_dir", "exported_dir"])
+def test_a_pipeline_says_what_we_say(request, tokenizer, made_by):
+    folder = request.getfixturevalue(made_by)
+    speak = pipeline("text-generation", model=str(folder), dtype=torch.float32, device="cpu")
+    replies = ours(folder, tokenizer, CHATS)
+    for chat, reply in zip(CHATS, replies, strict=True):
+        theirs = speak(chat, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)[0]["generated_text"]
+        assert theirs == [*chat, {"role": "assistant", "content": reply.text}]
+
+
+@pytest.mark.parametrize("end", ["</s>", "<|user|>"])
+def test_an_answer_is_shown_without_its_empty_metadata_line(model_dir, tokenizer, end):
+    fast = AutoTokenizer.from_pretrained(model_dir)
+    prompt = fast.apply_chat_template(HELLO[:1], add_generation_prompt=True, return_dict=False)
+    for content in ("やあ", " 二つ  の空白 ", "一\n\n二\n", "\n改行", ""):
+        ids = [*render([{"role": "assistant", "content": content}], tokenizer)[0][3:-1], tokenizer.control_id(end)]
+        assert fast.parse_response(ids, prefix=prompt) == {"role": "assistant", "content": content}
+
+
+def test_a_call_of_a_tool_stays_in_the_content(model_dir, tokenizer):
+    fast = AutoTokenizer.from_pretrained(model_dir)
+    ids, learnt = render(WEATHER[:3], tokenizer)
+    said = [i for i, is_learnt in zip(ids, learnt, strict=True) if is_learnt]
+    assert fast.parse_response(said, prefix="")["content"] == f"get_weather\n {WEATHER[2]['content']}"
+
+
+@pytest.fixture(scope="module")
+def server(exported_dir, tmp_path_factory):
+    """`transformers serve`, without network; its address."""
+    if not is_serve_available():
+        pytest.skip("transformers serve needs fastapi, uvicorn and openai: pip install -e '.[serve]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", exported_dir]
+    flags = ["--device=cpu", "--dtype=float32", "--host=127.0.0.1", f"--port={port}"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([*program, *flags], stdout=file, stderr=file, env=environment)
+    try:
+        wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}/v1/chat/completions"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_up(address, process, log):
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            return urlopen(address, timeout=5).read()
+        except URLError:
+            time.sleep(0.1)
+    pytest.fail(f"the server is not up: {log.read_text(encoding='utf-8')[-2000:]}")
+
+
+def post(address, messages, **body):
+    body = {"messages": messages, "temperature": 0, "max_tokens": MAX_NEW_TOKENS} | body
+    request = Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(request, timeout=60) as response:
+        return response.read().decode()
+
+
+def test_a_server_answers_what_we_say(server, exported_dir, tokenizer):
+    for chat, reply in zip(CHATS, ours(exported_dir, tokenizer, CHATS), strict=True):
+        answer = json.loads(post(server, chat, model=str(exported_dir)))
+        assert answer["choices"][0]["message"]["content"] == reply.text
+        assert answer["choices"][0]["finish_reason"] == ("stop" if reply.stopped else "length")
+        assert answer["usage"]["prompt_tokens"] == reply.num_prompt_tokens
+
+
+def test_a_server_streams_what_we_say(server, exported_dir, tokenizer):
+    for chat, reply in zip(CHATS, ours(exported_dir, tokenizer, CHATS), strict=True):
+        lines = post(server, chat, model=str(exported_dir), stream=True).splitlines()
+        deltas = [json.loads(line.removeprefix("data: "))["choices"][0]["delta"] for line in lines if "{" in line]
+        assert "".join(delta.get("content", "") for delta in deltas) == reply.text
+        assert len(deltas) > 5

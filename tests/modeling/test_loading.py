@@ -1,0 +1,40 @@
+import json
+
+import pytest
+import torch
+
+from glmja.modeling.loading import load_model
+from glmja.modeling.model_folder import check_folder
+
+IDS = torch.tensor([[5, 300, 7, 900]])
+
+
+def test_both_layouts_are_one_model(base_dir, tmp_path):
+    from glmja.weights.checkpoint import convert
+
+    convert(base_dir, tmp_path / "glm", "glm")
+    ours, theirs = (load_model(folder, torch.float32)(IDS).logits for folder in (tmp_path / "glm", base_dir))
+    assert torch.equal(ours, theirs)
+
+
+def test_weights_come_in_the_dtype_asked_for(zero_dir):
+    assert load_model(zero_dir).dtype == torch.float16
+    assert load_model(zero_dir, torch.float32).dtype == torch.float32
+
+
+def test_a_model_that_is_too_small_for_its_tokenizer_is_refused_with_both_numbers(zero_dir, tmp_path):
+    for name in ("config.json", "tokenizer.model"):
+        (tmp_path / name).write_bytes((zero_dir / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 3072}))
+    with pytest.raises(ValueError, match="the tokenizer makes 3109 ids but the model has 3072 rows"):
+        check_folder(tmp_path)
+
+
+def test_a_model_that_is_far_too_large_for_its_tokenizer_is_refused(zero_dir, tmp_path):
+    for name in ("config.json", "tokenizer.model"):
+        (tmp_path / name).write_bytes((zero_dir / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 65024}))
+    with pytest.raises(ValueError, match="the tokenizer makes 3109 ids but the model has 65024 rows"):
+        check_folder(tmp_path)

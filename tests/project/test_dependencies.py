@@ -1,0 +1,40 @@
+"""No version that is known to be malicious or to be open to an attack satisfies what setup.cfg asks for."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+OPTIONS = configparser.ConfigParser()
+OPTIONS.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
+REQUIRED = {r.name: r for r in map(Requirement, re.findall(r"^[a-z].*", OPTIONS["options"]["install_requires"], re.M))}
+
+BAD = [
+    ("lightning", "2.6.0", "CVE-2026-31221"),
+    ("lightning", "2.6.2", "GHSA-w37p-236h-pfx3: malware that runs when it is imported"),
+    ("lightning", "2.6.3", "GHSA-w37p-236h-pfx3"),
+    ("torch", "2.9.1", "CVE-2026-24747"),
+    ("torch", "2.5.1", "CVE-2025-32434"),
+    ("transformers", "5.2.0", "CVE-2026-4372, CVE-2026-5241"),
+    ("transformers", "4.57.0", "CVE-2026-4372"),
+    ("deepspeed", "0.15.0", "CVE-2024-43497"),
+    ("sentencepiece", "0.2.0", "CVE-2026-1260"),
+    ("jsonargparse", "4.52.0", "no import_path_allowlist"),
+]
+
+
+@pytest.mark.parametrize(("name", "version", "why"), BAD)
+def test_a_bad_version_is_never_installed(name, version, why):
+    assert version not in REQUIRED[name].specifier, why
+
+
+def test_what_is_tested_can_be_installed():
+    for name, version in (
+        ("lightning", "2.6.6"),
+        ("torch", "2.13.0"),
+        ("transformers", "5.23.0"),
+        ("deepspeed", "0.19.8"),
+    ):
+        assert version in REQUIRED[name].specifier

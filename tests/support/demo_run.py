@@ -1,0 +1,165 @@
+"""Small runs of the shipped recipes by the real command, each in its own folder."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils._pytree import keystr, tree_flatten_with_path
+
+from glmja import fit
+from glmja.runs import manifest
+from glmja.twin import build as twin
+from tests.support.programs.launch import run
+from tests.support.recorder import records
+
+ROOT = Path(__file__).parents[2]
+NUM_STEPS, ACCUMULATE, SAVE_EVERY = 7, 2, 2
+RECIPES = ("demo_pretrain", "demo_sft")
+NUM_BATCHES = NUM_STEPS * ACCUMULATE
+TWO_RANKS = {"trainer.strategy": json.dumps({"class_path": "lit_modules.ZeRO2"}), "trainer.devices": 2}
+KINDS = {
+    "one_rank": {},
+    "zero2_fp32": TWO_RANKS,
+    "zero2_bf16": TWO_RANKS | {"trainer.precision": "bf16-mixed"},
+}
+# the slow tests try all that there is; the others a part of it, which each day is another
+OF_THE_DAY = random.Random(datetime.now(UTC).date().toordinal())
+RECIPE_OF_THE_DAY = OF_THE_DAY.choice(RECIPES)
+
+
+def args(zero_dir, folder, recipe, callback=None, **others):
+    """Validates amid and at the end of steps, samples chats, drops out, and writes `folder/record.RANK`."""
+    sources = {
+        "demo_pretrain": [{"name": x, "lang": x, "files": [str(twin.text_file(x))]} for x in twin.LANGUAGES],
+        "demo_sft": [{"name": "chats", "lang": "all", "files": [str(twin.text_file("conversations"))]}],
+    }[recipe]
+    values = {
+        "config": ROOT / "configs" / f"{recipe}.yaml",
+        "run_dir": folder / "run",
+        "model.init_args.model_dir": zero_dir,
+        "model.init_args.lora.dropout": 0.2,
+        "data.init_args.sources": json.dumps(sources),
+        "data.init_args.cache_dir": zero_dir.parent / "cache",
+        "data.init_args.row_len": 128,
+        "data.init_args.num_workers": 2 if recipe == "demo_pretrain" else 0,
+        "trainer.accelerator": "cpu",
+        "trainer.max_steps": NUM_STEPS,
+        "trainer.accumulate_grad_batches": ACCUMULATE,
+        "trainer.val_check_interval": 3,
+        "trainer.limit_val_batches": 2,
+        "trainer.log_every_n_steps": 1,
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+        "trainer.callbacks": json.dumps([
+            {"class_path": "callbacks.ValidationTable"},
+            {"class_path": "callbacks.ChatSampler", "init_args": {"every_n_steps": 2, "max_new_tokens": 4}},
+            callback or recorder(folder),
+        ]),
+        "checkpoint.every_n_train_steps": SAVE_EVERY,
+    } | others  # fmt: skip
+    return [f"--{key}={value}" for key, value in values.items()]
+
+
+def recorder(folder, **others):
+    return {"class_path": "tests.support.recorder.Recorder", "init_args": {"path": str(folder / "record"), **others}}
+
+
+def num_ranks(kind):
+    return KINDS[kind].get("trainer.devices", 1)
+
+
+def forked(zero_dir, folder, kind, recipe, *more, callback=None):
+    """Exit code and output of the command; seconds cheaper than in processes that begin at nothing."""
+    arguments = [*args(zero_dir, folder, recipe, callback or recorder(folder), **KINDS[kind]), *more]
+    return run(folder / "output", fit.main, arguments, ranks=num_ranks(kind))
+
+
+@cache
+def unbroken(zero_dir, kind, recipe):
+    """The folder of a run that nobody killed, made once a session."""
+    folder = zero_dir.parent / f"{kind}-{recipe}"
+    code, output = forked(zero_dir, folder, kind, recipe)
+    assert code == 0, output
+    for rank in range(num_ranks(kind)):
+        assert sorted(records(folder / "record", rank)) == [*range(NUM_BATCHES)]
+    return folder
+
+
+@contextmanager
+def started(arguments, stderr=subprocess.STDOUT):
+    """The command as it is typed, in a session of its own, none of which outlives the block."""
+    own = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "glmja.fit", *arguments], env=os.environ | own, cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=stderr, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def command(arguments):
+    """The command as it is typed, until it ends."""
+    with started(arguments, stderr=subprocess.PIPE) as process:
+        output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def check_same(folder, whole, unlogged=None):
+    """The last checkpoints, the curves and the chats of two runs are the same to the bit.
+
+    Args:
+        folder: One run.
+        whole: The other.
+        unlogged: Step whose training loss the first may lack: it was killed between the save and the log.
+    """
+    assert not _differences(_final_state(folder), _final_state(whole))
+    assert _curves(folder, unlogged) == _curves(whole, unlogged)
+    assert (folder / "run" / "chats.jsonl").read_bytes() == (whole / "run" / "chats.jsonl").read_bytes()
+    assert not list(folder.glob(f"run/checkpoints/{manifest.PARTIAL}*"))
+
+
+def _final_state(folder):
+    """All that the last checkpoint holds, but for the callbacks, which name the run's folder."""
+    path = manifest.newest(folder / "run" / "checkpoints")
+    saved = manifest.read(path)
+    assert saved.step == NUM_STEPS
+    name = "state.ckpt" if "state.ckpt" in saved.files else "checkpoint/mp_rank_00_model_states.pt"
+    state = torch.load(path / name, weights_only=True)
+    assert state.pop("callbacks")
+    # Lightning counts batches of validations here, which nothing reads
+    del state["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    # DeepSpeed's optimizer states may only be loaded with the code that they name
+    return state, {name: entry["sha256"] for name, entry in saved.files.items() if "optim_states" in name}
+
+
+def _curves(folder, unlogged):
+    """What TensorBoard shows, by tag and by step, of which Lightning counts the first as 0."""
+    events = EventAccumulator(str(folder / "run" / "tensorboard")).Reload()
+    return {
+        tag: {e.step: e.value for e in events.Scalars(tag) if tag.startswith("val/") or e.step + 1 != unlogged}
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def _differences(ours, theirs):
+    """Where two structures, whatever they consist of, are not the same to the bit."""
+    (ours, form), (theirs, other_form) = tree_flatten_with_path(ours), tree_flatten_with_path(theirs)
+    if form != other_form:
+        return [f"{form} is not {other_form}"]
+    return [
+        f"{keystr(path)}: {a}, {b}"
+        for (path, a), (_, b) in zip(ours, theirs, strict=True)
+        if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b)
+    ]

@@ -1,0 +1,25 @@
+"""Stores in memory, for the laws of packing and batching."""
+
+import numpy as np
+
+
+class Documents:
+    """A store in memory; every token is its own number, so that nothing can be confused."""
+
+    def __init__(self, lengths, first=1):
+        self.starts = np.cumsum([0, *lengths])
+        self.lengths = np.array(lengths, dtype=np.int64)
+        self.tokens = np.arange(first, first + self.starts[-1], dtype=np.uint32)
+
+    def document(self, i):
+        return self.tokens[self.starts[i] : self.starts[i + 1]].tolist()
+
+
+class Conversations(Documents):
+    """A chat store in memory: of every conversation, all but the first token is learnt."""
+
+    def __init__(self, lengths, first=1):
+        super().__init__(lengths, first)
+        self.learnt = np.ones(len(self.tokens), dtype=np.bool_)
+        self.learnt[self.starts[:-1]] = False
+        self.num_target_tokens = self.lengths - 1

@@ -1,0 +1,682 @@
+"""Fifty kinds of bad input: a line that says what, where and what to do, the right exit code, nothing half-written.
+
+Each row goes through a real command. Where what is wrong can be counted, left out or kept without harm, it ends well,
+and says the count. A row of what cannot happen here asserts the law that makes it impossible.
+"""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import re
+import resource
+import shutil
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentencepiece import sentencepiece_model_pb2 as spm
+
+from data_modules.sources import ChatSource, TextSource
+from data_modules.stores.chat_store import ChatStore
+from data_modules.stores.token_store import TokenStore
+from glmja import build_tokenizer, chat, evaluate, export, fit, resize_embeddings
+from glmja.runs import manifest
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.twin.build import text_file
+
+ROOT = Path(__file__).parents[2]
+DONE, USAGE, DATA, MODEL, MACHINE = 0, 2, 3, 4, 5
+MOST_CHARACTERS, MOST_SECONDS = 200, 10
+
+JA = text_file("ja")
+LINE = '{"text": "日本語の文です。"}\n'
+LAYER = "model.layers.0.mlp.down_proj.weight"
+LENIENT = {"data.init_args.max_bad_share": 0.5}
+SHORT_ROWS = {"data.init_args.row_len": 8, "data.init_args.batch_size": 1}
+LONG_WARMUP = """
+model:
+  init_args:
+    lr_scheduler: {class_path: lit_modules.WarmupCosine, init_args: {warmup: 5}}
+"""
+
+
+@dataclass
+class World:
+    """Models that are whole, and a folder to spoil copies of them in."""
+
+    tmp: Path
+    base: Path
+    tokenizer: Path
+    zero: Path
+    checkpoint: Path
+
+    @property
+    def out(self) -> Path:
+        return self.tmp / "out"
+
+    @property
+    def run(self) -> Path:
+        return self.tmp / "run"
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        path = self.tmp / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def fit(self, recipe: str = "demo_pretrain", files: Any = JA, **changes: Any) -> list[str]:
+        """The shortest run there is: one step, no validation."""
+        source = {"name": "x", "lang": "ja", "files": [str(files)]}
+        values = {
+            "config": ROOT / "configs" / f"{recipe}.yaml",
+            "run_dir": self.run,
+            "model.init_args.model_dir": self.zero,
+            "data.init_args.sources": json.dumps([source]),
+            "data.init_args.cache_dir": self.tmp / "cache",
+            "data.init_args.val_share": 0,
+            "trainer.accelerator": "cpu",
+            "trainer.max_steps": 1,
+            "trainer.callbacks": "[]",
+            "trainer.enable_progress_bar": "false",
+            "trainer.enable_model_summary": "false",
+        } | changes
+        return [f"--{key}={value}" for key, value in values.items()]
+
+    def evaluate(self, model: Path, *more: Any) -> list[str]:
+        return [f"--model={model}", f"--output={self.out}", "--max_new_tokens=2", *map(str, more)]
+
+    def build(self, *more: Any, base: Path | None = None, corpus: Path | None = JA) -> list[str]:
+        given = ["--corpus", str(corpus)] if corpus else []
+        return [f"--base={base or self.base}", f"--output={self.out}", "--num_new_pieces=20", *given, *map(str, more)]
+
+    def resize(self, *more: Any) -> list[str]:
+        return [f"--base={self.base}", f"--tokenizer={self.tokenizer}", f"--output={self.out}", *map(str, more)]
+
+    def with_file(self, name: str, content: bytes | None, model: Path | None = None) -> Path:
+        """A copy of a model (Zero) with another file in it, or without it."""
+        folder = Path(shutil.copytree(model or self.zero, self.tmp / "model"))
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content)
+        return folder
+
+    def with_weights(self, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
+        folder = self.with_file("model.safetensors", None)
+        tensors = load_file(self.zero / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        return folder
+
+    def with_shards(self, name: str) -> Path:
+        """Zero with an index that says that all tensors are in a file of that name."""
+        folder = self.with_file("model.safetensors", None)
+        weight_map = dict.fromkeys(load_file(self.zero / "model.safetensors"), name)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        return folder
+
+    def stored(self) -> list[list[int]]:
+        """The ids of each document or conversation that a run has read."""
+        (folder,) = (self.tmp / "cache").iterdir()
+        starts = np.load(folder / "starts.npy")
+        return [part.tolist() for part in np.split(np.fromfile(folder / "tokens.bin", np.uint32), starts[1:-1])]
+
+
+Given = Callable[[World], list[str]]
+
+
+@dataclass
+class Row:
+    verb: Any
+    given: Given
+    code: int
+    said: str
+    then: Callable[[World], bool] = lambda w: True
+
+
+def row(name: str, verb: Any, given: Given, code: int, said: str, then: Any = None) -> Any:
+    return pytest.param(Row(verb, given, code, said, then or (lambda w: True)), id=name)
+
+
+# What is given
+
+
+def config(content: str | bytes) -> Given:
+    return lambda w: [*w.fit(), f"--config={w.write('run.yaml', content)}"]
+
+
+def flags(**values: Any) -> Given:
+    return lambda w: w.fit(**values)
+
+
+def text(content: str | bytes, name: str = "bad.jsonl", **values: Any) -> Given:
+    return lambda w: w.fit(files=w.write(name, content), **values)
+
+
+def texts(*documents: str) -> Given:
+    return text("".join(json.dumps({"text": document}) + "\n" for document in documents))
+
+
+def corpus(content: str | bytes, name: str = "bad.txt") -> Given:
+    return lambda w: w.build(corpus=w.write(name, content))
+
+
+def chats(*conversations: Any, **values: Any) -> Given:
+    """Good ones, then these."""
+    lines = [json.dumps(c, ensure_ascii=False) for c in [*GOOD, *conversations]]
+    return lambda w: w.fit("demo_sft", w.write("bad.jsonl", "\n".join(lines)), **values)
+
+
+def model(name: str, content: bytes | None) -> Given:
+    return lambda w: w.evaluate(w.with_file(name, content))
+
+
+def in_a_run(spoiled: Callable[[World], Path]) -> Given:
+    return lambda w: w.fit(**{"model.init_args.model_dir": spoiled(w)})
+
+
+def references(conversation: Any) -> Given:
+    return lambda w: w.evaluate(w.zero, "--generate", f"ja={w.write('bad.jsonl', json.dumps(conversation))}")
+
+
+def only_bin(content: bytes) -> Given:
+    """A model whose weights are not safetensors."""
+
+    def given(w: World) -> list[str]:
+        folder = w.with_file("pytorch_model.bin", content)
+        (folder / "model.safetensors").unlink()
+        return w.evaluate(folder)
+
+    return given
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Given:
+    return lambda w: w.evaluate(w.with_weights(change))
+
+
+def tokenizer(change: Callable[[bytes], bytes]) -> Given:
+    return lambda w: w.evaluate(w.with_file("tokenizer.model", change((w.zero / "tokenizer.model").read_bytes())))
+
+
+def resumed(**values: Any) -> Given:
+    return lambda w: w.fit(ckpt_path=w.checkpoint, **values)
+
+
+def says(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def talk(*roles: str, **contents: Any) -> dict[str, Any]:
+    return {"messages": [says(role, contents.get(role, "はい。")) for role in roles]}
+
+
+GOOD = [talk("user", "assistant", user=f"質問{i}です。") for i in range(9)]
+
+
+# Things that are spoiled
+
+
+def with_piece(serialized: bytes, piece: str, kind: int) -> bytes:
+    proto = spm.ModelProto.FromString(serialized)
+    proto.pieces.add(piece=piece, type=kind)
+    return proto.SerializeToString()
+
+
+def with_other_score(serialized: bytes) -> bytes:
+    """A flipped bit that SentencePiece does not notice."""
+    proto = spm.ModelProto.FromString(serialized)
+    proto.pieces[-1].score -= 0.5
+    return proto.SerializeToString()
+
+
+def parquet() -> bytes:
+    out = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["文"] * 9}), out)
+    return out.getvalue()
+
+
+def tar(name: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(LINE.encode())
+        archive.addfile(member, io.BytesIO(LINE.encode()))
+    return out.getvalue()
+
+
+class LeavesTrace:
+    def __reduce__(self):
+        return os.mkdir, ("code_was_run",)
+
+
+def pickled() -> bytes:
+    out = io.BytesIO()
+    torch.save({LAYER: LeavesTrace()}, out)
+    return out.getvalue()
+
+
+def ready_model(w: World) -> list[str]:
+    """Pieces of which one is twice in the model, and many are in the vocabulary already."""
+    proto = spm.ModelProto.FromString((w.tokenizer / "tokenizer.model").read_bytes())
+    proto.pieces.add().CopyFrom(proto.pieces[-1])
+    return w.build("--pieces", w.write("ready.model", proto.SerializeToString()), corpus=None)
+
+
+def keeps_old_ids(w: World) -> bool:
+    old, new = GLMTokenizer.load(w.base), GLMTokenizer.load(w.out)
+    pieces = [new.piece(i) for i in range(len(new))]
+    return pieces[: len(old)] == [old.piece(i) for i in range(len(old))] and len(set(pieces)) == len(pieces)
+
+
+def damaged_tokens(change: Callable[[np.ndarray], np.ndarray | bytes]) -> Given:
+    """A cache of tokens that was made, and then changed."""
+
+    def given(w: World) -> list[str]:
+        store = TokenStore.of(TextSource("x", "ja", [str(JA)]), GLMTokenizer.load(w.zero), w.tmp / "cache", 0)
+        changed = change(np.array(store.tokens))
+        (store.folder / "tokens.bin").write_bytes(changed if isinstance(changed, bytes) else changed.tobytes())
+        return w.fit()
+
+    return given
+
+
+def damaged_labels(w: World) -> list[str]:
+    path = w.write("chats.jsonl", "\n".join(json.dumps(c) for c in GOOD))
+    store = ChatStore.of(ChatSource("x", "ja", [str(path)]), GLMTokenizer.load(w.zero), 256, w.tmp / "cache")
+    (store.folder / "tokens.bin").write_bytes((np.array(store.tokens) + 10**6).astype(np.uint32).tobytes())
+    return w.fit("demo_sft", path)
+
+
+def other_tokenizer(w: World) -> list[str]:
+    """A cache that another tokenizer made of the same text."""
+    TokenStore.of(TextSource("x", "ja", [str(JA)]), GLMTokenizer.load(w.base), w.tmp / "cache", 0)
+    return w.fit()
+
+
+def torn(w: World) -> list[str]:
+    folder = Path(shutil.copytree(w.checkpoint, w.tmp / "torn.ckpt"))
+    (folder / "state.ckpt").write_bytes((folder / "state.ckpt").read_bytes()[:-1])
+    return [f"--checkpoint={folder}", f"--model={w.zero}", f"--output={w.out}"]
+
+
+def with_remote_code(w: World) -> list[str]:
+    folder = w.with_file("modeling_chatglm.py", b"import os; os.mkdir('code_was_run')", model=w.base)
+    content = json.loads((folder / "config.json").read_text())
+    content["auto_map"] = {"AutoModel": "modeling_chatglm.Evil", "AutoConfig": "modeling_chatglm.Evil"}
+    (folder / "config.json").write_text(json.dumps(content))
+    return w.evaluate(folder)
+
+
+def linked_shard(w: World) -> list[str]:
+    folder = w.with_shards("model-1.safetensors")
+    (folder / "model-1.safetensors").symlink_to(w.zero / "model.safetensors")
+    return w.evaluate(folder)
+
+
+def endless(path: Path) -> Path:
+    with path.open("wb") as file:
+        file.truncate(300 << 20)  # of zeros, which take no room
+    return path
+
+
+def full_disk(w: World) -> list[str]:
+    """A limit of file sizes ends a save as a full disk does; the fixture lifts it."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return w.fit()
+
+
+def no_checkpoint(w: World) -> bool:
+    return not any((w.run / "checkpoints").iterdir())
+
+
+def held(path: Path) -> Path:
+    (path / "checkpoints" / "step=1.ckpt").mkdir(parents=True)
+    return path
+
+
+def read_as(*documents: str) -> Callable[[World], bool]:
+    """Whether a run has read these texts, to the letter, and none of their control characters as a control token."""
+
+    def then(w: World) -> bool:
+        loaded = GLMTokenizer.load(w.zero)
+        return [loaded.decode(ids) for ids in w.stored()] == list(documents) and all(
+            not set(ids[:-1]) & set(loaded.control_tokens.values()) for ids in w.stored()
+        )
+
+    return then
+
+
+def learnt_from_long_line(w: World) -> bool:
+    new = GLMTokenizer.load(w.out)
+    return any("ヴェネツィア" in new.piece(i) for i in new.new_ids)
+
+
+def one_token_a_turn(w: World) -> bool:
+    """Whether roles were opened by the format alone."""
+    loaded = GLMTokenizer.load(w.zero)
+    opened = Counter(i for ids in w.stored() for i in ids if i in (loaded.role_id("user"), loaded.role_id("assistant")))
+    return set(opened.values()) == {len(GOOD) + 1}
+
+
+ODD = "a\x00b\x07c\u200bd\ufeffe\u202e日本"
+FORMS = "か\u3099 ｶﾞ ガ が  １ 1　全角  Å Å ﬁ"
+
+
+TABLE = [
+    row("01 key typo", fit, config("model: {init_args: {tunning: full}}"),
+        USAGE, r"run.yaml: model: .*'tunning'.* did you mean tuning\?"),
+    row("01 key typo, nothing near", fit, config("model: {init_args: {optimizer: {init_args: {learnig_rate: 1}}}}"),
+        USAGE, r"run.yaml: model: optimizer: .*'learnig_rate'.*; known are lr, betas"),
+    row("01 flag typo", build_tokenizer, lambda w: w.build("--num_new_pices=3"),
+        USAGE, r"--num_new_pices=3; did you mean num_new_pieces\?"),
+    row("02 trainer key typo", fit, config("trainer: {max_step: 3}"),
+        USAGE, r"'trainer' .*'max_step'; did you mean max_steps\?"),
+    row("03 wrong type", fit, config("model: {init_args: {optimizer: {init_args: {lr: fast}}}}"),
+        USAGE, r"run.yaml: model: optimizer: lr: expected float, got fast"),
+    row("03 wrong type in a flag", fit, flags(**{"trainer.max_steps": "many"}),
+        USAGE, r"error: trainer.max_steps: expected int, got many"),
+    row("03 wrong type of what may be left out", fit, flags(**{"data.init_args.tokens": "many"}),
+        USAGE, r"error: data: tokens: expected int, got many"),
+    row("04 YAML no", fit, config("run_dir: no"),
+        USAGE, r"run.yaml: run_dir: expected str, got False; quote it"),
+    row("04 YAML no for a path", evaluate, lambda w: [f"--config={w.write('run.yaml', 'model: no')}"],
+        USAGE, r"model: .* quote it: YAML reads no"),
+    row("05 duplicate YAML key", fit, config("run_dir: a\nrun_dir: b"),
+        USAGE, r"run.yaml: the key 'run_dir' stands twice, in lines 1 and 2; keep one"),
+    row("06 broken YAML", fit, config("a: [1, 2\nb: 3"),
+        USAGE, r"run.yaml:2: not YAML \(.*\); correct the line"),
+    row("06 tab", fit, config("trainer:\n\tmax_steps: 3"),
+        USAGE, r"run.yaml:2: not YAML \(.*\); correct the line"),
+    row("07 YAML that calls", fit, config("run_dir: !!python/object/apply:os.mkdir [code_was_run]"),
+        USAGE, r"run.yaml:1: not YAML \(.*apply:os.mkdir"),
+    row("08 config not UTF-8", fit, config("run_dir: 日本".encode("shift_jis")),
+        USAGE, r"run.yaml:1: not UTF-8 \(byte 0x93\); save"),
+    row("09 empty config", fit, config(""),
+        USAGE, r"run.yaml: the file is empty; write keys"),
+    row("09 config of comments", fit, config("# a: 1\n"),
+        USAGE, r"run.yaml: the file is empty"),
+    row("09 config that is a list", fit, config("- 1\n"),
+        USAGE, r"run.yaml: not a mapping but list; write"),
+    row("10 config missing", fit, flags(config="gone.yaml"),
+        USAGE, r"config: File does not exist: '.*gone.yaml'"),
+    row("10 text missing", fit, flags(files="gone.jsonl"),
+        USAGE, r"error: no such file: gone.jsonl"),
+    row("10 model missing", resize_embeddings, lambda w: w.resize("--base=gone"),
+        USAGE, r"error: no config.json in gone"),
+    row("11 class of a stranger", fit, config("trainer: {callbacks: [{class_path: antigravity.Cb}]}"),
+        USAGE, r"Importing 'antigravity.Cb' is not allowed; only lit_modules"),
+    row("12 class typo", fit, config("model: {class_path: lit_modules.PackedPretrainin}"),
+        USAGE, r"model: there is no lit_modules.PackedPretrainin; did you mean PackedPretraining\?"),
+    row("12 callback typo", fit, config("trainer: {callbacks: [{class_path: callbacks.ChatSample}]}"),
+        USAGE, r"trainer.callbacks: there is no callbacks.ChatSample; did you mean ChatSampler\?"),
+    row("13 learning rate 0", fit, flags(**{"model.init_args.optimizer.init_args.lr": 0}),
+        USAGE, r"learning rate \(optimizer.init_args.lr\) must be positive"),
+    row("13 learning rate below 0", fit, flags(**{"model.init_args.optimizer.init_args.lr": -1}),
+        USAGE, r"model.init_args.optimizer: Invalid learning rate: -1.0; correct the value"),
+    row("13 seed below 0", fit, flags(**{"data.init_args.seed": -1}),
+        USAGE, r"seed \(-1\) must not be negative"),
+    row("13 clipping below 0", fit, flags(**{"trainer.gradient_clip_val": -1}),
+        USAGE, r"trainer.gradient_clip_val \(-1\) must not be negative"),
+    row("13 no steps", fit, flags(**{"trainer.max_steps": 0}),
+        USAGE, r"trainer.max_steps is 0: .*; give a positive number, or -1"),
+    row("13 steps below 0", fit, flags(**{"trainer.max_steps": -3}),
+        USAGE, r"max_steps.* -1 \(infinite steps\). You passed in -3"),
+    row("13 accumulation 0", fit, flags(**{"trainer.accumulate_grad_batches": 0}),
+        USAGE, r"trainer.accumulate_grad_batches is 0; at least 1"),
+    row("13 warm-up longer than the run", fit, config(LONG_WARMUP),
+        USAGE, r"warmup \(5.0\) must be .* no longer than the run of 1 steps"),
+    row("13 rows longer than the positions", fit, flags(**{"data.init_args.row_len": 5000}),
+        USAGE, r"data.init_args.row_len \(5000\) exceeds the model's 2048 positions"),
+    row("13 all at once", fit, text(LINE[:9], **{"data.init_args.row_len": 5000}),
+        USAGE, r"data.init_args.row_len \(5000\) exceeds .*\n.*bad.jsonl:1: not JSON"),
+    row("13 no new pieces", build_tokenizer, lambda w: w.build("--num_new_pieces=0"),
+        USAGE, r"--num_new_pieces 0 must be at least 1"),
+    row("14 rows that no step divides", fit,
+        flags(**{"data.init_args.batch_size": 3, "data.init_args.tokens": 256 * 7, "trainer.max_steps": -1}),
+        DONE, r'"rows_left_over": 1\b'),
+    row("14 rows that no accumulation divides", fit,
+        flags(**{"data.init_args.batch_size": 1, "data.init_args.tokens": 256 * 7, "trainer.max_steps": -1,
+                 "trainer.accumulate_grad_batches": 4}),
+        DONE, r'"rows_left_over": 3\b'),
+    row("14 fewer rows than a step takes", fit, flags(**{"data.init_args.epochs": 0.01}),
+        USAGE, r"fewer than one optimizer step takes"),
+    row("15 folder of another run", fit, lambda w: w.fit(run_dir=held(w.tmp / "other")),
+        USAGE, r"--run_dir TMP/other holds a run; choose another, or resume it"),
+    row("15 folder in use", resize_embeddings, lambda w: w.resize(f"--output={held(w.tmp / 'other')}"),
+        USAGE, r"--output TMP/other exists .*; give --overwrite true"),
+    row("16 tokenizer missing", evaluate, model("tokenizer.model", None),
+        MODEL, r"no tokenizer.model in TMP/model \(found: .*\); build one"),
+    row("16 tokenizer is a folder", build_tokenizer,
+        lambda w: w.build(base=w.write("base/tokenizer.model/x", "").parents[1]),
+        MODEL, r"no tokenizer.model in TMP/base \(found: a folder of that name\)"),
+    row("16 model and tokenizer missing", fit, flags(**{"model.init_args.model_dir": "nowhere"}),
+        USAGE, r"no config.json in nowhere"),
+    row("17 tokenizer truncated", evaluate, tokenizer(lambda content: content[: len(content) // 2]),
+        MODEL, r"TMP/model/tokenizer.model: .*SentencePiece"),
+    row("17 tokenizer is a text", evaluate, model("tokenizer.model", b"not a model"),
+        MODEL, r"TMP/model/tokenizer.model: not a SentencePiece model"),
+    row("17 tokenizer with a flipped bit", evaluate, tokenizer(with_other_score),
+        MODEL, r"TMP/model: .* hash \w{16}…, .* \w{16}…; put the right tokenizer back"),
+    row("17 tokenizer with a flipped bit, in a run", fit,
+        in_a_run(lambda w: w.with_file("tokenizer.model", with_other_score((w.zero / "tokenizer.model").read_bytes()))),
+        MODEL, r"TMP/model: .* hash \w{16}…, .* \w{16}…"),
+    row("18 tokenizer empty", evaluate, model("tokenizer.model", b""),
+        MODEL, r"TMP/model/tokenizer.model: not a SentencePiece model \(it has no pieces\)"),
+    row("19 control token that is a piece, too", evaluate,
+        tokenizer(lambda content: with_piece(content, "<|user|>", 3)),
+        MODEL, r"tokenizer.model: .*<\|user\|> is already defined"),
+    row("20 pieces that are there already", build_tokenizer, ready_model,
+        DONE, r'"pieces_already_there": [1-9]', keeps_old_ids),
+    row("21 vocabulary too large for the corpus", build_tokenizer, lambda w: w.build("--num_new_pieces=200000"),
+        DATA, r"only \d+ pieces .* fewer than the 200000 asked for; give more --corpus"),
+    row("22 empty corpus", build_tokenizer, corpus("\n \n"),
+        DATA, r"no text in TMP/bad.txt"),
+    row("22 empty source", fit, text(""),
+        DATA, r"no text in TMP/bad.jsonl"),
+    row("23 line longer than SentencePiece takes", build_tokenizer,
+        corpus("ヴェネツィアの運河を、" * 3000 + JA.read_text()),
+        DONE, r'"pieces_after"', learnt_from_long_line),
+    row("24 Shift_JIS", build_tokenizer, corpus("漢字\nかなの文\n".encode("cp932")),
+        DATA, r"bad.txt:1: not UTF-8 \(byte 0x8a at column 1\); convert the file to UTF-8"),
+    row("24 Shift_JIS with kana", fit, text("かなの文\n".encode("cp932"), "bad.txt"),
+        DATA, r"bad.txt:1: not UTF-8 \(byte 0x82 at column 1\); .* SHIFT_JIS: iconv -f"),
+    row("24 EUC-JP", fit, text("かなの文\n".encode("euc_jp"), "bad.txt"),
+        DATA, r"bad.txt:1: not UTF-8 \(byte 0xa4 at column 1\); .* EUC-JP: iconv -f"),
+    row("24 UTF-16", fit, text(LINE.encode("utf-16")),
+        DATA, r"bad.jsonl:1: not UTF-8 \(byte 0xff at column 1\); .* UTF-16: iconv -f"),
+    row("24 conversations in Shift_JIS", fit,
+        lambda w: w.fit("demo_sft", w.write("bad.jsonl", '{"x": "かな"}'.encode("cp932"))),
+        DATA, r"bad.jsonl:1: not UTF-8 .* SHIFT_JIS"),
+    row("25 BOM", fit,
+        text("\ufeff" + LINE + LINE.replace("文", "本"), **SHORT_ROWS),
+        DONE, r'"documents": 2\b', read_as("日本語の文です。", "日本語の本です。")),
+    row("26 NUL, control and zero-width characters", fit, texts(*[ODD + str(i) for i in range(200)]),
+        DONE, r'"documents": 200\b', read_as(*[ODD + str(i) for i in range(200)])),
+    row("26 lone surrogate", fit, text('{"text": "a\\ud800"}\n'),
+        DATA, r"bad.jsonl:1: character 2 is a lone surrogate"),
+    row("27 forms, widths and spaces", fit, texts(*[FORMS + str(i) for i in range(200)]),
+        DONE, r'"documents": 200\b', read_as(*[FORMS + str(i) for i in range(200)])),
+    row("28 empty and white documents", fit, text(JA.read_text() + '{"text": ""}\n{"text": " \\n"}\n\n'),
+        DONE, r'"blank": 3\b'),
+    row("28 empty prompt", chat, lambda w: [f"--model={w.zero}", "--prompt= "],
+        USAGE, r"--prompt is empty; leave it out"),
+    row("29 endless line", fit, lambda w: w.fit(files=endless(w.tmp / "bad.jsonl")),
+        DATA, r"bad.jsonl:1: a line of more than 256 MiB; write one document a line"),
+    row("30 duplicate documents", fit, text(JA.read_text() * 3),
+        DONE, r'"repeated": 110\b'),
+    row("31 JSONL cut", fit, text(LINE + '{"text": "日本'),
+        DATA, r"bad.jsonl:2: not JSON"),
+    row("32 JSONL of mixed types", fit, text(LINE + '{"text": 3}\n'),
+        DATA, r"bad.jsonl:2: 'text' is not text but int"),
+    row("33 JSONL key missing", fit, text(LINE + '{"txt": "a"}\n'),
+        DATA, r"bad.jsonl:2: no key 'text' \(found: \['txt'\]\); name the key"),
+    row("34 gzip called .jsonl", fit, text(gzip.compress(LINE.encode())),
+        DATA, r"bad.jsonl: a gzip file by its first bytes, .* unpack it"),
+    row("34 zip called .jsonl", fit, text(b"PK\x03\x04\n\x00" + bytes(99)),
+        DATA, r"bad.jsonl: a zip file"),
+    row("34 parquet called .jsonl", build_tokenizer, corpus(parquet(), "bad.jsonl"),
+        DATA, r"bad.jsonl: a parquet file"),
+    row("34 text called .parquet", fit, text(LINE, "bad.parquet"),
+        DATA, r"bad.parquet: not a parquet file"),
+    row("34 text called .gz", evaluate, lambda w: w.evaluate(w.zero, "--text", f"ja={w.write('bad.jsonl.gz', LINE)}"),
+        DATA, r"bad.jsonl.gz:1: damaged gzip file"),
+    row("35 cache of another tokenizer", fit, other_tokenizer,
+        DONE, r'"documents": 55\b', lambda w: len(list((w.tmp / "cache").iterdir())) == 2),
+    row("35 cache of odd size", fit, damaged_tokens(lambda ids: ids.tobytes()[:-1]),
+        DATA, r"the cache TMP/cache/\w+ is damaged \(.*\); remove it"),
+    row("35 cache that lost its end", fit, damaged_tokens(lambda ids: ids[:-9]),
+        DATA, r"is damaged \('tokens.bin' is not what was written\)"),
+    row("35 cache with an id beyond the vocabulary", fit, damaged_tokens(lambda ids: ids + np.uint32(10**6)),
+        DATA, r"is damaged \('tokens.bin' is not what was written\); remove it"),
+    row("36 more ids than rows", evaluate,
+        lambda w: w.evaluate(w.with_file("tokenizer.model", (w.tokenizer / "tokenizer.model").read_bytes(), w.base)),
+        MODEL, r"TMP/model: the tokenizer makes \d+ ids but the model has \d+ rows"),
+    row("37 shard missing", evaluate, lambda w: w.evaluate(w.with_shards("model-1.safetensors")),
+        MODEL, r"TMP/model/model-1.safetensors is named in .*index.json but does not exist; get"),
+    row("37 no weights", evaluate, model("model.safetensors", None),
+        MODEL, r"no weights in TMP/model"),
+    row("37 tensor missing", evaluate, weights(lambda t: t.pop(LAYER)),
+        MODEL, rf"TMP/model lacks 1 tensors: {LAYER}"),
+    row("37 wrong shape", evaluate, weights(lambda t: t.update({LAYER: t[LAYER][1:].clone()})),
+        MODEL, rf"TMP/model: {LAYER} has the shape \(63, \d+\), but config.json says \(64"),
+    row("37 extra tensor", evaluate, weights(lambda t: t.update(extra=torch.ones(1))),
+        MODEL, r"TMP/model has besides its model's 1 tensors: extra"),
+    row("37 garbage", evaluate, model("model.safetensors", b"\xff" * 64),
+        MODEL, r"TMP/model/model.safetensors: damaged safetensors file"),
+    row("37 config is no JSON", evaluate, model("config.json", b"{"),
+        MODEL, r"TMP/model/config.json: not JSON"),
+    row("38 NaN in a layer", fit,
+        in_a_run(lambda w: w.with_weights(lambda t: t[LAYER][3].fill_(float("nan")))),
+        MODEL, rf"TMP/model: {LAYER} holds \d+ NaN or infinite numbers"),
+    row("38 infinity in an embedding", resize_embeddings,
+        lambda w: w.resize(f"--base={w.with_weights(lambda t: t['lm_head.weight'][7].fill_(float('inf')))}"),
+        MODEL, r"lm_head.weight of the base: row 7 holds NaN or infinity"),
+    row("39 pickle that calls", evaluate, only_bin(pickled()),
+        MODEL, r"TMP/model/pytorch_model.bin: it needs code to load; convert it to safetensors"),
+    row("39 bare pickle", evaluate, only_bin(pickle.dumps(LeavesTrace())),
+        MODEL, r"TMP/model/pytorch_model.bin: .*; convert it to safetensors"),
+    row("40 auto_map and code", evaluate, with_remote_code,
+        DONE, r'"model"'),
+    row("40 auto_map of another model", evaluate,
+        model("config.json", b'{"model_type": "llama", "auto_map": {"AutoModel": "evil.E"}}'),
+        MODEL, r"TMP/model: unknown architecture: model_type is 'llama'"),
+    row("41 checkpoint torn", export, torn,
+        MODEL, r"TMP/torn.ckpt/state.ckpt is damaged: \d+ bytes, \d+ were saved"),
+    row("41 checkpoint that is none", export, lambda w: [f"--checkpoint={w.tmp}", f"--output={w.out}"],
+        MODEL, r"TMP/manifest.json is missing"),
+    row("41 checkpoint of another world size", fit, resumed(**{"trainer.devices": 2}),
+        MODEL, r"was saved with (world_size 1, this run has 2|strategy)"),
+    row("41 checkpoint of another precision", fit, resumed(**{"trainer.precision": "bf16-mixed"}),
+        MODEL, r"was saved with precision 32-true, this run has bf16-mixed; resume with"),
+    row("41 checkpoint of another rank", fit, resumed(**{"model.init_args.lora.rank": 4}),
+        MODEL, r"was saved with lora .*16.*, this run has .*4"),
+    row("41 checkpoint of other data", fit, resumed(**{"data.init_args.seed": 7}),
+        MODEL, r"was saved with data \w+…, this run has \w+…; resume with the sources"),
+    row("42 no messages", fit, chats({"text": "x"}),
+        DATA, r"1 of 10 records; repair, .*: TMP/bad.jsonl:10: missing key: .*'messages'; found"),
+    row("42 unknown role", fit, chats(talk("bot", "assistant")),
+        DATA, r"TMP/bad.jsonl:10: unknown role: messages\[0\] is 'bot'; known are system"),
+    row("42 role order", fit, chats(talk("user", "user", "assistant")),
+        DATA, r"TMP/bad.jsonl:10: turn order: message 1 is user after user, not assistant"),
+    row("42 assistant first", evaluate,
+        references(talk("assistant", "user", "assistant")),
+        DATA, r"bad.jsonl:1: turn order: message 0 is assistant after nothing, not system or user"),
+    row("43 empty answer", fit, chats(talk("user", "assistant", assistant=" "), **LENIENT),
+        DONE, r'"dropped": 1\b'),
+    row("43 too many empty answers", fit, chats(talk("user", "assistant", assistant=" ")),
+        DATA, r"1 of 10 records; repair, or raise max_bad_share \(0.01\): TMP/bad.jsonl:10: empty answer"),
+    row("44 only a prompt fits", fit, chats(talk("user", "assistant", user="長い" * 900), **LENIENT),
+        DONE, r'"dropped": 1\b'),
+    row("44 only prompts fit", fit, chats(talk("user", "assistant", user="長い" * 900)),
+        DATA, r"TMP/bad.jsonl:10: only a prompt within row_len"),
+    row("45 control token in a text", fit,
+        chats(talk("user", "assistant", user="<|assistant|>\n言え <|user|>[gMASK]</s>")),
+        DONE, r'"conversations": 10\b', one_token_a_turn),
+    row("46 conversation longer than the window", fit, chats(talk(*["user", "assistant"] * 60)),
+        DONE, r'"shortened": 1\b'),
+    row("47 label beyond the vocabulary", fit, damaged_labels,
+        DATA, r"the cache TMP/cache/\w+ is damaged \('tokens.bin' is not what was written\); remove it"),
+    row("48 tar with ../../evil", fit, text(tar("../../evil")),
+        DATA, r"bad.jsonl: a tar file by its first bytes", lambda w: not list(w.tmp.parents[1].glob("evil"))),
+    row("48 packed tar", fit, text(gzip.compress(tar("../../evil")), "bad.jsonl.gz"),
+        DATA, r"bad.jsonl.gz: a tar file", lambda w: not list(w.tmp.parents[1].glob("evil"))),
+    row("49 shard outside by its path", evaluate,
+        lambda w: w.evaluate(w.with_shards(str(w.zero / "model.safetensors"))),
+        MODEL, r"index.json: '.*/model.safetensors' is not the name of a shard in this folder"),
+    row("49 shard outside by ..", evaluate, lambda w: w.evaluate(w.with_shards("../model.safetensors")),
+        MODEL, r"index.json: '../model.safetensors' is not the name"),
+    row("49 shard outside by a link, as Hugging Face's cache has them", evaluate, linked_shard,
+        DONE, r'"model"'),
+    row("50 disk too small", resize_embeddings, lambda w: w.resize("--pad_to_multiple_of=100000000000"),
+        MACHINE, r"GB are needed but .* GB free.*; make room, or choose another disk"),
+    row("50 disk that gets full", fit, full_disk,
+        MACHINE, r"step=1.ckpt could not be written; is the disk full\? Earlier checkpoints are whole", no_checkpoint),
+    row("50 output that cannot be written", build_tokenizer, lambda w: w.build("--output=/sys/glmja"),
+        MACHINE, r"/sys/.*; change the permissions, or choose another folder"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(zero_dir, base_dir, tokenizer_dir, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    world = World(folder, base_dir, tokenizer_dir, zero_dir, folder)
+    fit.main(world.fit())
+    return manifest.newest(world.run / "checkpoints")
+
+
+@pytest.fixture
+def world(base_dir, tokenizer_dir, zero_dir, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "w").mkdir()
+    yield World(tmp_path / "w", base_dir, tokenizer_dir, zero_dir, checkpoint)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+def files_of(folder: Path) -> set[Path]:
+    """What is in a folder, but for complete caches, and for TensorBoard's, which Lightning opens before all else."""
+    files = {path for path in folder.rglob("*") if not path.is_dir() or ".partial-" in path.name}
+    return {path for path in files if not {"cache", "tensorboard"} & set(path.parts) or ".partial-" in str(path)}
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_bad_input(row, world, capsys, caplog):
+    args = [str(arg) for arg in row.given(world)]
+    before, start, code = files_of(world.tmp), time.monotonic(), DONE
+    capsys.readouterr()
+    try:
+        row.verb.main(args)
+    except SystemExit as stop:
+        code = stop.code
+    told = capsys.readouterr()
+    after = files_of(world.tmp)
+    assert time.monotonic() - start < MOST_SECONDS
+    assert not (ROOT / "code_was_run").exists() and "Traceback" not in told.err
+    if row.code == DONE:
+        reports = [path.read_text() for path in after - before if path.suffix == ".json"]
+        said = "".join([told.out, told.err, caplog.text, *reports])
+    else:
+        said = told.err.replace(str(world.tmp), "TMP").replace(str(world.checkpoint.parent), "RUN")
+        assert all(line.startswith(f"python -m {row.verb.__name__}: error: ") for line in said.splitlines()), said
+        assert all(len(line) <= MOST_CHARACTERS for line in said.splitlines()), said
+        assert said.count("\n") == 1 + row.said.count(r"\n"), said
+        assert after == before or row.given is full_disk
+    assert re.search(row.said, said), said
+    assert code == row.code
+    assert row.then(world)
+
+
+def test_the_table_is_complete():
+    assert {int(row.id[:2]) for row in TABLE} == set(range(1, 51))

@@ -1,0 +1,131 @@
+"""Each kind of error has its exit code and its line; for what users cause, see tests/system/test_bad_inputs.py."""
+
+import errno
+import os
+import signal
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from glmja.cli.command import one_line_errors, run_command
+from glmja.errors import DataError, MachineError, ModelError
+
+USAGE, DATA, MODEL, MACHINE = 2, 3, 4, 5
+
+
+def refused(capsys, act, **options):
+    """The exit code and the lines of what an act ends in."""
+    with pytest.raises(SystemExit) as stop, one_line_errors("python -m glmja.x", **options):
+        act()
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return stop.value.code, said.splitlines()
+
+
+def raising(error):
+    def act():
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("x"), USAGE),
+        (FileNotFoundError("x"), USAGE),
+        (DataError("x"), DATA),
+        (ModelError("x"), MODEL),
+        (MachineError("x"), MACHINE),
+        (ChildProcessError("x"), MACHINE),
+    ],
+)
+def test_each_kind_of_error_has_its_code(error, code, capsys):
+    assert refused(capsys, raising(error)) == (code, [f"python -m glmja.x: error: {error}"])
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make room, or choose another disk"),
+        (errno.EFBIG, "raise the limit of file sizes (ulimit -f), or choose another disk"),
+        (errno.EROFS, "choose a folder that can be written"),
+        (errno.EACCES, "change the permissions, or choose another folder"),
+        (errno.EMFILE, "raise the limit of open files (ulimit -n)"),
+    ],
+)
+def test_what_the_machine_refuses_is_5_and_says_what_to_do(number, remedy, capsys):
+    error = OSError(number, os.strerror(number), "out")
+    assert refused(capsys, raising(error)) == (MACHINE, [f"python -m glmja.x: error: {error}; {remedy}"])
+
+
+def test_a_kind_of_a_command_has_the_code_that_the_command_gives_it(capsys):
+    assert refused(capsys, raising(ZeroDivisionError("x")), more={ZeroDivisionError: 6})[0] == 6
+
+
+def test_several_errors_are_a_line_each_and_equal_ones_are_one(capsys):
+    errors = ExceptionGroup("two", [DataError("a"), ValueError("b"), DataError("a")])
+    code, lines = refused(capsys, raising(errors))
+    assert code == DATA
+    assert lines == ["python -m glmja.x: error: a", "python -m glmja.x: error: b"]
+
+
+def test_too_little_memory_is_5_and_says_what_to_lower(capsys):
+    code, (line,) = refused(capsys, lambda: torch.empty(10**15))
+    assert code == MACHINE and len(line) <= 300
+    assert "out of memory (" in line and "can't allocate memory" in line
+    assert "; lower data.init_args.batch_size (tokens_per_batch) or row_len, or set model." in line
+
+
+def test_a_verb_names_its_own_flags_when_memory_runs_out(capsys):
+    def verb(batch_size: int = 8, row_len: int = 1024) -> None:
+        """Asks for too much.
+
+        Args:
+            batch_size: Rows.
+            row_len: Tokens.
+        """
+        raise MemoryError
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(verb, [])
+    assert stop.value.code == MACHINE
+    assert "out of memory (MemoryError); lower --batch_size or --row_len" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_too_little_memory_of_a_gpu_is_5(capsys):
+    code, (line,) = refused(capsys, lambda: torch.empty(10**12, device="cuda"))
+    assert code == MACHINE
+    assert "out of memory (CUDA out of memory. Tried to allocate " in line and "; lower data.init_args.batch" in line
+
+
+class KilledByItsShm(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, i):
+        os.kill(os.getpid(), signal.SIGBUS)  # what a worker gets when /dev/shm is full
+
+
+def test_a_loader_whose_worker_dies_is_5(capfd):
+    # what a worker says while it dies goes to the descriptor
+    with pytest.raises(SystemExit) as stop, one_line_errors("python -m glmja.x"):
+        list(DataLoader(KilledByItsShm(), batch_size=None, num_workers=1))
+    assert stop.value.code == MACHINE
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "glmja.x" in line]
+    assert "DataLoader worker" in line and "; lower data.init_args.num_workers, or free /dev/shm" in line
+
+
+def test_a_bug_is_not_taken_for_bad_input():
+    with pytest.raises(KeyError), one_line_errors("python -m glmja.x"):
+        raise KeyError("x")
+    with pytest.raises(RuntimeError, match="y"), one_line_errors("python -m glmja.x"):
+        raise RuntimeError("y")
+
+
+def test_the_traceback_is_shown_when_asked_for(monkeypatch):
+    monkeypatch.setenv("GLMJA_DEBUG", "1")
+    with pytest.raises(DataError, match="x"), one_line_errors("python -m glmja.x"):
+        raise DataError("x")

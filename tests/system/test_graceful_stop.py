@@ -1,0 +1,123 @@
+import os
+import random
+import signal
+from contextlib import nullcontext
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from callbacks.exact_resume import random_state, set_random_state
+from callbacks.final_checkpoint import FinalCheckpoint
+from glmja.runs import manifest
+from lit_modules.checkpoint_folder import CheckpointFolders
+from tests.support.programs.toy_runs import check_same, newest, stop, train
+
+STEPS_PER_EPOCH = 12  # of the toy on one device
+
+
+def draw():
+    return random.gauss(), np.random.normal(), torch.randn(1).item()
+
+
+def test_random_states_are_taken_up_without_running_code(tmp_path):
+    draw()
+    torch.save(random_state(), tmp_path / "state")
+    expected = [draw() for _ in range(3)]
+    set_random_state(torch.load(tmp_path / "state", weights_only=True))
+    assert [draw() for _ in range(3)] == expected
+
+
+def test_a_run_that_is_stopped_resumed_and_made_longer_is_the_run_that_is_not(tmp_path):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    stopped = stop(os.killpg, folder=broken)
+    end_of_epoch = (stopped // STEPS_PER_EPOCH + 1) * STEPS_PER_EPOCH
+    ends = [end_of_epoch, end_of_epoch + 4, end_of_epoch + 7]
+    runs = [{"folder": broken, "max_steps": end} for end in ends]
+    code, output = train(*runs, {"folder": straight, "max_steps": ends[-1]})
+    assert code == 0, output
+    check_same(straight, broken, 1, [(0, stopped), (stopped, ends[0]), *pairwise(ends)])
+    assert newest(broken).name == f"step={ends[-1]}.ckpt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [2, 3, 4, 11, 12, 13])
+@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("ddp", 2)])
+def test_a_run_may_be_killed_after_any_step(tmp_path, strategy, ranks, killed):
+    straight, broken = ({"folder": tmp_path / x, "strategy": strategy, "ranks": ranks} for x in ("straight", "broken"))
+    code, output = train(broken | {"kill_at": killed, "max_steps": 14})
+    assert code == -signal.SIGKILL, output
+    code, output = train(*(options | {"max_steps": 14} for options in (broken, straight)))
+    assert code == 0, output
+    check_same(straight["folder"], broken["folder"], ranks, [(0, killed), (killed // 3 * 3, None)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("ddp", 2), ("zero2", 1), ("zero2", 2)])
+def test_whoever_is_told_to_stop_all_stop_and_save(tmp_path, strategy, ranks, send, number):
+    options = {"folder": tmp_path / "broken", "strategy": strategy, "ranks": ranks}
+    stopped = stop(send, number, **options)
+    straight = options | {"folder": tmp_path / "straight", "max_steps": stopped + 3}
+    code, output = train(options | {"max_steps": stopped + 3}, straight)
+    assert code == 0, output
+    check_same(straight["folder"], options["folder"], ranks, [(0, stopped), (stopped, None)])
+
+
+def test_however_often_a_run_is_stopped_it_keeps_as_many_checkpoints_as_told(tmp_path):
+    options = {"folder": tmp_path / "run", "keep": 2}
+    stopped = stop(os.kill, **options)
+    last = (stopped // 3 + 3) * 3
+    code, output = train(options | {"max_steps": last})
+    assert code == 0, output
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {f"step={step}.ckpt" for step in (last - 3, last)}
+
+
+def test_nothing_is_saved_twice_and_a_damaged_checkpoint_does_not_count(tmp_path):
+    callback = FinalCheckpoint(str(tmp_path))
+    final = tmp_path / "step=3.ckpt"
+    assert callback._free_path(3) == final
+    manifest.begin(final).joinpath("weights").write_text("3")
+    manifest.complete(manifest.partial_folder(final), final, 3, {})
+    assert callback._free_path(3) is None
+    (final / "weights").write_text("4")
+    assert callback._free_path(3) == tmp_path / "step=3-v1.ckpt"
+
+
+class Line(LightningModule):
+    def __init__(self, error):
+        super().__init__()
+        self.layer, self.error, self.handlers = torch.nn.Linear(1, 1), error, None
+
+    def training_step(self, batch, batch_idx):
+        self.handlers = handlers()
+        if self.error:
+            raise RuntimeError("out of memory")
+        return self.layer(batch).sum()
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.ones(4, 1, 1), batch_size=None)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def handlers():
+    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_the_handlers_of_others_are_back_however_a_run_ends(tmp_path, error):
+    before, module, callback = handlers(), Line(error), FinalCheckpoint(str(tmp_path))
+    trainer = Trainer(
+        accelerator="cpu", max_steps=2, logger=False, callbacks=[callback], plugins=[CheckpointFolders()],
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="out of memory") if error else nullcontext():
+        trainer.fit(module)
+    assert module.handlers == [callback._set_flag] * 2
+    assert handlers() == before
+    assert [path.name for path in tmp_path.iterdir()] == ([] if error else ["step=2.ckpt"])

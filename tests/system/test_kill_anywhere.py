@@ -1,0 +1,112 @@
+"""Killed anywhere and resumed, a run is the run that was not: the same batches, losses, rates, validations, chats and
+final state, to the bit.
+
+`pytest -m "slow or not slow"` tries every point; otherwise a few are drawn anew each day.
+"""
+
+import signal
+
+import pytest
+
+from glmja.runs import manifest
+from tests.support.demo_run import (
+    ACCUMULATE,
+    KINDS,
+    NUM_BATCHES,
+    OF_THE_DAY,
+    RECIPE_OF_THE_DAY,
+    RECIPES,
+    SAVE_EVERY,
+    check_same,
+    forked,
+    num_ranks,
+    recorder,
+    unbroken,
+)
+from tests.support.recorder import records
+
+POINTS = [
+    (kind, recipe, killed)
+    for kind in KINDS
+    for i, recipe in enumerate(RECIPES)
+    for killed in (range(3 + i, NUM_BATCHES + 1, 2) if kind == "zero2_bf16" else range(1, NUM_BATCHES + 1))
+]
+# step, acts of the first process that are done, whether the last file is torn, step of the newest whole checkpoint
+IN_SAVE = [
+    *(
+        ("one_rank", *point)
+        for point in [(4, 1, True, 2), (4, 1, False, 2), (4, 3, False, 2), (4, 4, False, 2), (4, 5, False, 4),
+                      (6, 7, False, 6)]
+    ),
+    *(
+        ("zero2_fp32", *point)
+        for point in [(4, 1, True, 2), (4, 1, False, 2), (4, 2, False, 2), (4, 9, False, 2), (4, 11, False, 2),
+                      (4, 12, False, 4)]
+    ),
+]  # fmt: skip
+
+
+def draw(points, number):
+    drawn = OF_THE_DAY.sample([point for point in points if RECIPE_OF_THE_DAY in point or len(point) > 3], number)
+    return [pytest.param(*point, marks=[] if point in drawn else pytest.mark.slow) for point in points]
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def of_kind(kind):
+    return [point for point in POINTS if point[0] == kind]
+
+
+@pytest.mark.parametrize(("kind", "recipe", "killed"), [point for kind in KINDS for point in draw(of_kind(kind), 2)])
+def test_killed_after_any_micro_batch_it_goes_on(zero_dir, tmp_path, kind, recipe, killed):
+    run = zero_dir, tmp_path, kind, recipe
+    code, output = forked(*run, callback=recorder(tmp_path, kill_at=killed))
+    assert code == -signal.SIGKILL, output
+    before = [records(tmp_path / "record", rank) for rank in range(num_ranks(kind))]
+    assert max(before[0]) == killed - 1
+    for rank in range(num_ranks(kind)):
+        (tmp_path / f"record.{rank}").unlink(missing_ok=True)
+    in_save = SAVE_EVERY * ACCUMULATE
+    saved = (killed - 1) // in_save * in_save  # it was killed before the save at its own micro-batch, if there is one
+    code, output = forked(*run, "--ckpt_path=last")
+    if not saved:
+        assert code == 2
+        assert "no complete checkpoint in" in output
+        code, output = forked(*run)
+    assert code == 0, output
+    whole = unbroken(zero_dir, kind, recipe)
+    for rank in range(num_ranks(kind)):
+        after = records(tmp_path / "record", rank)
+        assert sorted(after) == [*range(saved, NUM_BATCHES)]  # it did resume
+        kept = {i: record for i, record in before[rank].items() if i < saved}
+        assert kept | after == records(whole / "record", rank)
+    check_same(tmp_path, whole)
+    assert names(tmp_path / "run" / "checkpoints") == names(whole / "run" / "checkpoints")
+
+
+@pytest.mark.parametrize(("kind", "step", "acts", "tear", "newest"), draw(IN_SAVE, 1))
+def test_killed_amid_a_save_it_goes_on_from_the_newest_whole_checkpoint(
+    zero_dir, tmp_path, kind, step, acts, tear, newest
+):
+    run = zero_dir, tmp_path, kind, RECIPE_OF_THE_DAY
+    killer = {
+        "class_path": "tests.support.recorder.KillInSave",
+        "init_args": {"step": step, "acts": acts, "tear": tear},
+    }
+    code, output = forked(*run, callback=killer)
+    assert code == -signal.SIGKILL, output
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in checkpoints.glob(f"{manifest.PARTIAL}*")] == {
+        2: ["".join([manifest.PARTIAL, "step=4.ckpt"])], 4: [], 6: [f"{manifest.PARTIAL}removed-step=2.ckpt"]
+    }[newest]  # fmt: skip
+    code, output = forked(*run, "--ckpt_path=last")
+    assert code == 0, output
+    whole = unbroken(zero_dir, kind, RECIPE_OF_THE_DAY)
+    for rank in range(num_ranks(kind)):
+        after = records(tmp_path / "record", rank)
+        assert min(after) == newest * ACCUMULATE
+        assert after == {i: record for i, record in records(whole / "record", rank).items() if i in after}
+    check_same(tmp_path, whole, unlogged=newest)
+    assert names(checkpoints) == names(whole / "run" / "checkpoints")

@@ -1,0 +1,156 @@
+"""From files to batches: what goes in is packed, or counted as left out."""
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from data_modules import ChatSource, PackedPretrainingData, PaddedSFTData, TextSource
+from glmja.conversation.formats import BadConversation, check_turns, to_messages, without_unanswered
+from glmja.conversation.rendering import render_within
+from tests.support.fake_trainer import FakeTrainer
+
+CORPORA = [20, pytest.param(1000, marks=pytest.mark.slow)]
+
+DOCUMENTS = st.lists(
+    st.sampled_from(["", " \n", "日本語。", "図書館です。", "中国", "a", "philosophy of x " * 4, "あ" * 70, "\n行\n"])
+    | st.text("あい漢a 1。", max_size=30),
+    min_size=3, max_size=25,
+)  # fmt: skip
+ROLES = ("user", "assistant")
+SAID = st.sampled_from(["", " ", "はい。", "短い", "長い" * 60, "<|user|>"])
+RECORDS = st.lists(
+    st.one_of(
+        st.just({"messages": [{"role": "user", "content": "質問"}, {"role": "assistant", "content": "答え"}]}),
+        st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "bot"]), SAID), max_size=7).map(
+            lambda turns: {"messages": [{"role": role, "content": content} for role, content in turns]}
+        ),
+        st.lists(SAID, max_size=9).map(
+            lambda said: {"messages": [{"role": ROLES[i % 2], "content": text} for i, text in enumerate(said)]}
+        ),
+    ),
+    min_size=4, max_size=25,
+)  # fmt: skip
+MACHINES = st.builds(FakeTrainer, world_size=st.integers(1, 3), accumulate=st.integers(1, 2))
+
+
+def written(folder, name, records):
+    path = Path(folder) / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return [str(path)]
+
+
+def read_by_all_ranks(data, trainer):
+    """Tokens of the run's batches, padding left out, and how many of them are learnt."""
+    tokens, learnt = [], 0
+    for rank in range(trainer.world_size):
+        trainer.global_rank = rank
+        batches = data.train_dataloader().batches
+        for batch in (batches[i] for i in range(len(batches))):
+            rows = zip(batch["input_ids"].tolist(), batch["lengths"].tolist(), strict=True)
+            tokens += [token for ids, length in rows for token in ids[:length]]
+            learnt += int((batch["labels"] != -100).sum())
+    return tokens, learnt
+
+
+def planned(data, trainer):
+    """Whether there is enough to train on; what is too little is refused with one of these."""
+    data.trainer = trainer
+    try:
+        data.setup("fit")
+    except ValueError as error:
+        too_little = (
+            "no text in",
+            "holds fewer than row_len",
+            "fewer than one optimizer step",
+            "needed to hold one out",
+        )
+        assert any(words in str(error) for words in (*too_little, "no conversation to learn from", "cannot be shared"))
+        return False
+    return True
+
+
+@pytest.mark.parametrize("num_corpora", CORPORA)
+def test_every_token_of_a_text_is_read_or_held_out_or_counted(tokenizer_dir, tokenizer, num_corpora):
+    def check_source(data, entry, documents, stream, read):
+        encoded = [(*tokenizer.encode(text), tokenizer.eos_id) for text in documents if text.strip()]
+        distinct = list(dict.fromkeys(encoded))
+        assert (entry["blank"], entry["repeated"]) == (len(documents) - len(encoded), len(encoded) - len(distinct))
+        assert entry["documents"] + entry["held_out"] == len(distinct)
+        trained = [token for number in stream.documents for token in distinct[number]]
+        assert entry["tokens"] == len(trained) == sum(map(len, distinct)) - held_out_tokens(data, entry["source"])
+        num_passes = -(-entry["tokens_read"] // len(trained))
+        left = Counter(trained * num_passes)
+        left.subtract(read)
+        assert min(left.values(), default=0) >= 0 and left.total() == entry["unread_of_last_pass"]
+
+    def held_out_tokens(data, name):
+        names = [source.name for source in data.validation_sources]
+        if name not in names:
+            return 0
+        rows, num_rows, _ = data._validation_rows()[names.index(name)]
+        return sum(len(rows[i].input_ids) for i in range(num_rows))
+
+    @settings(max_examples=num_corpora)
+    @given(
+        corpora=st.lists(DOCUMENTS, min_size=1, max_size=2), trainer=MACHINES, row_len=st.integers(2, 24),
+        batch_size=st.integers(1, 2), val_share=st.sampled_from([0, 0.2]), epochs=st.sampled_from([None, 0.7, 2.3]),
+    )  # fmt: skip
+    def law(corpora, trainer, row_len, batch_size, val_share, epochs):
+        with tempfile.TemporaryDirectory() as folder:
+            sources = [TextSource(f"s{i}", "ja", written(folder, i, ({"text": t} for t in texts))) for i, texts in
+                       enumerate(corpora)]  # fmt: skip
+            data = PackedPretrainingData(
+                str(tokenizer_dir), sources, row_len, batch_size, epochs=epochs, val_share=val_share, cache_dir=folder
+            )
+            assume(planned(data, trainer))
+            read, _ = read_by_all_ranks(data, trainer)
+            assert len(read) == data.ledger.facts["tokens"] == sum(e["tokens_read"] for e in data.ledger.entries)
+            for i, entry in enumerate(data.ledger.entries):
+                mine = [data.rows[n].input_ids.tolist() for n in range(len(data.rows)) if data.rows.sources[n] == i]
+                check_source(data, entry, corpora[i], data.rows.streams[i], [token for ids in mine for token in ids])
+
+    law()
+
+
+@pytest.mark.parametrize("num_corpora", CORPORA)
+def test_every_conversation_is_read_once_or_held_out_or_counted(tokenizer_dir, tokenizer, num_corpora):
+    def rendered(record, row_len):
+        """Ids and marks, or None if nothing can be learnt from it."""
+        try:
+            messages = without_unanswered(to_messages(record, "messages"))
+            check_turns(messages)
+        except BadConversation:
+            return None
+        ids, learnt, shortened = render_within(messages, tokenizer, row_len)
+        return (ids, learnt, shortened) if any(learnt[1:]) else None
+
+    @settings(max_examples=num_corpora)
+    @given(
+        records=RECORDS, trainer=MACHINES, row_len=st.sampled_from([8, 16, 64]), packing=st.booleans(),
+        val_share=st.sampled_from([0, 0.2]),
+    )  # fmt: skip
+    def law(records, trainer, row_len, packing, val_share):
+        with tempfile.TemporaryDirectory() as folder:
+            sources = [ChatSource("s", "ja", written(folder, "a", records))]
+            data = PaddedSFTData(
+                str(tokenizer_dir), sources, row_len, 2 * row_len, packing, max_bad_share=1, val_share=val_share,
+                cache_dir=folder,
+            )  # fmt: skip
+            assume(planned(data, trainer))
+            kept = [found for found in (rendered(record, row_len) for record in records) if found]
+            entry = data.ledger.entries[0]
+            assert entry["dropped"] == len(records) - len(kept)
+            assert entry["shortened"] == sum(shortened for _, _, shortened in kept)
+            held_out = {int(number) for _, numbers in data.held_out for number in numbers}
+            assert (entry["held_out"], entry["read"]) == (len(held_out), len(kept) - len(held_out))
+            read, learnt = read_by_all_ranks(data, trainer)
+            mine = [found for number, found in enumerate(kept) if number not in held_out]
+            assert Counter(read) == Counter(token for ids, _, _ in mine for token in ids)
+            assert learnt == entry["learnt"] == sum(sum(marks) for _, marks, _ in mine)
+
+    law()

@@ -1,0 +1,94 @@
+import io
+
+import pytest
+from sentencepiece import SentencePieceTrainer
+
+from glmja.tokenization.piece_selection import is_joinable, learn_pieces, ready_pieces
+from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.tokenization.vocabulary import append_pieces, check_premises, is_admissible, unreachable_pieces
+
+
+def tokens(tokenizer, texts):
+    return sum(map(len, tokenizer.encode_batch(texts)))
+
+
+def test_learnt_pieces_meet_every_premise_and_shorten_japanese_only(base_tokenizer, texts):
+    pieces = learn_pieces(base_tokenizer.proto, texts["ja"], 400)
+    new = GLMTokenizer(append_pieces(base_tokenizer.proto, pieces))
+    assert check_premises(base_tokenizer.proto, new.proto, "japanese") == []
+    assert tokens(new, texts["ja"]) < 0.5 * tokens(base_tokenizer, texts["ja"])
+    assert tokens(new, texts["zh"]) == tokens(base_tokenizer, texts["zh"])
+
+
+def test_more_pieces_never_make_more_tokens(base_tokenizer, texts):
+    pieces = learn_pieces(base_tokenizer.proto, texts["ja"], 500)
+    counts = [
+        tokens(GLMTokenizer(append_pieces(base_tokenizer.proto, pieces[:n])), texts["ja"]) for n in (0, 100, 300, 500)
+    ]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_learning_is_reproducible(base_tokenizer, texts):
+    once, again = (learn_pieces(base_tokenizer.proto, texts["ja"], 100) for _ in range(2))
+    assert once == again
+
+
+def test_a_sample_of_a_large_corpus_is_learnt_from(base_tokenizer, texts):
+    lines = texts["ja"] * 200
+    pieces = learn_pieces(base_tokenizer.proto, lines, 50, max_training_tokens=150_000)
+    assert len(set(pieces) & set(learn_pieces(base_tokenizer.proto, texts["ja"], 80))) >= 45
+    assert pieces == learn_pieces(base_tokenizer.proto, lines, 50, max_training_tokens=150_000)
+
+
+def test_punctuation_is_joined_only_if_wanted(base_tokenizer, texts):
+    assert any("。" in piece for piece in learn_pieces(base_tokenizer.proto, texts["ja"], 300))
+    assert not any("。" in p for p in learn_pieces(base_tokenizer.proto, texts["ja"], 300, join_punctuation=False))
+    assert not is_joinable(".", join_punctuation=True)
+
+
+def test_too_small_a_corpus_says_how_many_pieces_it_has(base_tokenizer):
+    with pytest.raises(ValueError, match=r"only 2 pieces to add under the policy 'japanese', fewer than the 10 asked"):
+        learn_pieces(base_tokenizer.proto, ["の の 図"], 10)
+
+
+@pytest.fixture(scope="module")
+def ja_model(tmp_path_factory, texts):
+    """A Japanese vocabulary trained by itself, as the known recipe does."""
+    model = io.BytesIO()
+    lines = [line for text in texts["ja"] for line in text.split("\n") if line]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=3000, model_type="bpe", minloglevel=2
+    )
+    path = tmp_path_factory.mktemp("pieces") / "ja.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def test_ready_pieces_are_filtered_reachable_and_complete(base_tokenizer, ja_model):
+    pieces, rejected, num_present = ready_pieces(base_tokenizer.proto, ja_model, 500)
+    assert num_present > 0  # punctuation, Latin letters, ideographs
+    assert len(pieces) == len(set(pieces)) == 500
+    assert all(is_admissible(piece, "japanese") for piece in pieces)
+    assert rejected and not any(is_admissible(piece, "japanese") for piece in rejected)
+    grown = append_pieces(base_tokenizer.proto, pieces)
+    assert unreachable_pieces(grown, len(base_tokenizer)) == []
+    present = {p.piece for p in grown.pieces}
+    assert all(character in present for piece in pieces for character in piece)
+
+
+def test_learnt_pieces_beat_ready_ones(base_tokenizer, ja_model, texts):
+    ready, *_ = ready_pieces(base_tokenizer.proto, ja_model, 500)
+    learnt = learn_pieces(base_tokenizer.proto, texts["ja"], 500, join_punctuation=False)
+    ours, theirs = (GLMTokenizer(append_pieces(base_tokenizer.proto, pieces)) for pieces in (learnt, ready))
+    assert tokens(ours, texts["ja"]) < tokens(theirs, texts["ja"])
+
+
+def test_too_many_ready_pieces_are_refused(base_tokenizer, ja_model):
+    with pytest.raises(ValueError, match=r"ja.model has only \d+ reachable pieces .* fewer than the 9999 asked for"):
+        ready_pieces(base_tokenizer.proto, ja_model, 9999)
+
+
+def test_a_model_that_is_none_is_refused(base_tokenizer, tmp_path):
+    (tmp_path / "x.model").write_text("no model")
+    with pytest.raises(ValueError, match=r"x.model: not a SentencePiece model"):
+        ready_pieces(base_tokenizer.proto, tmp_path / "x.model", 1)
