@@ -7,6 +7,7 @@ holds the whole model: each tensor is compared with what peft makes of the same 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,17 +15,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from glmja import __version__
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
-from glmja.modeling.model_folder import check_folder
+from glmja.modeling import model_card
+from glmja.modeling.model_folder import ModelFolder, write_model
 from glmja.runs import language_pack, run_folder
 from glmja.runs.trained_state import TrainedState
-from glmja.tokenization import huggingface as fast_tokenizer
-from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.weights.chatglm_layout import EMBEDDING
+from glmja.weights.chatglm_layout import EMBEDDING, Layout
 from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
 from glmja.weights.merging import merge
 
@@ -71,67 +70,69 @@ def export(
         OSError: If a file does not exist, or the disk has no room.
     """
     check_free(output, overwrite, [path for path in (checkpoint, model, pack, base) if path])
-    wanted = getattr(torch, dtype) if dtype else None
+    to = _Output(output, format, getattr(torch, dtype) if dtype else None, max_shard_size, check, overwrite)
     if checkpoint and not pack and not base:
         state = TrainedState.open(checkpoint)
         model_dir = Path(model) if model else run_folder.model_dir(state.run_dir)
         check_free(output, overwrite, (model_dir,))
-        report = _export_run(state, model_dir, output, format, wanted, max_shard_size, check, overwrite)
+        report = _export_run(state, open_base(state, model_dir), to)
     elif pack and base and not checkpoint and not model and format != "adapter":
-        report = _export_pack(pack, base, output, format, wanted, max_shard_size, check, overwrite)
+        report = _export_pack(pack, base, to)
     else:
         raise ValueError("give either --checkpoint, or --pack and --base and a --format other than adapter")
     _print(report, output)
     return report
 
 
-def open_base(state: TrainedState, model_dir: Path) -> tuple[Checkpoint, GLMTokenizer]:
-    """The model that a run began with, as Glm, and its tokenizer.
+@dataclass(frozen=True)
+class _Output:
+    """Where and how the result is written; see the arguments of `export`."""
+
+    folder: str
+    format: Format
+    dtype: torch.dtype | None
+    max_shard_size: int
+    check: bool
+    overwrite: bool
+
+
+def open_base(state: TrainedState, model_dir: Path) -> ModelFolder:
+    """Opens the model that a run trained.
 
     Raises:
         ValueError: If the folder holds another model or tokenizer.
         OSError: If it holds none.
     """
-    tokenizer, opened = check_folder(model_dir), Checkpoint.open(model_dir)
-    found = {"base": opened.fingerprint(), "tokenizer": tokenizer.fingerprint}
+    base = ModelFolder.open(model_dir)
+    found = {"base": base.fingerprint, "tokenizer": base.tokenizer.fingerprint}
     for name, what in (("base", "weights"), ("tokenizer", "a tokenizer")):
         if found[name] != state.manifest.facts[name]:
             raise ModelError(
                 f"{state.folder} was trained from {what} with the hash {state.manifest.facts[name][:16]}…, but "
                 f"{model_dir} has {found[name][:16]}…; give the folder that the run began with as --model"
             )
-    return opened.as_glm(), tokenizer
+    return base
 
 
-def _export_run(
-    state: TrainedState,
-    model_dir: Path,
-    output: str,
-    format: Format,
-    wanted: torch.dtype | None,
-    max_shard_size: int,
-    check: bool,
-    overwrite: bool,
-) -> dict[str, Any]:
-    base, tokenizer = open_base(state, model_dir)
-    facts, dtype = state.manifest.facts, wanted or base.tensors[EMBEDDING].dtype
-    merged = merge(base, state.tensors, facts["lora"], tokenizer.new_ids, dtype)
-    needed = 0 if format == "adapter" else merged.num_bytes
-    with atomic_output_folder(output, overwrite, needed) as folder:
-        if format == "adapter":
-            written = language_pack.write(folder, base, state.tensors, facts, tokenizer, dtype)
+def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str, Any]:
+    facts, dtype = state.manifest.facts, to.dtype or base.checkpoint.tensors[EMBEDDING].dtype
+    merged = merge(base.checkpoint, state.tensors, facts["lora"], base.tokenizer.new_ids, dtype)
+    needed = 0 if to.format == "adapter" else merged.num_bytes
+    with atomic_output_folder(to.folder, to.overwrite, needed) as folder:
+        if to.format == "adapter":
+            written = language_pack.write(folder, base.checkpoint, state.tensors, facts, base.tokenizer, dtype)
         else:
-            written = _write_model(folder, merged, tokenizer, format, max_shard_size)
+            written = write_model(folder, merged, base.tokenizer, to.format, to.max_shard_size)
         report = {
-            "format": format,
+            "format": to.format,
             "dtype": str(dtype).removeprefix("torch."),
             "run": state.run_dir.name,
             "step": state.manifest.step,
-            "model": model_dir.resolve().name,
+            "model": base.path.resolve().name,
             "model_fingerprint": facts["base"],
             **written,
             **{key: facts[key] for key in ("tuning", "embeddings", "lora")},
-            **(_compared(state, model_dir, folder, tokenizer, format) if check else {"compared": False}),
+            **(_compared(state, base, folder, to.format) if to.check else {"compared": False}),
             "validation": run_folder.last_scores(state.run_dir, state.manifest.step),
             "ledger": run_folder.ledger(state.run_dir),
         }
@@ -139,23 +140,15 @@ def _export_run(
     return report
 
 
-def _export_pack(
-    pack: str,
-    base: str,
-    output: str,
-    format: Format,
-    wanted: torch.dtype | None,
-    max_shard_size: int,
-    check: bool,
-    overwrite: bool,
-) -> dict[str, Any]:
-    merged, tokenizer = language_pack.apply_pack(pack, base, wanted)
-    with atomic_output_folder(output, overwrite, merged.num_bytes) as folder:
-        written = _write_model(folder, merged, tokenizer, format, max_shard_size)
+def _export_pack(pack: str, base: str, to: _Output) -> dict[str, Any]:
+    merged, tokenizer = language_pack.apply_pack(pack, base, to.dtype)
+    with atomic_output_folder(to.folder, to.overwrite, merged.num_bytes) as folder:
+        layout: Layout = "chatglm" if to.format == "chatglm" else "glm"
+        written = write_model(folder, merged, tokenizer, layout, to.max_shard_size)
         dtype = str(merged.tensors[EMBEDDING].dtype).removeprefix("torch.")
         of_pack = read_json(Path(pack) / REPORT)
-        report = of_pack | {"format": format, "dtype": dtype, **written, "pack_put_on": Path(base).resolve().name}
-        if check:
+        report = of_pack | {"format": to.format, "dtype": dtype, **written, "pack_put_on": Path(base).resolve().name}
+        if to.check:
             from glmja.verification.export import compare_written  # noqa: PLC0415  # as below
 
             report |= compare_written(merged, folder, tokenizer)
@@ -163,60 +156,28 @@ def _export_pack(
     return report
 
 
-def _write_model(
-    folder: Path, merged: Checkpoint, tokenizer: GLMTokenizer, layout: Format, max_shard_size: int
-) -> dict[str, Any]:
-    written = merged.as_chatglm() if layout == "chatglm" else merged
-    written.save(folder, max_shard_size)
-    left_out = fast_tokenizer.save(tokenizer, folder, merged.config["max_position_embeddings"])
-    generation = {key: merged.config[key] for key in ("eos_token_id", "pad_token_id")}
-    write_json(folder / "generation_config.json", generation)
-    return {
-        "tokenizer_sha256": tokenizer.fingerprint,
-        "hugging_face_tokenizer": f"left out: {left_out[0]}" if left_out else "written",
-    }
-
-
-def _compared(
-    state: TrainedState, model_dir: Path, folder: Path, tokenizer: GLMTokenizer, format: Format
-) -> dict[str, Any]:
+def _compared(state: TrainedState, base: ModelFolder, folder: Path, format: Format) -> dict[str, Any]:
     # transformers and peft take seconds and 0.3 GB, and writing does without
     from glmja.verification.export import compare  # noqa: PLC0415
 
     if format == "adapter":
-        reopened, _ = language_pack.apply_pack(folder, model_dir)
-        return compare(state, model_dir, reopened, tokenizer, run_it=False)
-    return compare(state, model_dir, Checkpoint.open(folder).as_glm(), tokenizer)
+        reopened, _ = language_pack.apply_pack(folder, base.path)
+        return compare(state, base, reopened, run_it=False)
+    return compare(state, base, Checkpoint.open(folder).as_glm())
 
 
 def _write_report(folder: Path, report: dict[str, Any]) -> None:
     write_json(folder / REPORT, report)
-    (folder / "README.md").write_text(_card(report), encoding="utf-8")
-
-
-def _card(report: dict[str, Any]) -> str:
-    rows = "\n".join(f"| {key} | {value} |" for key, value in report.items() if key not in _LONG)
-    scores = "\n".join(f"| {key} | {value} |" for key, value in report["validation"].items())
-    adapter = report["format"] == "adapter"
-    return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en, ja]\n---\n\n"
-        f"# {'A language pack: Japanese for ChatGLM' if adapter else 'ChatGLM with Japanese'}\n\n"
-        f"Written by glmja {__version__} (`python -m glmja.export`) from step {report['step']} of the run "
-        f"`{report['run']}`, which began with the model `{report['model']}`.\n\n"
-        + ("`python -m glmja.export --pack THIS --base MODEL --output NEW` makes the model.\n\n" if adapter else "")
-        + f"| provenance | |\n|---|---|\n{rows}\n"
-        + (f"\n| validation | |\n|---|---|\n{scores}\n" if scores else "")
-        + _sources(report["ledger"])
+    card = model_card.export_card(
+        report["format"],
+        report["run"],
+        report["step"],
+        report["model"],
+        {key: value for key, value in report.items() if key not in _LONG},
+        report["validation"],
+        (report["ledger"] or {}).get("sources", ()),
     )
-
-
-def _sources(ledger: dict[str, Any] | None) -> str:
-    """What the run read, a column for each source."""
-    if not ledger:
-        return ""
-    sources = ledger["sources"]
-    rows = [" | ".join(["", key, *(str(source[key]) for source in sources), ""]).strip() for key in sources[0]]
-    return "\n" + "\n".join([rows[0], "|---" * (len(sources) + 1) + "|", *rows[1:]]) + "\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _print(report: dict[str, Any], output: str) -> None:

@@ -17,18 +17,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from glmja import __version__
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
-from glmja.modeling.model_folder import check_folder
-from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.modeling.model_card import zero_card
+from glmja.modeling.model_folder import ModelFolder, write_model
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor
 from glmja.verification import tokenizer as certificate
 from glmja.verification.zero import verify_zero
-from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
+from glmja.weights.checkpoint import MAX_SHARD_SIZE, DtypeName
 from glmja.weights.embeddings import Init, read_embeddings, resize
 
 REPORT = "resize_report.json"
@@ -71,11 +70,11 @@ def resize_embeddings(
     if pad_to_multiple_of < 1:
         raise ValueError(f"--pad_to_multiple_of {pad_to_multiple_of} must be at least 1")
     check_free(output, overwrite, (base, tokenizer))
-    raw = Checkpoint.open(base).as_glm()
-    old, new = check_folder(base), GLMTokenizer.load(tokenizer)
+    opened, new = ModelFolder.open(base), GLMTokenizer.load(tokenizer)
+    old = opened.tokenizer
     check_extends(old, new, tokenizer)
-    means, base_sha256 = read_embeddings(raw, len(old))
-    source = raw.astype(getattr(torch, dtype)) if dtype else raw
+    means, base_sha256 = read_embeddings(opened.checkpoint, len(old))
+    source = opened.checkpoint.astype(getattr(torch, dtype)) if dtype else opened.checkpoint
     num_rows = -(-len(new) // pad_to_multiple_of) * pad_to_multiple_of
     spelled = isolated_processor(old.proto).encode([p.piece for p in list(new.proto.pieces)[len(old) :]])
     resized = {
@@ -85,16 +84,12 @@ def resize_embeddings(
     config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
     zero = replace(source, config=config, tensors=source.tensors | resized)
     with atomic_output_folder(output, overwrite, zero.num_bytes) as folder:
-        zero.save(folder, max_shard_size)
-        left_out = fast_tokenizer.save(new, folder, config["max_position_embeddings"])
-        generation = {"eos_token_id": config["eos_token_id"], "pad_token_id": config["pad_token_id"]}
-        write_json(folder / "generation_config.json", generation)
+        written = write_model(folder, zero, new, "glm", max_shard_size)
         report = {
-            "base": Path(base).resolve().name,
+            "base": opened.path.resolve().name,
             "base_sha256": base_sha256,
             "base_tokenizer_sha256": old.fingerprint,
-            "tokenizer_sha256": new.fingerprint,
-            "hugging_face_tokenizer": f"left out: {left_out[0]}" if left_out else "written",
+            **written,
             "init": init,
             "seed": seed if init == "random" else None,
             "rows_before": source.config["vocab_size"],
@@ -102,10 +97,10 @@ def resize_embeddings(
             "new_rows": len(new) - len(old),
             "padding_rows": num_rows - len(new),
             "rows_after": num_rows,
-            **verify_zero(source, folder, old, spelled, init, check_greedy),
+            **verify_zero(opened, source, folder, spelled, init, check_greedy),
         }
         write_json(folder / REPORT, report)
-        (folder / "README.md").write_text(_model_card(report, tokenizer), encoding="utf-8")
+        (folder / "README.md").write_text(zero_card(report, _policy(tokenizer)), encoding="utf-8")
     _print(report, output)
     return report
 
@@ -125,21 +120,9 @@ def check_extends(old: GLMTokenizer, new: GLMTokenizer, folder: str) -> None:
             )
 
 
-def _model_card(report: dict[str, Any], tokenizer: str) -> str:
-    tokenizer_report = Path(tokenizer) / certificate.FILE_NAME
-    policy = read_json(tokenizer_report).get("policy") if tokenizer_report.is_file() else "unknown"
-    new_rows = (
-        "New rows are random, for comparison only: nothing is known of what the model says."
-        if report["init"] == "random"
-        else "Each new row is made from old ones, so the model speaks as before and has yet to learn Japanese."
-    )
-    rows = "\n".join(f"| {key} | {value} |" for key, value in (report | {"policy": policy}).items())
-    return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en, ja]\n---\n\n"
-        "# Zero: ChatGLM with rows for Japanese, not yet trained\n\n"
-        f"Written by glmja {__version__} (`python -m glmja.resize_embeddings`). Old tokens have their old rows. "
-        f"{new_rows}\n\n| provenance | |\n|---|---|\n{rows}\n"
-    )
+def _policy(tokenizer: str) -> str:
+    path = Path(tokenizer) / certificate.FILE_NAME
+    return str(read_json(path).get("policy")) if path.is_file() else "unknown"
 
 
 def _print(report: dict[str, Any], output: str) -> None:

@@ -28,19 +28,19 @@ from benchmarks.harness.synthetic_checkpoint import folder_bytes, write_checkpoi
 from benchmarks.harness.tables import Figures, data_folder, machine, publish
 from benchmarks.weights.resize import measure
 from glmja.build_tokenizer import build_tokenizer
-from glmja.modeling.model_folder import check_folder
+from glmja.modeling.model_folder import ModelFolder
 from glmja.resize_embeddings import resize_embeddings
 from glmja.runs import manifest
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
-from glmja.weights.checkpoint import Checkpoint
 
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def write_run(final: Path, model_dir: Path, rank: int, dora: bool = False, new_rows: bool = False) -> None:
     """A checkpoint as a run on one device saves it, of random adapters and embeddings."""
-    opened, tokenizer = Checkpoint.open(model_dir), check_folder(model_dir)
-    glm, state, prefix = opened.as_glm(), {}, "model.base_model.model."
+    folder = ModelFolder.open(model_dir)
+    tokenizer = folder.tokenizer
+    glm, state, prefix = folder.checkpoint, {}, "model.base_model.model."
     for name, source in glm.tensors.items():
         layer = name.removesuffix(".weight")
         if name in (EMBEDDING, HEAD) and new_rows:
@@ -54,7 +54,7 @@ def write_run(final: Path, model_dir: Path, rank: int, dora: bool = False, new_r
             if dora:
                 state[f"{prefix}{layer}.lora_magnitude_vector.default.weight"] = torch.rand(source.shape[0]) + 0.5
     facts = {
-        "base": opened.fingerprint(),
+        "base": folder.fingerprint,
         "tokenizer": tokenizer.fingerprint,
         "tuning": "lora",
         "embeddings": "new_rows" if new_rows else "full",

@@ -9,36 +9,41 @@ from torch import Tensor
 from transformers import GlmConfig, GlmForCausalLM
 
 from glmja.errors import ModelError
-from glmja.modeling.model_folder import check_folder
+from glmja.modeling.model_folder import ModelFolder
 from glmja.tokenization.tokenizer import FILE_NAME as TOKENIZER
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.tensors import all_finite
 
 
 def load_model(
-    folder: str | Path, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
+    folder: str | Path | ModelFolder, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
 ) -> GlmForCausalLM:
     """Loads weights in either layout, without remote code.
 
     Args:
-        folder: Folder of weights, and of a tokenizer if they are to be checked against one.
-        dtype: Of the parameters; as stored if None.
-        attn_implementation: One that `transformers` knows for Glm: `eager`, `sdpa`, `flex_attention`, …
+        folder: An opened model folder, or the path of a folder of weights; if that holds a tokenizer, too, the two are
+            checked against each other.
+        dtype: The dtype of the parameters; as stored if None.
+        attn_implementation: An attention that `transformers` supports for Glm: `eager`, `sdpa`, `flex_attention`, …
 
     Raises:
         OSError: If a file does not exist.
         ValueError: If the weights are damaged, of another architecture, or do not belong to the tokenizer.
     """
-    checkpoint = Checkpoint.open(folder).as_glm()
-    if (Path(folder) / TOKENIZER).is_file():  # a folder may hold weights alone
-        check_folder(folder)
-    return model_of(checkpoint, dtype, attn_implementation)
+    return model_of(_checkpoint_of(folder), dtype, attn_implementation)
+
+
+def _checkpoint_of(folder: str | Path | ModelFolder) -> Checkpoint:
+    """The weights under Glm's names; a folder may hold weights alone."""
+    if not isinstance(folder, ModelFolder) and (Path(folder) / TOKENIZER).is_file():
+        folder = ModelFolder.open(folder)
+    return folder.checkpoint if isinstance(folder, ModelFolder) else Checkpoint.open(folder).as_glm()
 
 
 def model_of(
     checkpoint: Checkpoint, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
 ) -> GlmForCausalLM:
-    """The model of weights under Glm's names; arguments as `load_model`."""
+    """Builds the model of weights under Glm's names; arguments as `load_model`."""
     model = _empty(checkpoint, attn_implementation)
     weights = {name: source.read_all().to(dtype or source.dtype) for name, source in checkpoint.tensors.items()}
     _check_finite(weights, checkpoint.folder)
@@ -47,9 +52,9 @@ def model_of(
     return model.eval()
 
 
-def outline(folder: str | Path, dtype: torch.dtype | None = None) -> GlmForCausalLM:
-    """The shapes and dtypes of a model, on torch's meta device; arguments and errors as `load_model`."""
-    checkpoint = Checkpoint.open(folder).as_glm()
+def outline(folder: str | Path | ModelFolder, dtype: torch.dtype | None = None) -> GlmForCausalLM:
+    """Builds a model without values, on torch's meta device: shapes and dtypes only; arguments as `load_model`."""
+    checkpoint = _checkpoint_of(folder)
     model = _empty(checkpoint)
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtype or checkpoint.tensors[name].dtype)
@@ -64,8 +69,8 @@ def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> GlmForC
 
 
 def _check_finite(weights: dict[str, Tensor], folder: Path) -> None:
-    """Refuses weights from which no loss can come that is a number; raises as `load_model`."""
+    """Raises ModelError if a weight is NaN or infinite."""
     for name, weight in weights.items():
         if not all_finite(weight):
             count = int((~torch.isfinite(weight)).sum())
-            raise ModelError(f"{folder}: {name} holds {count} NaN or infinite numbers; get the weights anew")
+            raise ModelError(f"{folder}: {name} holds {count} NaN or infinite numbers; get the weights again")

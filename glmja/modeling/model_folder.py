@@ -1,40 +1,109 @@
-"""Whether a folder's model and tokenizer belong together, found out without loading weights."""
+"""Model folders: opened and verified once, and written."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from glmja.errors import ModelError
-from glmja.files.json_files import read_json
+from glmja.files.json_files import read_json, write_json
+from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.weights.chatglm_layout import Config, check_glm_config, layout_of, to_glm_config
+from glmja.weights.chatglm_layout import Config, Layout, check_glm_config, layout_of, to_glm_config
+from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint
 
-_REPORTS = ("resize_report.json", "export_report.json")  # say which tokenizer the weights were made for
+_REPORTS = ("resize_report.json", "export_report.json")  # both record the tokenizer that the weights were made for
 
 _MOST_PADDING = 1024  # rows; ChatGLM3 has 226
 
 
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder whose config and tokenizer were read and verified; its weights are opened at first use.
+
+    Open a folder once and pass this object on: each file is then read once.
+
+    Attributes:
+        path: The folder.
+        config: The model's config under Glm's names, whichever layout the folder has.
+        tokenizer: The model's tokenizer.
+    """
+
+    path: Path
+    config: Config
+    tokenizer: GLMTokenizer
+    _stored_config: Config
+
+    @classmethod
+    def open(cls, path: str | Path) -> ModelFolder:
+        """Reads config and tokenizer, and checks that they belong together. No weight is read.
+
+        Args:
+            path: Folder of a model, in ChatGLM2/3's layout or `transformers`' Glm.
+
+        Raises:
+            OSError: If there is no config or tokenizer.
+            ValueError: If the architecture is unknown, or config, tokenizer and reports do not belong together.
+        """
+        path = Path(path)
+        stored = read_json(path / "config.json")
+        config = _glm_config(stored, path)
+        tokenizer = GLMTokenizer.load(path, stored)
+        check_vocabulary(config["vocab_size"], tokenizer, path)
+        _check_reports(path, tokenizer)
+        return cls(path, config, tokenizer, stored)
+
+    @cached_property
+    def stored(self) -> Checkpoint:
+        """The weights as stored, under the names of the folder's own layout; headers only are read.
+
+        Raises:
+            ValueError: If weights are missing or damaged, or would need code to load.
+        """
+        return Checkpoint.open(self.path, self._stored_config)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The weights under Glm's names; raises as `stored`, and if a tensor's shape is not the config's."""
+        return self.stored.as_glm()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the weights; see `Checkpoint.fingerprint`."""
+        return self.stored.fingerprint()
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence that the model takes, in tokens."""
+        return int(self.config["max_position_embeddings"])
+
+
 def check_vocabulary(num_rows: int, tokenizer: GLMTokenizer, folder: str | Path) -> None:
-    """Checks that every id of the tokenizer has a row in the embeddings, and hardly a row is without an id.
+    """Checks that every id of the tokenizer has a row in the embeddings, and that few rows have no id.
 
     Raises:
         ValueError: If not; gives both numbers.
     """
     if not len(tokenizer) <= num_rows <= len(tokenizer) + _MOST_PADDING:
         raise ModelError(
-            f"{folder}: the tokenizer makes {len(tokenizer)} ids but the model has {num_rows} rows; they do not "
+            f"{folder}: the tokenizer has {len(tokenizer)} ids but the model has {num_rows} rows; they do not "
             "belong together (python -m glmja.resize_embeddings makes a model for a tokenizer)"
         )
 
 
 def glm_config(folder: str | Path) -> Config:
-    """The config of a folder under Glm's names.
+    """The config of a folder under Glm's names; use `ModelFolder.config`."""
+    return ModelFolder.open(folder).config
 
-    Raises:
-        OSError: If there is none.
-        ValueError: If the architecture is unknown.
-    """
-    config = read_json(Path(folder) / "config.json")
+
+def check_folder(folder: str | Path) -> GLMTokenizer:
+    """The tokenizer of a model folder; use `ModelFolder.tokenizer`."""
+    return ModelFolder.open(folder).tokenizer
+
+
+def _glm_config(config: Config, folder: Path) -> Config:
     try:
         if layout_of(config) == "chatglm":
             config = to_glm_config(config)
@@ -44,21 +113,37 @@ def glm_config(folder: str | Path) -> Config:
     return config
 
 
-def check_folder(folder: str | Path) -> GLMTokenizer:
-    """Checks in a moment that a model folder is whole; returns its tokenizer.
+def write_model(
+    folder: Path, model: Checkpoint, tokenizer: GLMTokenizer, layout: Layout, max_shard_size: int = MAX_SHARD_SIZE
+) -> dict[str, Any]:
+    """Writes weights, config, tokenizer and generation config into an existing folder.
 
-    Raises:
-        OSError: If there is no config or tokenizer.
-        ValueError: If model and tokenizer do not belong together, or the architecture is unknown.
+    Args:
+        folder: Where to write.
+        model: The weights, under Glm's names.
+        tokenizer: The model's tokenizer.
+        layout: `glm` for `AutoModelForCausalLM` without remote code, `chatglm` for ChatGLM3's own names.
+        max_shard_size: Maximum bytes of a shard.
+
+    Returns:
+        The entries of a report that describe the tokenizer.
     """
-    config = glm_config(folder)
-    tokenizer = GLMTokenizer.load(folder)
-    check_vocabulary(config["vocab_size"], tokenizer, folder)
-    reports = [read_json(Path(folder) / name) for name in _REPORTS if (Path(folder) / name).is_file()]
+    written = model.as_chatglm() if layout == "chatglm" else model
+    written.save(folder, max_shard_size)
+    left_out = huggingface.save(tokenizer, folder, model.config["max_position_embeddings"])
+    generation = {key: model.config[key] for key in ("eos_token_id", "pad_token_id")}
+    write_json(folder / "generation_config.json", generation)
+    return {
+        "tokenizer_sha256": tokenizer.fingerprint,
+        "hugging_face_tokenizer": f"left out: {left_out[0]}" if left_out else "written",
+    }
+
+
+def _check_reports(path: Path, tokenizer: GLMTokenizer) -> None:
+    reports = [read_json(path / name) for name in _REPORTS if (path / name).is_file()]
     made_for = reports[0].get("tokenizer_sha256") if reports else tokenizer.fingerprint
     if made_for != tokenizer.fingerprint:
         raise ModelError(
-            f"{folder}: the weights were made for a tokenizer with the hash {str(made_for)[:16]}…, but the one beside "
+            f"{path}: the weights were made for a tokenizer with the hash {str(made_for)[:16]}…, but the one beside "
             f"them has {tokenizer.fingerprint[:16]}…; put the right tokenizer back"
         )
-    return tokenizer

@@ -8,10 +8,10 @@ for a control token by its name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
@@ -71,8 +71,12 @@ class GLMTokenizer:
             raise ModelError(f"the end of a text, {proto.trainer_spec.eos_piece[:20]!r}, is no control token of it")
 
     @classmethod
-    def load(cls, folder: str | Path) -> GLMTokenizer:
+    def load(cls, folder: str | Path, config: Mapping[str, Any] | None = None) -> GLMTokenizer:
         """Loads the tokenizer of a ChatGLM2 or ChatGLM3 folder, a glmja folder, or the published Japanese merge.
+
+        Args:
+            folder: Folder of `tokenizer.model`.
+            config: The content of the folder's `config.json`; read, if there is one, if None.
 
         Raises:
             TokenizerNotFoundError: If the folder has no `tokenizer.model`.
@@ -81,7 +85,7 @@ class GLMTokenizer:
         path = Path(folder) / FILE_NAME
         if not path.is_file():
             raise TokenizerNotFoundError(Path(folder))
-        names = _control_tokens_of(Path(folder))
+        names = _control_tokens_of(Path(folder), config)
         try:
             return cls(with_control_tokens(parse_proto(path.read_bytes()), names))
         except ValueError as error:
@@ -210,10 +214,11 @@ def with_control_tokens(proto: spm.ModelProto, control_tokens: Sequence[str] = C
     return complete
 
 
-def _control_tokens_of(folder: Path) -> Sequence[str]:
+def _control_tokens_of(folder: Path, config: Mapping[str, Any] | None) -> Sequence[str]:
     """ChatGLM2 and ChatGLM3 share one vocabulary file; only the name in `config.json` tells them apart."""
-    config = folder / "config.json"
-    name = read_json(config).get("_name_or_path", "") if config.is_file() else ""
+    if config is None:
+        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    name = config.get("_name_or_path", "")
     return CONTROL_TOKENS[:_NUM_CHATGLM2_CONTROL_TOKENS] if "chatglm2" in str(name).lower() else CONTROL_TOKENS
 
 

@@ -27,6 +27,7 @@ from glmja.files.json_files import read_json
 from glmja.modeling.adapters import Lora, apply_tuning
 from glmja.modeling.generation import generate_ids
 from glmja.modeling.loading import load_model, model_of
+from glmja.modeling.model_folder import ModelFolder
 from glmja.runs.trained_state import TrainedState
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.weights.chatglm_layout import layout_of
@@ -48,18 +49,18 @@ _MOST_ULPS = 64  # of the stored dtype; 2 to 3 are seen
 _NUM_RANDOM_IDS = 64
 
 
-def trained_model(state: TrainedState, model_dir: Path, tokenizer: GLMTokenizer) -> Any:
-    """The model as it stood in the run, adapters beside the weights, in fp32.
+def trained_model(state: TrainedState, base: ModelFolder) -> Any:
+    """Builds the model as it was in the run, adapters beside the weights, in fp32.
 
     Raises:
         ValueError: If the checkpoint does not fit the model.
     """
     facts = state.manifest.facts
     lora = Lora(**facts["lora"]) if facts["lora"] else Lora()
-    base = load_model(model_dir, torch.float32)
+    glm = load_model(base, torch.float32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks transformers
-        model = apply_tuning(base, facts["tuning"], facts["embeddings"], lora, tokenizer.new_ids).eval()
+        model = apply_tuning(glm, facts["tuning"], facts["embeddings"], lora, base.tokenizer.new_ids).eval()
     prefix = "base_model.model." if hasattr(model, "get_base_model") else ""
     weights = {f"{prefix}{name}": source.read_all() for name, source in state.tensors.items()}
     if unknown := model.load_state_dict(weights, strict=False).unexpected_keys:
@@ -68,16 +69,13 @@ def trained_model(state: TrainedState, model_dir: Path, tokenizer: GLMTokenizer)
 
 
 @torch.inference_mode()
-def compare(
-    state: TrainedState, model_dir: Path, exported: Checkpoint, tokenizer: GLMTokenizer, run_it: bool = True
-) -> dict[str, Any]:
+def compare(state: TrainedState, base: ModelFolder, exported: Checkpoint, run_it: bool = True) -> dict[str, Any]:
     """Compares an exported model, opened again, with the trained one.
 
     Args:
         state: What trained.
-        model_dir: Folder of the model that the run began with.
-        exported: The exported model, as Glm.
-        tokenizer: Of both.
+        base: The model that the run trained.
+        exported: The exported model, under Glm's names.
         run_it: Whether to compare what the models say, too; the exported one must then lie in its folder.
 
     Returns:
@@ -86,8 +84,9 @@ def compare(
     Raises:
         ValueError: If a tensor is not the trained one, rounded.
     """
+    tokenizer = base.tokenizer
     rows = _token_rows(tokenizer) if run_it else []
-    trained: Any = trained_model(state, model_dir, tokenizer)
+    trained: Any = trained_model(state, base)
     logits, replies = _logits(trained, rows), _greedy(trained, rows, tokenizer)
     if hasattr(trained, "merge_and_unload"):
         trained = trained.merge_and_unload()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glmja.conversation.rendering import question_ids
 from glmja.errors import ModelError
-from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.modeling.model_folder import ModelFolder
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
 
@@ -20,17 +20,17 @@ _ROWS_PER_BLOCK = 64  # in float64, 2 MB each at width 4,096
 
 
 def verify_zero(
-    base: Checkpoint, folder: Path, old: GLMTokenizer, spelled: list[list[int]], init: str, check_greedy: bool
+    base: ModelFolder, source: Checkpoint, folder: Path, spelled: list[list[int]], init: str, check_greedy: bool
 ) -> dict[str, Any]:
     """Re-opens a Zero model and compares it with its base.
 
     Args:
-        base: The base, as Glm, in the dtype of the Zero model.
-        folder: Of the Zero model.
-        old: The base's tokenizer.
-        spelled: For each new piece, the old ids that spelled it.
-        init: How new rows were made.
-        check_greedy: Whether to run both models.
+        base: The base model.
+        source: The base's weights under Glm's names, in the dtype of the Zero model.
+        folder: The folder of the Zero model.
+        spelled: For each new piece, the ids of the old pieces that spell it.
+        init: How new rows were initialized.
+        check_greedy: Whether to load both models and compare their greedy replies.
 
     Returns:
         What was found, for the report.
@@ -38,19 +38,19 @@ def verify_zero(
     Raises:
         ValueError: If a check fails.
     """
-    zero = Checkpoint.open(folder).as_glm()
-    num_old = len(old)
+    opened = ModelFolder.open(folder)
+    zero, num_old = opened.checkpoint, len(base.tokenizer)
     found: dict[str, Any] = {}
     for name in (EMBEDDING, HEAD):
-        source, kept = base.tensors[name], zero.tensors[name]
-        for block, (ours, theirs) in enumerate(zip(kept.blocks(0, num_old), source.blocks(0, num_old), strict=True)):
+        old, kept = source.tensors[name], zero.tensors[name]
+        for block, (ours, theirs) in enumerate(zip(kept.blocks(0, num_old), old.blocks(0, num_old), strict=True)):
             if not torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8)):
                 raise ModelError(f"{name}: old rows differ from the base's in block {block}")
     found["old_rows_bit_equal"] = True
     if init == "subtoken_mean":
-        found["largest_distance_from_convexity_in_ulp"] = _distance_from_convexity(base, zero, num_old, spelled)
+        found["largest_distance_from_convexity_in_ulp"] = _distance_from_convexity(source, zero, num_old, spelled)
     if check_greedy:
-        found["greedy_prompts"] = _check_greedy(base, folder, old)
+        found["greedy_prompts"] = _check_greedy(base, opened, source.tensors[HEAD].dtype)
         found["greedy_equal"] = True
     return found
 
@@ -75,7 +75,7 @@ def _ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)
 
 
-def _check_greedy(base: Checkpoint, folder: Path, old: GLMTokenizer) -> int:
+def _check_greedy(base: ModelFolder, zero: ModelFolder, dtype: torch.dtype) -> int:
     """Compares greedy replies; returns the number of prompts.
 
     The base may choose among the ids of its tokenizer only: rows beyond them are padding that was never trained.
@@ -84,11 +84,10 @@ def _check_greedy(base: Checkpoint, folder: Path, old: GLMTokenizer) -> int:
     from glmja.modeling.generation import generate_ids  # noqa: PLC0415
     from glmja.modeling.loading import load_model  # noqa: PLC0415
 
-    dtype, prompts = base.tensors[HEAD].dtype, [question_ids(prompt, old) for prompt in PROMPTS]
-    pairs = ((base.folder, old), (folder, GLMTokenizer.load(folder)))
+    prompts = [question_ids(prompt, base.tokenizer) for prompt in PROMPTS]
     theirs, ours = (
-        generate_ids(load_model(path, dtype), tokenizer, prompts, max_new_tokens=_NEW_TOKENS, batch_size=1)
-        for path, tokenizer in pairs
+        generate_ids(load_model(model, dtype), model.tokenizer, prompts, max_new_tokens=_NEW_TOKENS, batch_size=1)
+        for model in (base, zero)
     )
     for prompt, our, their in zip(PROMPTS, ours, theirs, strict=True):
         if our != their:

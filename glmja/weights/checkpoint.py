@@ -45,15 +45,19 @@ class Checkpoint:
     tensors: dict[str, Source]
 
     @classmethod
-    def open(cls, folder: str | Path) -> Checkpoint:
+    def open(cls, folder: str | Path, config: Config | None = None) -> Checkpoint:
         """Opens a folder of safetensors, or of `.bin` files without code; reads headers only.
+
+        Args:
+            folder: Folder of weights, in either layout.
+            config: The content of its `config.json`; read if None.
 
         Raises:
             FileNotFoundError: If the folder or its config does not exist.
             ValueError: If weights are missing or damaged, would need code to load, or the architecture is unknown.
         """
         folder = Path(folder)
-        config = read_json(folder / "config.json")
+        config = read_json(folder / "config.json") if config is None else config
         layout.layout_of(config)
         return cls(folder, config, open_weights(folder))
 

@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from glmja import build_tokenizer, export, fit, resize_embeddings
 from glmja.errors import ModelError
 from glmja.modeling.loading import load_model
-from glmja.modeling.model_folder import check_folder
+from glmja.modeling.model_folder import ModelFolder
 from glmja.runs import language_pack, manifest
 from glmja.runs.trained_state import TrainedState, read_tensors
 from glmja.twin import build as twin
 from glmja.verification import export as export_check
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
+from tests.support.file_reads import counted_opens, reads_of
 from tests.support.programs.toy_runs import newest, train
 
 ROOT = Path(__file__).parents[2]
@@ -125,7 +126,7 @@ def test_the_exported_model_loads_without_remote_code(trained, tokenizer, tmp_pa
     model, fast = (auto.from_pretrained(tmp_path / "out") for auto in (AutoModelForCausalLM, AutoTokenizer))
     assert torch.equal(logits(model), logits(load_model(tmp_path / "out")))
     assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == tokenizer.stop_ids
-    assert check_folder(tmp_path / "out").fingerprint == tokenizer.fingerprint
+    assert ModelFolder.open(tmp_path / "out").tokenizer.fingerprint == tokenizer.fingerprint
     chat = fast.apply_chat_template([{"role": "user", "content": "你好"}], add_generation_prompt=True)
     assert chat["input_ids"][:3] == [*tokenizer.prefix_ids, tokenizer.role_id("user")]
 
@@ -282,7 +283,7 @@ def test_the_check_finds_a_tensor_that_is_not_the_trained_one(trained, zero_dir,
         content[Checkpoint.open(tmp_path / "out").tensors[name].offset + 1] ^= 4  # an exponent
         weights.write_bytes(content)
         with pytest.raises(ValueError, match=message):
-            export_check.compare(state, zero_dir, Checkpoint.open(tmp_path / "out"), tokenizer)
+            export_check.compare(state, ModelFolder.open(zero_dir), Checkpoint.open(tmp_path / "out"))
 
 
 def test_the_check_finds_weights_that_transformers_does_not_find(trained, zero_dir, tokenizer, tmp_path):
@@ -320,7 +321,7 @@ def test_the_check_finds_a_chat_template_that_renders_otherwise(trained, zero_di
     template = tmp_path / "out" / "chat_template.jinja"
     template.write_text(template.read_text().replace("[gMASK]", "[sMASK]"))
     with pytest.raises(ValueError, match="the tokenizer as written renders chats otherwise than glmja"):
-        export_check.compare(TrainedState.open(run), zero_dir, Checkpoint.open(tmp_path / "out"), tokenizer)
+        export_check.compare(TrainedState.open(run), ModelFolder.open(zero_dir), Checkpoint.open(tmp_path / "out"))
 
 
 PACKED = ["lora", "rslora", "dora", "frozen", "frozen_rows"]
@@ -548,3 +549,10 @@ def test_a_run_on_two_ranks_in_half_precision_is_exported(zero_dir, tmp_path, ki
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
     report = exported(tmp_path / "run", tmp_path / "out", check="true")
     assert report["greedy_replies_equal"] == 5
+
+
+def test_the_model_that_a_run_trained_is_read_once(trained, zero_dir, tmp_path):
+    run, _ = trained("lora")
+    with counted_opens() as opens:
+        exported(run, tmp_path / "out")
+    assert reads_of(opens, zero_dir) == (1, 1)

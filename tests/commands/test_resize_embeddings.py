@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from glmja import build_tokenizer, resize_embeddings
 from glmja.modeling.loading import load_model
-from glmja.modeling.model_folder import check_folder
+from glmja.modeling.model_folder import ModelFolder
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor
 from glmja.twin import build as twin
@@ -109,7 +109,7 @@ def test_the_same_tokenizer_makes_a_conversion(base_dir, base_tokenizer, tmp_pat
         ["--base", str(base_dir), "--tokenizer", str(base_dir), "--output", str(tmp_path / "out")]
     )
     assert report["new_rows"] == 0
-    assert check_folder(tmp_path / "out").fingerprint == base_tokenizer.fingerprint
+    assert ModelFolder.open(tmp_path / "out").tokenizer.fingerprint == base_tokenizer.fingerprint
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -160,7 +160,7 @@ def test_a_tokenizer_larger_than_its_weights_is_refused(base_dir, tokenizer_dir,
     base = copy(base_dir, tmp_path / "base")
     (base / FILE_NAME).write_bytes((tokenizer_dir / FILE_NAME).read_bytes())
     line = refused(capsys, base=base, tokenizer=tokenizer_dir, output=tmp_path / "out")
-    assert "the tokenizer makes 3109 ids but the model has 2560 rows" in line
+    assert "the tokenizer has 3109 ids but the model has 2560 rows" in line
 
 
 def test_weights_with_the_tokenizer_of_another_model_are_refused(base_dir, zero_dir, tokenizer_dir, tmp_path, capsys):
@@ -235,9 +235,8 @@ class TestVerification:
         return copy(zero_dir, tmp_path / "zero")
 
     def verify(self, base_dir, zero, base_tokenizer, tokenizer, greedy=False):
-        base = Checkpoint.open(base_dir).as_glm()
-        spellings = spelled(base_tokenizer, tokenizer)
-        return verification.verify_zero(base, zero, base_tokenizer, spellings, "subtoken_mean", greedy)
+        base, spellings = ModelFolder.open(base_dir), spelled(base_tokenizer, tokenizer)
+        return verification.verify_zero(base, base.checkpoint, zero, spellings, "subtoken_mean", greedy)
 
     def change(self, zero, name, row, value):
         tensors = load_file(zero / "model.safetensors")

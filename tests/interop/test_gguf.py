@@ -13,7 +13,7 @@ import gguf
 import pytest
 from gguf import TokenType
 
-from glmja.export import _write_model
+from glmja.modeling.model_folder import write_model
 from glmja.tokenization import huggingface as fast_tokenizer
 from glmja.tokenization.tokenizer import CONTROL_TOKENS, GLMTokenizer
 from glmja.weights.chatglm_layout import EMBEDDING
@@ -25,7 +25,7 @@ CONTROL_NAMES = {"<s>", "</s>", *CONTROL_TOKENS}
 @pytest.fixture(scope="module", params=["glm", "chatglm"])
 def exported(request, zero_dir, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    _write_model(folder, Checkpoint.open(zero_dir).as_glm(), tokenizer, request.param, MAX_SHARD_SIZE)
+    write_model(folder, Checkpoint.open(zero_dir).as_glm(), tokenizer, request.param, MAX_SHARD_SIZE)
     return folder
 
 
@@ -83,7 +83,7 @@ def test_the_ids_that_end_a_turn_are_those_which_gguf_new_metadata_is_told_by_na
 def test_the_original_layout_says_all_that_the_converter_asks_of_it(zero_dir, tokenizer, tmp_path):
     """Of a Glm config it would read no context length, rotary base or epsilon; without `vocab_size` it pads nothing."""
     model = Checkpoint.open(zero_dir).as_glm()
-    _write_model(tmp_path, model, tokenizer, "chatglm", MAX_SHARD_SIZE)
+    write_model(tmp_path, model, tokenizer, "chatglm", MAX_SHARD_SIZE)
     config = read(tmp_path, "config.json")
     assert config["architectures"] == ["ChatGLMModel"]
     assert config["vocab_size"] == config["padded_vocab_size"] == model.tensors[EMBEDDING].shape[0] > len(tokenizer)

@@ -16,8 +16,8 @@ from transformers.utils.import_utils import is_serve_available
 
 from glmja.conversation.rendering import render
 from glmja.conversation.replies import generate
-from glmja.export import _write_model
 from glmja.modeling.loading import load_model
+from glmja.modeling.model_folder import write_model
 from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint
 from tests.support.taught import HELLO, WEATHER, taught_folder
 
@@ -38,7 +38,7 @@ def model_dir(zero_dir, tmp_path_factory):
 def exported_dir(model_dir, tokenizer, tmp_path_factory):
     """As `python -m glmja.export` writes a model."""
     folder = tmp_path_factory.mktemp("exported")
-    _write_model(folder, Checkpoint.open(model_dir).as_glm(), tokenizer, "glm", MAX_SHARD_SIZE)
+    write_model(folder, Checkpoint.open(model_dir).as_glm(), tokenizer, "glm", MAX_SHARD_SIZE)
     return folder
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from glmja.modeling.loading import load_model
-from glmja.modeling.model_folder import check_folder
+from glmja.modeling.model_folder import ModelFolder
 
 IDS = torch.tensor([[5, 300, 7, 900]])
 
@@ -27,8 +27,8 @@ def test_a_model_that_is_too_small_for_its_tokenizer_is_refused_with_both_number
         (tmp_path / name).write_bytes((zero_dir / name).read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 3072}))
-    with pytest.raises(ValueError, match="the tokenizer makes 3109 ids but the model has 3072 rows"):
-        check_folder(tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer has 3109 ids but the model has 3072 rows"):
+        ModelFolder.open(tmp_path)
 
 
 def test_a_model_that_is_far_too_large_for_its_tokenizer_is_refused(zero_dir, tmp_path):
@@ -36,5 +36,5 @@ def test_a_model_that_is_far_too_large_for_its_tokenizer_is_refused(zero_dir, tm
         (tmp_path / name).write_bytes((zero_dir / name).read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 65024}))
-    with pytest.raises(ValueError, match="the tokenizer makes 3109 ids but the model has 65024 rows"):
-        check_folder(tmp_path)
+    with pytest.raises(ValueError, match="the tokenizer has 3109 ids but the model has 65024 rows"):
+        ModelFolder.open(tmp_path)

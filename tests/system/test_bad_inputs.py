@@ -542,7 +542,7 @@ TABLE = [
         DATA, r"is damaged \('tokens.bin' is not what was written\); remove it"),
     row("36 more ids than rows", evaluate,
         lambda w: w.evaluate(w.with_file("tokenizer.model", (w.tokenizer / "tokenizer.model").read_bytes(), w.base)),
-        MODEL, r"TMP/model: the tokenizer makes \d+ ids but the model has \d+ rows"),
+        MODEL, r"TMP/model: the tokenizer has \d+ ids but the model has \d+ rows"),
     row("37 shard missing", evaluate, lambda w: w.evaluate(w.with_shards("model-1.safetensors")),
         MODEL, r"TMP/model/model-1.safetensors is named in .*index.json but does not exist; get"),
     row("37 no weights", evaluate, model("model.safetensors", None),

@@ -1,0 +1,71 @@
+"""Model cards: the README.md of the folders that glmja writes, with the metadata that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from glmja import __version__
+
+_METADATA = "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en, ja]\n---\n\n"
+
+
+def zero_card(report: Mapping[str, object], policy: object) -> str:
+    """Returns the card of a Zero model.
+
+    Args:
+        report: The content of `resize_report.json`.
+        policy: The policy that the tokenizer was built with, from `tokenizer_report.json`.
+    """
+    new_rows = (
+        "New rows are random and serve for comparison only; the model's replies are undefined."
+        if report["init"] == "random"
+        else "Each new row is computed from old ones, so the model replies as its base does and has not been trained "
+        "on Japanese yet."
+    )
+    return (
+        f"{_METADATA}# Zero: ChatGLM with embedding rows for Japanese, not yet trained\n\n"
+        f"Written by glmja {__version__} (`python -m glmja.resize_embeddings`). The rows of old tokens are unchanged. "
+        f"{new_rows}\n{_table('provenance', {**report, 'policy': policy})}"
+    )
+
+
+def export_card(
+    format: str,
+    run: str,
+    step: int,
+    model: str,
+    provenance: Mapping[str, object],
+    validation: Mapping[str, object],
+    sources: Sequence[Mapping[str, object]],
+) -> str:
+    """Returns the card of an exported model or language pack.
+
+    Args:
+        format: `glm`, `chatglm`, or `adapter` for a language pack.
+        run: Name of the run's folder.
+        step: Optimizer step of the exported checkpoint.
+        model: Name of the folder of the model that was trained.
+        provenance: Further facts, one row each.
+        validation: The last validation scores of the run.
+        sources: The ledger's entry of each data source.
+    """
+    adapter = format == "adapter"
+    return (
+        f"{_METADATA}# {'A language pack: Japanese for ChatGLM' if adapter else 'ChatGLM with Japanese'}\n\n"
+        f"Written by glmja {__version__} (`python -m glmja.export`) from step {step} of the run `{run}`, which trained "
+        f"the model `{model}`.\n"
+        + ("\n`python -m glmja.export --pack THIS --base MODEL --output NEW` makes the model.\n" if adapter else "")
+        + _table("provenance", provenance)
+        + (_table("validation", validation) if validation else "")
+        + (_table_of_sources(sources) if sources else "")
+    )
+
+
+def _table(title: str, rows: Mapping[str, object]) -> str:
+    return f"\n| {title} | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows.items()) + "\n"
+
+
+def _table_of_sources(sources: Sequence[Mapping[str, object]]) -> str:
+    """A column for each source."""
+    rows = [" | ".join(["", key, *(str(source[key]) for source in sources), ""]).strip() for key in sources[0]]
+    return "\n" + "\n".join([rows[0], "|---" * (len(sources) + 1) + "|", *rows[1:]]) + "\n"
