@@ -233,4 +233,4 @@ class ConversationRows:
     def _fragment(self, source: Any, number: Any) -> Fragment:
         store = self.stores[source]
         begin, end = store.starts[number : number + 2]
-        return Fragment(store.tokens[begin:end], store.learnt[begin:end])
+        return Fragment(store.tokens[begin:end], store.loss_mask[begin:end])

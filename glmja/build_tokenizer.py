@@ -89,7 +89,7 @@ def build_tokenizer(
             "policy": policy,
             "base_tokenizer_sha256": old.fingerprint,
             "tokenizer_sha256": new.fingerprint,
-            "hugging_face_tokenizer": f"left out: {left_out[0]}" if left_out else "written",
+            "hugging_face_tokenizer": fast_tokenizer.describe_saved(left_out),
             "pieces_before": len(old),
             "pieces_after": len(new),
             "control_tokens": new.control_tokens,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glmja.modeling.batch import IGNORE_INDEX, Batch
+from glmja.modeling.batch import IGNORE_INDEX, Batch, pad_sequences
 
 
 class Fragment(NamedTuple):
@@ -83,15 +83,11 @@ def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
         The batch; `mean_target_tokens` is its own count.
     """
     lengths = [len(row.input_ids) for row in rows]
-    width = -(-max(lengths) // multiple) * multiple
-    input_ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    labels = torch.full((len(rows), width), IGNORE_INDEX)
-    position_ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        input_ids[i, :length] = torch.from_numpy(row.input_ids)
-        labels[i, :length] = torch.from_numpy(row.labels)
-        position_ids[i, :length] = torch.from_numpy(row.position_ids)
-        position_ids[i, length:] = torch.arange(width - length) + row.position_ids[-1] + 1
+    input_ids = pad_sequences([row.input_ids for row in rows], 0, multiple=multiple)
+    labels = pad_sequences([row.labels for row in rows], IGNORE_INDEX, multiple=multiple)
+    position_ids = pad_sequences([row.position_ids for row in rows], 0, multiple=multiple)
+    for positions_T, row, length in zip(position_ids, rows, lengths, strict=True):
+        positions_T[length:] = torch.arange(len(positions_T) - length) + row.position_ids[-1] + 1
     learnt = torch.tensor(float(count_learnt(labels)))
     return Batch(
         input_ids=input_ids,

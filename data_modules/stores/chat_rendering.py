@@ -37,20 +37,22 @@ class Chunk(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """Ids of conversations, one after the other, and what became of the rest."""
+    """Conversations as token ids, one after the other, and the records that were dropped."""
 
-    tokens: NDArray[np.uint32]
-    learnt: NDArray[np.bool_]
-    lengths: list[int]
+    tokens: NDArray[np.uint32]  # of all conversations
+    loss_mask: NDArray[np.bool_]  # whether each token is a target of the loss
+    lengths: list[int]  # tokens of each conversation
+    num_target_tokens: list[int]  # of each conversation
     num_shortened: int
-    dropped: list[tuple[str, str, str]]  # reason, place, what is wrong there
+    dropped: list[tuple[str, str, str]]  # reason, place, details
 
 
 def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat, row_len: int) -> Rendered:
     """Renders the conversations of a chunk; in a worker process."""
     ids: list[int] = []
-    learnt: list[bool] = []
+    loss_mask: list[bool] = []
     lengths: list[int] = []
+    num_target_tokens: list[int] = []
     dropped: list[tuple[str, str, str]] = []
     num_shortened = 0
     for number, record in enumerate(chunk.records, start=chunk.first):
@@ -60,20 +62,22 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat,
         try:
             messages = without_unanswered(to_messages(_parse(record, place), chat_format))
             check_turns(messages)
-            row_ids, row_learnt, shortened = render_within(messages, tokenizer, row_len)
-            if not any(row_learnt[1:]):
+            row_ids, row_mask, shortened = render_within(messages, tokenizer, row_len)
+            if not any(row_mask[1:]):
                 raise _TooLong(f"the prompt alone has {row_len} tokens")
         except BadConversation as error:
             dropped.append((error.reason, place, shorten(str(error), 60, placeholder=" …")))
         except _TooLong:
-            reason = "only a prompt within row_len"
+            reason = "no assistant text within the first row_len tokens"
             dropped.append((reason, place, reason))
         else:
             ids += row_ids
-            learnt += row_learnt
+            loss_mask += row_mask
             lengths.append(len(row_ids))
+            num_target_tokens.append(sum(row_mask))
             num_shortened += shortened
-    return Rendered(np.array(ids, np.uint32), np.array(learnt, np.bool_), lengths, num_shortened, dropped)
+    tokens, mask = np.array(ids, np.uint32), np.array(loss_mask, np.bool_)
+    return Rendered(tokens, mask, lengths, num_target_tokens, num_shortened, dropped)
 
 
 class _TooLong(Exception):

@@ -1,145 +1,153 @@
-"""Conversations as token ids on disk, with a mark on each id that is to be learnt.
+"""Conversations as token ids on disk, with a loss mask that selects the target tokens.
 
-Like `data_modules.stores.token_store`, from which it differs in what a record is: a conversation that nothing can
-be learnt from is left out and counted, with the places of the first ones, instead of ending the run.
+A conversation without any target token is dropped and counted, with the places of the first ones, instead of ending
+the run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter, defaultdict
-from contextlib import closing, suppress
-from functools import cached_property, partial
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.sources import ChatSource
-from data_modules.stores.chat_rendering import read_chunks, render_chunk
+from data_modules.stores.chat_rendering import Rendered, read_chunks, render_chunk
+from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.errors import DataError
-from glmja.files.checksums import open_sealed, seal
-from glmja.files.json_files import read_json, write_json
-from glmja.files.output_folder import atomic_output_folder
+from glmja.files.checksums import sha256_of_file
+from glmja.files.json_files import read_json
 from glmja.tokenization.tokenizer import GLMTokenizer
 
-_FORMAT = "2"  # counts up when the content of a store for the same conversations changes
+_FORMAT = "2"  # increase when the content of a store for the same conversations changes
+_LOSS_MASK, _NUM_TARGETS = "learnt.bin", "num_target_tokens.npy"  # the names that existing stores have
 _PLACES_SHOWN = 3
 
 log = logging.getLogger(__name__)
 
 
-class ChatStore:
-    """The conversations of a source.
+@dataclass
+class ChatReport:
+    """Records that were dropped or shortened when a store was created.
 
     Attributes:
-        folder: Named after everything that the content depends on.
-        tokens: All ids, (T,) uint32, memory-mapped.
-        learnt: Which of them are to be learnt, (T,) bool, memory-mapped.
-        starts: Where each conversation starts, and the end, (conversations + 1,) int64.
-        num_target_tokens: Ids to be learnt of each conversation, (conversations,) int64.
-        num_dropped: Records from which nothing can be learnt.
-        num_shortened: Conversations that lost turns, or the end of one, to fit into a row.
+        dropped: Number of dropped records by reason.
+        places: The first places, `path:line`, of each reason.
+        first: Place and details of the first dropped record; empty if there is none.
+        shortened: Number of conversations that were shortened to fit into a row.
+    """
+
+    dropped: dict[str, int] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+    first: str = ""
+    shortened: int = 0
+
+    def add(self, part: Rendered) -> None:
+        """Counts the records of a rendered chunk."""
+        self.shortened += part.num_shortened
+        for reason, place, detail in part.dropped:
+            self.first = self.first or f"{place}: {detail}"
+            self.dropped[reason] = self.dropped.get(reason, 0) + 1
+            if self.dropped[reason] <= _PLACES_SHOWN:
+                self.places.setdefault(reason, []).append(place)
+
+
+class ChatStore(Store):
+    """The conversations of a source as token ids.
+
+    Attributes:
+        loss_mask: Whether each token is a target of the loss, (T,) bool, memory-mapped.
+        num_target_tokens: Number of target tokens of each conversation, (conversations,) int64.
+        report: Records that were dropped or shortened.
+        num_dropped: Number of records without any target token.
+        num_shortened: Number of conversations that lost turns, or the end of one, to fit into a row.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Opens a complete store."""
-        self.folder = folder
-        self.tokens: NDArray[np.uint32] = np.memmap(folder / "tokens.bin", dtype=np.uint32, mode="r")
-        self.learnt: NDArray[np.bool_] = np.memmap(folder / "learnt.bin", dtype=np.bool_, mode="r")
-        self.starts: NDArray[np.int64] = np.load(folder / "starts.npy")
-        self.num_target_tokens: NDArray[np.int64] = np.load(folder / "num_target_tokens.npy")
-        self.report: dict[str, Any] = read_json(folder / "report.json")
-        self.num_dropped = sum(self.report["dropped"].values())
-        self.num_shortened: int = self.report["shortened"]
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each conversation."""
-        return np.diff(self.starts)
+        """Opens a complete store without verifying it."""
+        super().__init__(folder)
+        self.loss_mask: NDArray[np.bool_] = np.memmap(folder / _LOSS_MASK, dtype=np.bool_, mode="r")
+        self.num_target_tokens: NDArray[np.int64] = np.load(folder / _NUM_TARGETS)
+        self.report = ChatReport(**read_json(folder / REPORT))
+        self.num_dropped, self.num_shortened = sum(self.report.dropped.values()), self.report.shortened
 
     @classmethod
     def of(cls, source: ChatSource, tokenizer: GLMTokenizer, row_len: int, cache_dir: str | Path) -> ChatStore:
-        """Opens the store of a source, making it first if need be.
+        """Opens the store of a source, and creates it first if there is none. Reads the source files for the key.
 
         Args:
-            source: The source.
-            tokenizer: Its fingerprint is part of the store's name.
-            row_len: Most tokens of a conversation.
-            cache_dir: Where stores lie.
+            source: Source of the conversations.
+            tokenizer: Tokenizer; its fingerprint is part of the key.
+            row_len: Maximum number of tokens of a conversation.
+            cache_dir: Folder that holds the stores.
 
         Raises:
+            ChildProcessError: If a worker process dies, for example when the machine runs out of memory.
             OSError: If a file does not exist or the disk has no room.
-            ValueError: If a file is damaged or not UTF-8, or nothing is left; gives `path:line`.
+            ValueError: If a file is damaged or not UTF-8, or no conversation has a target token; gives `path:line`.
         """
-        source.check_files()
-        key = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {source.format} {row_len}".encode())
-        for path in map(Path, source.files):
-            with path.open("rb") as file:
-                # the name too: it stands in the places of dropped records
-                key.update(hashlib.file_digest(file, "sha256").digest() + str(path).encode())
-        folder = Path(cache_dir).expanduser() / key.hexdigest()[:32]
-        if not folder.is_dir():
-            with suppress(FileExistsError), atomic_output_folder(folder) as partial_folder:
-                _write(source, tokenizer, row_len, partial_folder)
-        return open_sealed(cls, folder)
+        write = partial(_write, source, tokenizer, row_len)
+        return cls._open_or_create(cache_dir, _key(source, tokenizer, row_len), write)
 
     def check_dropped(self, name: str, max_bad_share: float) -> None:
-        """Logs what was dropped.
+        """Logs how many records were dropped, and why.
 
         Args:
-            name: Of the source.
-            max_bad_share: Share of the records that may be dropped.
+            name: Name of the source.
+            max_bad_share: Maximum share of the records that may be dropped.
 
         Raises:
-            ValueError: If it was more; gives `path:line` of the first ones.
+            ValueError: If more were dropped; gives `path:line` of the first one.
         """
         if not self.num_dropped:
             return
         total = self.num_dropped + len(self.lengths)
-        reasons = ", ".join(
-            f"{count} × {reason} ({'; '.join(self.report['places'][reason])})"
-            for reason, count in self.report["dropped"].items()
-        )
-        found = f"source {name!r}: nothing can be learnt from {self.num_dropped} of {total} records"
+        found = f"source {name!r}: {self.num_dropped} of {total} records have no target tokens"
         if self.num_dropped > max_bad_share * total:
-            raise DataError(f"{found}; repair, or raise max_bad_share ({max_bad_share}): {self.report['first']}")
-        log.warning("%s: %s", found, reasons)
+            raise DataError(f"{found}; correct them, or raise max_bad_share ({max_bad_share}): {self.report.first}")
+        reasons = (
+            f"{count} × {reason} ({'; '.join(self.report.places[reason])})"
+            for reason, count in self.report.dropped.items()
+        )
+        log.warning("%s: %s", found, ", ".join(reasons))
+
+
+def _key(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> str:
+    """Hashes the tokenizer, the settings, and the content and names of the files."""
+    source.check_files()
+    digest = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {source.format} {row_len}".encode())
+    for path in map(Path, source.files):
+        # the name, because the places of dropped records contain it
+        digest.update(bytes.fromhex(sha256_of_file(path)) + str(path).encode())
+    return digest.hexdigest()[:32]
 
 
 def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Path) -> None:
     lengths: list[int] = []
     num_target_tokens: list[int] = []
-    dropped: Counter[str] = Counter()
-    places: defaultdict[str, list[str]] = defaultdict(list)
-    num_shortened, first = 0, ""
-    work = partial(render_chunk, tokenizer=tokenizer, chat_format=source.format, row_len=row_len)
-    chunks = read_chunks([Path(path) for path in source.files], f"tokenising {source.name}")
+    report = ChatReport()
+    render = partial(render_chunk, tokenizer=tokenizer, chat_format=source.format, row_len=row_len)
+    chunks = read_chunks([Path(path) for path in source.files], f"tokenizing {source.name}")
     with (
-        (folder / "tokens.bin").open("wb") as tokens,
-        (folder / "learnt.bin").open("wb") as learnt,
-        closing(map_in_processes(work, chunks)) as results,
+        (folder / TOKENS).open("wb") as tokens,
+        (folder / _LOSS_MASK).open("wb") as loss_mask,
+        closing(map_in_processes(render, chunks)) as rendered,
     ):
-        for result in results:
-            result.tokens.tofile(tokens)
-            result.learnt.tofile(learnt)
-            ends = np.cumsum(result.lengths)
-            num_target_tokens += [int(part.sum()) for part in np.split(result.learnt, ends[:-1])] if len(ends) else []
-            lengths += result.lengths
-            num_shortened += result.num_shortened
-            for reason, place, detail in result.dropped:
-                first = first or f"{place}: {detail}"
-                dropped[reason] += 1
-                if len(places[reason]) < _PLACES_SHOWN:
-                    places[reason].append(place)
+        for part in rendered:
+            part.tokens.tofile(tokens)
+            part.loss_mask.tofile(loss_mask)
+            lengths += part.lengths
+            num_target_tokens += part.num_target_tokens
+            report.add(part)
     if not lengths:
-        raise DataError(f"source {source.name!r} holds no conversation to learn from: {first or 'no records'}")
-    np.save(folder / "starts.npy", np.cumsum([0, *lengths], dtype=np.int64))
-    np.save(folder / "num_target_tokens.npy", np.array(num_target_tokens, dtype=np.int64))
-    write_json(
-        folder / "report.json", {"dropped": dropped, "places": places, "first": first, "shortened": num_shortened}
-    )
-    seal(folder)
+        raise DataError(
+            f"source {source.name!r} has no conversation with target tokens: {report.first or 'there are no records'}"
+        )
+    np.save(folder / _NUM_TARGETS, np.array(num_target_tokens, dtype=np.int64))
+    finish_store(folder, lengths, vars(report))

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import GlmForCausalLM
 
 from glmja.errors import ModelError
-from glmja.modeling.batch import IGNORE_INDEX
+from glmja.modeling.batch import IGNORE_INDEX, pad_sequences
 from glmja.modeling.loss import next_token_loss
 from glmja.tokenization.tokenizer import GLMTokenizer
 
@@ -113,8 +113,8 @@ def measure(
             numbers = order[start : start + batch_size]
             batch = [block[i] for i in numbers]
             # a causal model does not see what follows, so that padding needs no mask
-            hidden_BTD = model.model(_pad_right(batch, 0, model.device), use_cache=False).last_hidden_state
-            labels_BT = _pad_right(batch, IGNORE_INDEX, model.device)
+            hidden_BTD = model.model(pad_sequences(batch, 0).to(model.device), use_cache=False).last_hidden_state
+            labels_BT = pad_sequences(batch, IGNORE_INDEX).to(model.device)
             labels_BT[:, :num_prefix] = IGNORE_INDEX
             found.nats += next_token_loss(hidden_BTD, head_VD, labels_BT, _CHUNK_LEN)[0].item()
             for i, hidden_TD in zip(numbers, hidden_BTD, strict=True):
@@ -178,12 +178,6 @@ def _first_rows(rows: Sequence[Sequence[int]], keep: int) -> int:
         keep -= len(rows[taken])
         taken += 1
     return taken
-
-
-def _pad_right(rows: Sequence[Sequence[int]], padding: int, device: torch.device) -> Tensor:
-    """(B, T) int64."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], device=device)
 
 
 def _log_probs(states_CD: Tensor, head_VD: Tensor) -> Tensor:

@@ -1,55 +1,43 @@
-"""A seal on a store: the hashes of its files, so that what a disk damages is not trained on.
-
-The price is one reading of the store when it is opened, as of the sources, whose hashes name it.
-"""
+"""SHA-256 checksums of files, and of all files in a folder."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-from glmja.errors import DataError
 from glmja.files.json_files import read_json, write_json
 
-_NAME = "seal.json"
-
-Store = TypeVar("Store")
+CHECKSUM_FILE = "seal.json"  # the name that existing stores have
 
 
-def seal(folder: Path) -> None:
-    """Writes down the hashes of a folder's files."""
-    write_json(folder / _NAME, _hashes(folder))
-
-
-def open_sealed(kind: Callable[[Path], Store], folder: Path) -> Store:
-    """Opens a store that is as it was when it was sealed.
-
-    Args:
-        kind: The store's class.
-        folder: Where it lies.
+def sha256_of_file(path: str | Path) -> str:
+    """Returns the SHA-256 of a file's content, in hexadecimal.
 
     Raises:
-        ValueError: If it has no seal, or a file is missing, new or changed; names it.
+        OSError: If the file cannot be read.
     """
-    try:
-        sealed, now = read_json(folder / _NAME), _hashes(folder)
-    except (ValueError, OSError) as error:
-        raise _damaged(folder, str(error)) from error
-    if wrong := sorted(name for name in sealed.keys() | now.keys() if sealed.get(name) != now.get(name)):
-        raise _damaged(folder, f"{wrong[0]!r} is not what was written")
-    return kind(folder)
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damaged(folder: Path, why: str) -> DataError:
-    return DataError(f"the cache {folder} is damaged ({why}); remove it, and it is made anew")
+def write_checksums(folder: Path) -> None:
+    """Writes the checksums of all files of a folder to its `CHECKSUM_FILE`."""
+    write_json(folder / CHECKSUM_FILE, _checksums(folder))
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    hashes = {}
-    for path in folder.iterdir():
-        if path.name != _NAME:
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+def changed_files(folder: Path) -> list[str]:
+    """Compares the files of a folder with its `CHECKSUM_FILE`.
+
+    Returns:
+        The names of files that are missing, new or changed, sorted.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If `CHECKSUM_FILE` is not a JSON object.
+    """
+    written, found = read_json(folder / CHECKSUM_FILE), _checksums(folder)
+    return sorted(name for name in written.keys() | found.keys() if written.get(name) != found.get(name))
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of_file(path) for path in folder.iterdir() if path.name != CHECKSUM_FILE}

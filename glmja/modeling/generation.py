@@ -29,6 +29,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from glmja.modeling.adapters import unwrap_peft
+from glmja.modeling.batch import pad_sequences
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 
@@ -194,7 +195,5 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 def _pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and mask, (B, T) int64 each; transformers counts the positions from the first unmasked id."""
-    longest = max(map(len, rows))
-    ids = [[pad_id] * (longest - len(row)) + list(row) for row in rows]
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    mask_BT = pad_sequences([[1] * len(row) for row in rows], 0, "left")
+    return pad_sequences(rows, pad_id, "left").to(device), mask_BT.to(device)

@@ -135,7 +135,7 @@ def write_model(
     write_json(folder / "generation_config.json", generation)
     return {
         "tokenizer_sha256": tokenizer.fingerprint,
-        "hugging_face_tokenizer": f"left out: {left_out[0]}" if left_out else "written",
+        "hugging_face_tokenizer": huggingface.describe_saved(left_out),
     }
 
 

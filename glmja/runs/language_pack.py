@@ -8,7 +8,6 @@ in common by a hash of that alone, so it can be put on the stock model as well a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from glmja.errors import ModelError
+from glmja.files.checksums import sha256_of_file
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface as fast_tokenizer
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -92,9 +92,9 @@ def write(
         "first_row": first,
         "rows_dtype": _name(dtype),
         "base_dtype": _name(base_dtype),
-        "weights_sha256": _sha256(folder / WEIGHTS),
+        "weights_sha256": sha256_of_file(folder / WEIGHTS),
         "tokenizer_sha256": tokenizer.fingerprint,
-        "hugging_face_tokenizer": f"left out: {left_out[0]}" if left_out else "written",
+        "hugging_face_tokenizer": fast_tokenizer.describe_saved(left_out),
     }
     write_json(folder / DESCRIPTION, {**binding, "lora": facts["lora"], "config": base.config})
     return binding
@@ -133,7 +133,9 @@ def apply_pack(
     pack, model_dir = Path(pack), Path(model_dir)
     binding = read(pack)
     tokenizer = GLMTokenizer.load(pack)
-    _check_hash(pack / WEIGHTS, _sha256(pack / WEIGHTS), binding["weights_sha256"])
+    if not (pack / WEIGHTS).is_file():
+        raise FileNotFoundError(f"no {WEIGHTS} in {pack}")
+    _check_hash(pack / WEIGHTS, sha256_of_file(pack / WEIGHTS), binding["weights_sha256"])
     _check_hash(pack / "tokenizer.model", tokenizer.fingerprint, binding["tokenizer_sha256"])
     model = Checkpoint.open(model_dir).as_glm()
     num_kept, base_dtype = binding["rows_kept_of_stock_model"], getattr(torch, binding["base_dtype"])
@@ -160,13 +162,6 @@ def _check_hash(path: Path, found: str, expected: str) -> None:
         raise ModelError(
             f"{path} is damaged: its hash is {found[:16]}…, but {expected[:16]}… was written; copy it anew"
         )
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name(dtype: torch.dtype) -> str:

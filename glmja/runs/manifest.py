@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from glmja.errors import MachineError, ModelError
+from glmja.files.checksums import sha256_of_file
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +270,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
                 "resume from another checkpoint"
             )
     with ThreadPoolExecutor() as threads:
-        hashes = threads.map(_sha256, (folder / name for name in manifest.files))
+        hashes = threads.map(sha256_of_file, (folder / name for name in manifest.files))
         for (name, entry), sha256 in zip(manifest.files.items(), hashes, strict=True):
             if sha256 != entry["sha256"]:
                 raise ModelError(
@@ -279,12 +280,7 @@ def _verify(folder: Path, manifest: Manifest) -> None:
 
 def _describe_on_disk(path: Path) -> dict[str, Any]:
     _fsync(path)
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
 
 
 def _fsync(path: Path) -> None:

@@ -14,6 +14,7 @@ turns this off; `GLMTokenizer` never does it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,8 @@ def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 81
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")
     write_json(folder / "tokenizer_config.json", config)
     return []
+
+
+def describe_saved(reasons: Sequence[str]) -> str:
+    """Describes the result of `save` for a report: `written`, or `left out` with the first reason."""
+    return f"left out: {reasons[0]}" if reasons else "written"

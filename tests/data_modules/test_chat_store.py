@@ -32,7 +32,7 @@ def store_of(path, tokenizer, tmp_path, row_len=512, max_bad_share=0.01, **other
 
 def conversations(store):
     bounds = list(zip(store.starts[:-1], store.starts[1:], strict=True))
-    return [(store.tokens[a:b].tolist(), store.learnt[a:b].tolist()) for a, b in bounds]
+    return [(store.tokens[a:b].tolist(), store.loss_mask[a:b].tolist()) for a, b in bounds]
 
 
 def test_a_store_holds_each_conversation_as_it_is_rendered(tmp_path, tokenizer):
@@ -70,8 +70,8 @@ def test_what_has_nothing_to_learn_is_dropped_counted_and_named(tmp_path, tokeni
     bad = [chat("あ", " "), chat("あ" * 900, "い"), {"messages": [{"role": "user", "content": "あ"}]}, {"x": 1}]
     path = write(tmp_path / "a.jsonl", [GOOD] * 20 + bad + [chat("あ", "い" * 900), chat("あ", "")])
     store = store_of(path, tokenizer, tmp_path, row_len=64, max_bad_share=0.5)
-    assert store.report["dropped"] == {
-        "empty answer": 2, "only a prompt within row_len": 1, "no answer": 1, "missing key": 1,
+    assert store.report.dropped == {
+        "empty answer": 2, "no assistant text within the first row_len tokens": 1, "no answer": 1, "missing key": 1,
     }  # fmt: skip
     assert (len(store.lengths), store.num_dropped, store.num_shortened) == (21, 5, 1)
     assert (store.num_target_tokens > 0).all()
@@ -80,16 +80,17 @@ def test_what_has_nothing_to_learn_is_dropped_counted_and_named(tmp_path, tokeni
 
 def test_too_many_bad_conversations_end_the_run(tmp_path, tokenizer):
     path = write(tmp_path / "a.jsonl", [GOOD] * 9 + [chat("あ", "")])
+    message = r"1 of 10 records have no target tokens; correct .* max_bad_share \(0.05\): .*a.jsonl:10: empty answer: m"
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(ValueError, match=r"from 1 of 10 records; repair, or .*: .*a.jsonl:10: empty answer: me"):
+        with pytest.raises(ValueError, match=message):
             store_of(path, tokenizer, tmp_path, max_bad_share=0.05)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "source 'chats' holds no conversation to learn from: no records"),
-        (b'{"messages": []}\n', r"holds no conversation to learn from: .*a.jsonl:1: no answer: 0 messages"),
+        (b"", "source 'chats' has no conversation with target tokens: there are no records"),
+        (b'{"messages": []}\n', r"has no conversation with target tokens: .*a.jsonl:1: no answer: 0 messages"),
         (b"{}\n", r".*a.jsonl:1: missing key: the record has no 'messages'"),
         (b"\n{", r"a.jsonl:2: not JSON \(.* at column 2\)"),
         ("\n\n日本".encode("euc-jp"), r"a.jsonl:3: not UTF-8 \(byte 0xc6 at column 1\); convert the file"),

@@ -33,7 +33,7 @@ def test_a_store_holds_each_document_with_one_eos_at_its_end(tmp_path, tokenizer
 
 def test_a_store_is_made_once(tmp_path, tokenizer, monkeypatch):
     first = TokenStore.of(source(twin.text_file("ja")), tokenizer, tmp_path)
-    monkeypatch.setattr("data_modules.stores.token_store._write", None)
+    monkeypatch.setattr(token_store, "_write", lambda *_: pytest.fail("created again"))
     again = TokenStore.of(source(twin.text_file("ja"), name="other"), tokenizer, tmp_path)
     assert (again.tokens == first.tokens).all()
 
@@ -57,7 +57,7 @@ def test_a_store_that_was_not_finished_is_never_read(tmp_path, tokenizer, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("data_modules.stores.token_store.np.save", killed)
+        patch.setattr(np, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             TokenStore.of(source(twin.text_file("zh")), tokenizer, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -16,10 +16,10 @@ class Documents:
 
 
 class Conversations(Documents):
-    """A chat store in memory: of every conversation, all but the first token is learnt."""
+    """A chat store in memory: all tokens of a conversation but the first are target tokens."""
 
     def __init__(self, lengths, first=1):
         super().__init__(lengths, first)
-        self.learnt = np.ones(len(self.tokens), dtype=np.bool_)
-        self.learnt[self.starts[:-1]] = False
+        self.loss_mask = np.ones(len(self.tokens), dtype=np.bool_)
+        self.loss_mask[self.starts[:-1]] = False
         self.num_target_tokens = self.lengths - 1

@@ -34,7 +34,6 @@ from data_modules.stores.token_store import TokenStore
 from glmja import fit
 from glmja.cli.command import ENVIRONMENT_ERROR, one_line_errors
 from glmja.conversation import rendering as conversation
-from glmja.files.checksums import open_sealed
 from glmja.files.documents import read_documents
 from glmja.runs import manifest
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
@@ -234,7 +233,7 @@ def corpora(tokenizer):
     def check(texts, rendered):
         assert all(text.strip() and text.encode() for text in texts)
         for part in rendered:
-            assert sum(part.lengths) == len(part.tokens) == len(part.learnt)
+            assert sum(part.lengths) == len(part.tokens) == len(part.loss_mask)
             assert not len(part.tokens) or part.tokens.max() < len(tokenizer)
             assert all(0 < length <= 64 for length in part.lengths)
 
@@ -359,7 +358,7 @@ def stores(folder, tokenizer):
     }
 
     def read(folder):
-        text, chat = (open_sealed(kind, folder / name) for name, kind in kinds.items())
+        text, chat = (kind.open(folder, name) for name, kind in kinds.items())
         return lambda: [check(text), check(chat), check_chat(chat)]
 
     def check(store):
@@ -367,8 +366,8 @@ def stores(folder, tokenizer):
         assert store.starts[-1] == len(store.tokens) and store.tokens.max() < len(tokenizer)
 
     def check_chat(store):
-        assert len(store.learnt) == len(store.tokens) and set(store.learnt.view(np.uint8).tolist()) <= {0, 1}
-        sums = [store.learnt[a:b].sum() for a, b in zip(store.starts[:-1], store.starts[1:], strict=True)]
+        assert len(store.loss_mask) == len(store.tokens) and set(store.loss_mask.view(np.uint8).tolist()) <= {0, 1}
+        sums = [store.loss_mask[a:b].sum() for a, b in zip(store.starts[:-1], store.starts[1:], strict=True)]
         assert store.num_target_tokens.tolist() == sums
         store.check_dropped("b", 1.0)
 
