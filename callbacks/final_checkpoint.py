@@ -21,7 +21,7 @@ class FinalCheckpoint(Callback):
     """Saves the last step, when training ends and when it is told to stop by SIGTERM or SIGUSR1.
 
     A signal only sets a flag. After the next optimizer step all processes agree, save, and the run exits with
-    143. Resume it with `--ckpt_path`. A validation is finished first. Before the first step nothing is saved.
+    143. Resume it with `ckpt_path`. A validation is finished first. Before the first step nothing is saved.
 
     On SLURM, Lightning would answer SIGUSR1 by saving and requeueing from inside the signal's handler, with
     collectives that hang there if another process is in one of its own. It does not come to that: the handler is

@@ -127,7 +127,7 @@ class RunData(LightningDataModule):
         if self._trainer.limit_train_batches != 1.0:
             raise ValueError(
                 f"trainer.limit_train_batches is {self._trainer.limit_train_batches} (fast_dev_run and overfit_batches "
-                "set it too): the plan of the run would not hold; give --trainer.max_steps"
+                "set it too): the plan of the run would not hold; set `max_steps` instead"
             )
 
     def _plan(

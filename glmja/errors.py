@@ -1,11 +1,15 @@
-"""Kinds of what can be wrong, so that a command's exit code can tell them apart."""
+"""Exceptions of the library; each kind has its own exit code (`glmja.cli.command`).
+
+A message names a parameter in backticks, as in "set `overwrite` to replace it". A command that has the parameter shows
+its flag instead, so no part of the library needs to know the flags of a command.
+"""
 
 from __future__ import annotations
 
 import sys
 
-# of a training run
-LESS_MEMORY = "data.init_args.batch_size (tokens_per_batch) or row_len, or set model.init_args.gradient_checkpointing"
+# remedy when a training run is out of memory
+LESS_MEMORY = "`batch_size` (or `tokens_per_batch`) or `row_len`, or set `gradient_checkpointing`"
 
 
 class DataError(ValueError):

@@ -41,6 +41,7 @@ def evaluate(
     output: str,
     baseline: str | None = None,
     text: list[str] = [],  # noqa: B006
+    text_key: str = "text",
     generate: list[str] = [],  # noqa: B006
     questions: bool = True,
     runs: list[str] = [],  # noqa: B006
@@ -64,6 +65,7 @@ def evaluate(
         baseline: Folder of the model that it grew from; retention is measured against it.
         text: Texts that no model was trained on, LANG=FILE each (.jsonl, .jsonl.gz, .parquet, .txt), for bits and
             tokens per character. LANG is ja, zh, en or code.
+        text_key: Key or column of the text in .jsonl and .parquet files.
         generate: Conversations with reference answers, LANG=FILE each (.jsonl, .jsonl.gz; messages, sharegpt, alpaca
             or adgen), for BLEU-4 and ROUGE.
         questions: Ask the eight questions, in Chinese and Japanese.
@@ -95,7 +97,7 @@ def evaluate(
     _check_numbers(max_drift, max_characters, max_references, max_new_tokens, row_len, batch_size)
     place = check_device(device)
     texts = {
-        lang: _first_documents(files, max_characters)
+        lang: _first_documents(files, text_key, max_characters)
         for lang, files in files_by_language("--text", text, LANGUAGES).items()
     }
     files = files_by_language("--generate", generate, LANGUAGES)
@@ -151,10 +153,10 @@ def _check_numbers(max_drift: float, *counts: int) -> None:
             raise ValueError(f"--{name} {count} must be at least {smallest}")
 
 
-def _first_documents(files: Sequence[Path], max_characters: int) -> list[str]:
+def _first_documents(files: Sequence[Path], text_key: str, max_characters: int) -> list[str]:
     documents: list[str] = []
     num_characters = 0
-    for document in read_documents(files):
+    for document in read_documents(files, text_key):
         documents.append(document)
         num_characters += len(document)
         if num_characters >= max_characters:

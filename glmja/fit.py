@@ -54,6 +54,26 @@ CHECKPOINT_DEFAULTS = {
 }
 
 
+# how parameters that errors of the library name are spelled here
+FLAGS = {
+    "accumulate_grad_batches": "--trainer.accumulate_grad_batches",
+    "batch_size": "--data.init_args.batch_size",
+    "ckpt_path": "--ckpt_path",
+    "dtype": "--model.init_args.dtype",
+    "fused": "--model.init_args.optimizer.init_args.fused",
+    "gradient_checkpointing": "--model.init_args.gradient_checkpointing",
+    "max_steps": "--trainer.max_steps",
+    "num_workers": "--data.init_args.num_workers",
+    "precision": "--trainer.precision",
+    "row_len": "--data.init_args.row_len",
+    "run_dir": "--run_dir",
+    "save_top_k": "--checkpoint.save_top_k",
+    "strategy": "--trainer.strategy",
+    "text_key": "text_key of the source in data.init_args.sources",
+    "tokens_per_batch": "--data.init_args.tokens_per_batch",
+}
+
+
 class SaveRunConfig(SaveConfigCallback):
     """Saves the resolved configuration as `RUN_DIR/config.yaml`, ready for `--config`."""
 
@@ -234,7 +254,7 @@ def main(args: ArgsType = None) -> Trainer:
     Returns:
         The trainer, after the run.
     """
-    with one_line_errors("python -m glmja.fit", EXIT_CODES), _quiet():
+    with one_line_errors("python -m glmja.fit", EXIT_CODES, flags=FLAGS), _quiet():
         allow_imports()
         cli = FitCLI(
             LightningModule,

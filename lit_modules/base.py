@@ -101,8 +101,8 @@ class GLMModule(LightningModule):
         model = load_model(self.model_dir, self._stored_dtype, self.attn_implementation)
         if model.dtype != torch.float32 and self.trainer.precision == "32-true":
             raise ValueError(
-                f"the weights are {model.dtype}, what trains is fp32, and trainer.precision is 32-true: give "
-                "--trainer.precision bf16-mixed, or --model.init_args.dtype float32"
+                f"the weights are {model.dtype}, what trains is fp32, and `precision` is 32-true: set "
+                "`precision` to bf16-mixed, or `dtype` to float32"
             )
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -145,8 +145,8 @@ class GLMModule(LightningModule):
         """
         if str(self.trainer.precision).endswith("16-true") and not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             raise ValueError(
-                f"trainer.precision {self.trainer.precision} would train in 16 bits, in which most steps of an "
-                f"optimizer are lost; give --trainer.precision {str(self.trainer.precision).replace('true', 'mixed')}"
+                f"`precision` {self.trainer.precision} would train in 16 bits, in which most steps of an "
+                f"optimizer are lost; set it to {str(self.trainer.precision).replace('true', 'mixed')}"
             )
         if self.trainer.ckpt_path is not None:
             self.check_resumable(manifest.read(self.trainer.ckpt_path, verify=False).facts, self.trainer.ckpt_path)
@@ -191,7 +191,7 @@ class GLMModule(LightningModule):
         if not by_value and scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             raise ValueError(
                 f"a fused {type(optimizer).__name__} under precision {self.trainer.precision} would be given gradients "
-                "that are clipped while they are scaled; give --model.init_args.optimizer.init_args.fused false"
+                "that are clipped while they are scaled; set `fused` to false"
             )
         parameters = [p for p in self.parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])

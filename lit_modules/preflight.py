@@ -124,8 +124,8 @@ def check_disk(
     free = shutil.disk_usage(there).free + mine
     if count * needs.checkpoint > free:
         raise MachineError(
-            f"--run_dir {run_dir}: {count} checkpoints of {_gb(needs.checkpoint)} would be there at one time, and "
-            f"{_gb(free)} are free; make room, choose another disk, or lower --checkpoint.save_top_k"
+            f"`run_dir` {run_dir}: {count} checkpoints of {_gb(needs.checkpoint)} would be there at one time, and "
+            f"{_gb(free)} are free; make room, choose another disk, or lower `save_top_k`"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,14 +65,17 @@ def run_command(act: Callable[..., Any], args: list[str] | None = None, many: Se
         )
     config = parser.parse_args(args)
     values = {key: value for key, value in config.as_dict().items() if key != "config"}
-    less = [f"--{name}" for name in _USES_MEMORY if name in values]
-    with one_line_errors(str(parser.prog), less_memory=" or ".join(less) or "what else runs on this machine"):
+    less = " or ".join(f"`{name}`" for name in _USES_MEMORY if name in values) or "what else runs on this machine"
+    with one_line_errors(str(parser.prog), less_memory=less, flags={name: f"--{name}" for name in values}):
         return act(**values)
 
 
 @contextmanager
 def one_line_errors(
-    command: str, more: Mapping[type[Exception], int] | None = None, less_memory: str = LESS_MEMORY
+    command: str,
+    more: Mapping[type[Exception], int] | None = None,
+    less_memory: str = LESS_MEMORY,
+    flags: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
     """Turns bad input, which the library reports as `ValueError` or `OSError`, into a line and an exit code.
 
@@ -79,6 +83,7 @@ def one_line_errors(
         command: What the line begins with.
         more: Other exceptions that are no bugs, and their exit codes.
         less_memory: What to lower if memory runs out.
+        flags: How the command spells a parameter that a message names in backticks.
     """
     codes: dict[type[Exception], int] = {
         **(more or {}),
@@ -99,8 +104,19 @@ def one_line_errors(
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":  # what all processes of a run raise is said once
             for text in dict.fromkeys(text for _, text in judged):
-                print(f"{command}: error: {printable(' '.join(text.split()))}", file=sys.stderr)
+                line = with_flags(" ".join(text.split()), flags or {})
+                print(f"{command}: error: {printable(line)}", file=sys.stderr)
         raise SystemExit(judged[0][0]) from raised
+
+
+def with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """Replaces parameters in backticks by the flags of a command, as `overwrite` by --overwrite.
+
+    Args:
+        message: Message of an exception of the library.
+        flags: Flag, or key of a configuration, of each parameter that the command takes; others stay as they are.
+    """
+    return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), message)
 
 
 def _judge(error: Exception, codes: Mapping[type[Exception], int], less_memory: str) -> tuple[int | None, str]:
@@ -108,7 +124,7 @@ def _judge(error: Exception, codes: Mapping[type[Exception], int], less_memory: 
     if is_out_of_memory(error):
         return ENVIRONMENT_ERROR, f"out of memory ({_first_sentences(error)}); lower {less_memory}"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return ENVIRONMENT_ERROR, f"{_first_sentences(error)}; lower data.init_args.num_workers, or free /dev/shm"
+        return ENVIRONMENT_ERROR, f"{_first_sentences(error)}; lower `num_workers`, or free /dev/shm"
     if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
         return ENVIRONMENT_ERROR, f"{error}; {_ENVIRONMENT[error.errno]}"
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None), str(error)

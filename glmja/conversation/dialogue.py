@@ -71,7 +71,7 @@ class Dialogue:
         """
         if prompt_format == "chatglm3" and not has_roles(tokenizer):
             raise ValueError(
-                "the tokenizer has no tokens for the roles of a chat, as that of ChatGLM2-6B; give --format chatglm2"
+                "the tokenizer has no tokens for the roles of a chat, as that of ChatGLM2-6B; set `format` to chatglm2"
             )
         self._tokenizer, self._format = tokenizer, prompt_format
         self._sampling, self._num_positions = sampling, num_positions

@@ -125,7 +125,7 @@ def measure(
     if not math.isfinite(found.nats):
         raise ModelError(
             f"the model gives a text the likelihood {-found.nats} nats; its weights are damaged, or too large "
-            "for their dtype (--dtype float32)"
+            "for their dtype; set `dtype` to float32"
         )
     return found, Distributions(kept_ids, kept_states, kept_head_VD)
 

@@ -138,7 +138,8 @@ def load_hub(name: str, config: str | None = None, split: str = "train", text_ke
         raise DataError(f"dataset {name!r}, split {split!r}: {' '.join(str(error).split())}") from error
     if text_key not in dataset.column_names:
         raise DataError(
-            f"dataset {name!r}: no column {text_key!r} (found: {dataset.column_names}); name it with text_key"
+            f"dataset {name!r}: no column {text_key!r} (found: {dataset.column_names}); rename the column or set "
+            "`text_key`"
         )
     return dataset
 
@@ -211,7 +212,7 @@ def _text_of(line: str, text_key: str, place: str) -> str:
     record = parse_json(line, place)
     if not isinstance(record, dict) or text_key not in record:
         found = list(record)[:8] if isinstance(record, dict) else type(record).__name__
-        raise DataError(f"{place}: no key {text_key!r} (found: {found}); name the key with --text_key")
+        raise DataError(f"{place}: no key {text_key!r} (found: {found}); rename the key or set `text_key`")
     return _checked(record[text_key], text_key, place)
 
 
@@ -231,7 +232,8 @@ def _row_chunks(path: Path, text_key: str) -> Generator[Chunk, None, None]:
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path}: not a parquet file ({error})") from error
     if text_key not in file.schema_arrow.names:
-        raise DataError(f"{path}: no column {text_key!r} (found: {file.schema_arrow.names}); name it with --text_key")
+        found = file.schema_arrow.names
+        raise DataError(f"{path}: no column {text_key!r} (found: {found}); rename the column or set `text_key`")
     size, num_rows = path.stat().st_size, file.metadata.num_rows
     yield from _chunks(str(path), _values(file, path, text_key), False, lambda row: size * row // num_rows)
 

@@ -21,11 +21,11 @@ def check_free(output: str | Path, overwrite: bool, inputs: Iterable[str | Path]
     output = Path(output)
     for path in map(Path, inputs):
         if output.resolve() in (path.resolve(), *path.resolve().parents) and path.exists():
-            raise ValueError(f"--output {output} holds the input {path} and would replace it; choose another folder")
+            raise ValueError(f"`output` {output} holds the input {path} and would replace it; choose another folder")
     if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file, not a folder")
+        raise ValueError(f"`output` {output} is a file, not a folder")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise FileExistsError(f"--output {output} exists and is not empty; give --overwrite true to replace it")
+        raise FileExistsError(f"`output` {output} exists and is not empty; set `overwrite` to replace it")
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def write(
         ValueError: If the run trained the transformer itself.
     """
     if facts["tuning"] == "full":
-        raise ModelError("the run trained the transformer in full, so a pack would be the model; give --format glm")
+        raise ModelError("the run trained the transformer in full, so a pack would be the model; set `format` to glm")
     num_kept, base_dtype = tokenizer.new_ids.start, base.tensors[EMBEDDING].dtype
     first = 0 if facts["embeddings"] == "full" else num_kept
     weights = merge(base, trained, facts["lora"], tokenizer.new_ids, dtype).tensors

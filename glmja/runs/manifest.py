@@ -36,8 +36,8 @@ _OF_A_FILE = ("bytes", "sha256")
 
 ADVICE = {
     "world_size": "resume on as many devices as it was saved on",
-    "precision": "resume with --trainer.precision as it was",
-    "strategy": "resume with --trainer.strategy as it was",
+    "precision": "resume with `precision` as it was",
+    "strategy": "resume with `strategy` as it was",
     "base": "resume with the model folder that the run began with",
     "tokenizer": "resume with the tokenizer that the run began with",
     "data": "resume with the sources, weights, row_len, batch size, accumulation and seed of RUN_DIR/config.yaml",
@@ -120,7 +120,7 @@ def not_written(final: str | Path, error: Exception) -> MachineError:
     reason = f" ({error})" if isinstance(error, OSError) else ""
     return MachineError(
         f"{final} could not be written{reason}; is the disk full? Earlier checkpoints are whole: make room and resume "
-        "with --ckpt_path last"
+        "with `ckpt_path` last"
     )
 
 

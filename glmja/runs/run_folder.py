@@ -20,9 +20,9 @@ def model_dir(run_dir: Path) -> Path:
     try:
         named = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]["model_dir"])
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        raise ValueError(f"{path} does not tell which model the run began with; give it with --model") from None
+        raise ValueError(f"{path} does not tell which model the run began with; give it as `model`") from None
     if not named.is_dir():
-        raise ValueError(f"{path} names the model {named}, which is not here; give it with --model")
+        raise ValueError(f"{path} names the model {named}, which is not here; give it as `model`")
     return named
 
 

@@ -82,7 +82,7 @@ def learn_pieces(
             return learnt
     raise DataError(
         f"the corpus has only {len(learnt)} pieces to add under the policy {policy!r}, fewer than the {num_pieces} "
-        "asked for; give more --corpus or a smaller --num_new_pieces"
+        "asked for; give a larger `corpus` or a smaller `num_new_pieces`"
     )
 
 
@@ -142,7 +142,7 @@ def ready_pieces(
     if len(candidates) < num_pieces:
         raise ValueError(
             f"{model} has only {len(candidates)} reachable pieces to add under the policy {policy!r}, fewer than the "
-            f"{num_pieces} asked for; give a smaller --num_new_pieces"
+            f"{num_pieces} asked for; give a smaller `num_new_pieces`"
         )
     return candidates[:num_pieces], rejected, len(pieces) - len(new)
 

@@ -167,7 +167,7 @@ def _in_new_process(folder: Path, rows: list[list[int]]) -> _Said:
         process.join()
         raise ChildProcessError(
             f"the process that checks the export ended with exit code {process.exitcode}; if memory ran out, "
-            "give --check false"
+            "set `check` to false"
         ) from None
     process.join()
     if isinstance(said, Exception):

@@ -138,7 +138,7 @@ def _finite(name: str, source: Source) -> Source:
             dtype = str(source.dtype).removeprefix("torch.")
             raise ModelError(
                 f"{name} holds NaN or infinity in {dtype}, in rows {start} to {stop - 1}; if the run did not diverge, "
-                "give --dtype bfloat16 or float32"
+                "set `dtype` to bfloat16 or float32"
             )
         return values
 

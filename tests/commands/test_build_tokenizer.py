@@ -143,15 +143,18 @@ def test_help_explains_every_argument(capsys):
         ({"base": "nowhere"}, "no tokenizer.model in nowhere (found: no such folder)"),
         ({"corpus": "nowhere.txt"}, "no such file: nowhere.txt"),
         ({"corpus": "setup.cfg"}, "setup.cfg: unknown kind of file"),
-        ({"num_new_pieces": 99999}, "fewer than the 99999 asked for; give more --corpus or a smaller --num_new_pieces"),
+        (
+            {"num_new_pieces": 99999},
+            "99999 asked for; give a larger --corpus or a smaller --num_new_pieces",
+        ),
         ({"num_new_pieces": 0}, "--num_new_pieces 0 must be at least 1"),
         ({"corpus": None}, "give either --corpus FILE… to learn pieces from, or --pieces MODEL"),
         ({"pieces": "x.model"}, "give either --corpus FILE… to learn pieces from, or --pieces MODEL"),
         ({"corpus": None, "pieces": "gone.model"}, "No such file or directory: 'gone.model'"),
         ({"check": "ja"}, "--check 'ja' must be LANG=FILE, as in ja=data/ja.jsonl"),
         ({"check": "ja=gone.txt"}, "no such file: gone.txt"),
-        ({"text_key": "body"}, "ja.jsonl:1: no key 'body' (found: ['text']); name the key with --text_key"),
-        ({"output": "tests"}, "--output tests exists and is not empty; give --overwrite true to replace it"),
+        ({"text_key": "body"}, "ja.jsonl:1: no key 'body' (found: ['text']); rename the key or set --text_key"),
+        ({"output": "tests"}, "--output tests exists and is not empty; set --overwrite to replace it"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(base_dir, tmp_path, capsys, others, message):

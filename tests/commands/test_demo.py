@@ -40,5 +40,5 @@ def test_the_demo_does_not_overwrite_by_itself(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         demo.main(["--output", str(tmp_path)])
     assert stop.value.code == 2
-    assert "exists and is not empty; give --overwrite true" in capsys.readouterr().err
+    assert "exists and is not empty; set --overwrite to replace it" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

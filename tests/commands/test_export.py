@@ -234,10 +234,10 @@ def test_a_run_that_began_with_a_model_that_is_gone_asks_for_it(run, zero_dir, t
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(zero_dir), "/gone"))
     line = refused(capsys, checkpoint=run, output=tmp_path / "out")
-    assert "config.yaml names the model /gone, which is not here; give it with --model" in line
+    assert "config.yaml names the model /gone, which is not here; give it as --model" in line
     (run / "config.yaml").write_text("[1")
     line = refused(capsys, checkpoint=run, output=tmp_path / "out")
-    assert "config.yaml does not tell which model the run began with; give it with --model" in line
+    assert "config.yaml does not tell which model the run began with; give it as --model" in line
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_an_export_that_does_not_load_is_told(tmp_path):
 
 def test_a_check_that_dies_is_told(monkeypatch, zero_dir):
     monkeypatch.setattr(export_check, "_send", os._exit)  # is called with a pipe, which is no exit code: it raises
-    with pytest.raises(ChildProcessError, match=r"ended with exit code 1; if memory ran out, give --check false"):
+    with pytest.raises(ChildProcessError, match=r"ended with exit code 1; if memory ran out, set `check` to false"):
         export_check._in_new_process(zero_dir, [[1, 2, 3]])
 
 
@@ -434,7 +434,7 @@ def test_a_pack_without_weights_is_refused(pack, base_dir, tmp_path, capsys):
 
 def test_a_transformer_that_trained_in_full_makes_no_pack(trained, tmp_path, capsys):
     line = refused(capsys, checkpoint=trained("full")[0], output=tmp_path / "out", format="adapter")
-    assert "the run trained the transformer in full, so a pack would be the model; give --format glm" in line
+    assert "the run trained the transformer in full, so a pack would be the model; set --format to glm" in line
 
 
 @pytest.mark.parametrize("given", [[], ["--pack=a"], ["--pack=a", "--base=b", "--format=adapter"], ["--base=b"],

@@ -150,7 +150,7 @@ def refused(capsys, args):
         ({"model.class_path": "lit_modules.Pretraining"}, "lit_modules.Pretraining"),
         (
             {"model.init_args.dtype": "bfloat16"},
-            "give --trainer.precision bf16-mixed, or --model.init_args.dtype float32",
+            "set --trainer.precision to bf16-mixed, or --model.init_args.dtype to float32",
         ),
         ({"data.init_args.row_len": 1}, "row_len (1) must be at least 2"),
         ({"data.init_args.row_len": 10**6}, "data.init_args.row_len (1000000) exceeds the model's 2048 positions"),
@@ -161,7 +161,7 @@ def refused(capsys, args):
         ({"data.init_args.epochs": 0.01}, "fewer than one optimizer step takes (4: batch_size 4 × 1 micro-batches"),
         (
             {"trainer.precision": "bf16-true"},
-            "would train in 16 bits, in which most steps of an optimizer are lost; give",
+            "would train in 16 bits, in which most steps of an optimizer are lost; set it to",
         ),
         ({"trainer.limit_train_batches": 5}, "trainer.limit_train_batches is 5 (fast_dev_run and overfit_batches set"),
         ({"trainer.max_epochs": 3}, "trainer.max_epochs is 3, but the whole run is one epoch of the trainer's; "),

@@ -217,7 +217,7 @@ def test_what_cannot_go_on_is_refused_at_once(tokenizer, values, message):
 
 def test_a_tokenizer_without_roles_needs_rounds(without_roles):
     assert dialogue(without_roles, "chatglm2").messages == []
-    with pytest.raises(ValueError, match="no tokens for the roles of a chat, as that of ChatGLM2-6B; give --format"):
+    with pytest.raises(ValueError, match="as that of ChatGLM2-6B; set `format` to chatglm2"):
         dialogue(without_roles)
 
 

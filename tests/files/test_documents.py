@@ -77,7 +77,7 @@ def test_what_stands_before_a_damage_is_read(tmp_path):
         (
             "a.jsonl",
             b'{"text": "a"}\n{"body": "b"}',
-            r"a.jsonl:2: no key 'text' \(found: \['body'\]\); name the key with",
+            r"a.jsonl:2: no key 'text' \(found: \['body'\]\); rename the key or set `text_key`",
         ),
         ("a.jsonl", b'["text"]', r"a.jsonl:1: no key 'text' \(found: list\)"),
         ("a.jsonl", b'{"text": 3}', r"a.jsonl:1: 'text' is not text but int"),
@@ -168,7 +168,10 @@ def test_a_dataset_may_be_parquet_with_any_column(hub):
     [
         ({"split": "gone"}, r"dataset '.*hub', split 'gone': Unknown split \"gone\""),
         ({"config": "gone"}, r"dataset '.*hub', split 'train': BuilderConfig 'gone' not found"),
-        ({"text_key": "body"}, r"dataset '.*hub': no column 'body' \(found: \['text', 'number'\]\); name it with"),
+        (
+            {"text_key": "body"},
+            r"dataset '.*hub': no column 'body' \(found: \['text', 'number'\]\); rename the col",
+        ),
         ({"name": "/nowhere/gone"}, r"dataset '/nowhere/gone', split 'train': "),
     ],
 )

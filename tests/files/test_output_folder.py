@@ -56,9 +56,9 @@ def test_what_is_replaced_comes_back_if_the_new_one_cannot_take_its_name(tmp_pat
 
 def test_a_folder_in_use_is_refused(tmp_path):
     (tmp_path / "a").touch()
-    with pytest.raises(FileExistsError, match=r"--output .* exists and is not empty; give --overwrite true"):
+    with pytest.raises(FileExistsError, match=r"`output` .* exists and is not empty; set `overwrite` to replace"):
         check_free(tmp_path, overwrite=False)
-    with pytest.raises(ValueError, match=r"--output .*a is a file, not a folder"):
+    with pytest.raises(ValueError, match=r"`output` .*a is a file, not a folder"):
         check_free(tmp_path / "a", overwrite=True)
 
 
@@ -73,7 +73,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_written(tmp_path):
 
 def test_an_output_that_holds_an_input_is_refused(tmp_path):
     (tmp_path / "out" / "in").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"--output .*out holds the input .*in and would replace it"):
+    with pytest.raises(ValueError, match=r"`output` .*out holds the input .*in and would replace it"):
         check_free(tmp_path / "out", overwrite=True, inputs=[tmp_path / "out" / "in"])
     check_free(tmp_path / "out" / "in", overwrite=True, inputs=[tmp_path / "out" / "other"])
 

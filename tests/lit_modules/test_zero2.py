@@ -97,7 +97,7 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
         f"toy: error: {two_ranks} was saved with world_size 2, this run has 1; "
         "resume on as many devices as it was saved on",
         f"toy: error: {last['resume']} was saved with precision 32-true, this run has bf16-mixed; "
-        "resume with --trainer.precision as it was",
+        "resume with `precision` as it was",
         f"toy: error: {last['resume']} was saved with trainable parameter 0 a.weight [16, 16], this run has "
         "b.weight [16, 16]; resume with the model, the adapters and what trains as they were",
         f"toy: error: {last['resume']} was saved with trainable parameter 1 b.weight [16, 16], this run has "

@@ -149,8 +149,8 @@ def test_the_same_run_may_go_on(tmp_path):
     ("change", "message"),
     [
         ({"world_size": 1}, "world_size 2, this run has 1; resume on as many devices as it was saved on"),
-        ({"precision": "32"}, "precision bf16-mixed, this run has 32; resume with --trainer.precision as it was"),
-        ({"strategy": "ddp"}, "strategy ZeRO2, this run has ddp; resume with --trainer.strategy as it was"),
+        ({"precision": "32"}, "precision bf16-mixed, this run has 32; resume with `precision` as it was"),
+        ({"strategy": "ddp"}, "strategy ZeRO2, this run has ddp; resume with `strategy` as it was"),
         ({"base": "0000"}, "base 1f3a, this run has 0000; resume with the model folder that the run began with"),
         ({"tokenizer": "00"}, "tokenizer 77bc, this run has 00; resume with the tokenizer that the run began with"),
         ({"base": "0000", "world_size": 1}, "world_size 2, this run has 1; .*"),

@@ -75,7 +75,7 @@ def test_too_little_memory_is_5_and_says_what_to_lower(capsys):
     code, (line,) = refused(capsys, lambda: torch.empty(10**15))
     assert code == MACHINE and len(line) <= 300
     assert "out of memory (" in line and "can't allocate memory" in line
-    assert "; lower data.init_args.batch_size (tokens_per_batch) or row_len, or set model." in line
+    assert "; lower `batch_size` (or `tokens_per_batch`) or `row_len`, or set `gradient_" in line
 
 
 def test_a_verb_names_its_own_flags_when_memory_runs_out(capsys):
@@ -98,7 +98,7 @@ def test_a_verb_names_its_own_flags_when_memory_runs_out(capsys):
 def test_too_little_memory_of_a_gpu_is_5(capsys):
     code, (line,) = refused(capsys, lambda: torch.empty(10**12, device="cuda"))
     assert code == MACHINE
-    assert "out of memory (CUDA out of memory. Tried to allocate " in line and "; lower data.init_args.batch" in line
+    assert "out of memory (CUDA out of memory. Tried to allocate " in line and "; lower `batch_size`" in line
 
 
 class KilledByItsShm(Dataset):
@@ -115,7 +115,7 @@ def test_a_loader_whose_worker_dies_is_5(capfd):
         list(DataLoader(KilledByItsShm(), batch_size=None, num_workers=1))
     assert stop.value.code == MACHINE
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "glmja.x" in line]
-    assert "DataLoader worker" in line and "; lower data.init_args.num_workers, or free /dev/shm" in line
+    assert "DataLoader worker" in line and "; lower `num_workers`, or free /dev/shm" in line
 
 
 def test_a_bug_is_not_taken_for_bad_input():
