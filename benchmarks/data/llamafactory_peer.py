@@ -1,8 +1,8 @@
-r"""Text to packed rows by LLaMA-Factory 0.9.5, measured for `benchmarks/data/tokenise.py --llamafactory PYTHON`.
+r"""Measures LLaMA-Factory 0.9.5 for `python -m benchmarks.data.token_store --llamafactory PYTHON`: text to packed rows.
 
-Its limits on transformers and datasets are not ours, so it lives in an environment of its own, and this script imports
-nothing of glmja. What follows is all that preparing data needs; torchaudio and torchvision are left out, as the former
-is only imported, the latter not even that:
+It needs other versions of transformers and datasets than glmja, so it is installed in an environment of its own, and
+this script imports nothing of glmja. The commands below install all that preparing data needs. An empty file stands for
+torchaudio, which is imported but not used; torchvision is not needed:
 
     python3 -m venv LF && . LF/bin/activate
     echo torch==2.13.0 > constraints.txt
@@ -19,6 +19,7 @@ import json
 import os
 import resource
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ PACKAGES = ["llamafactory", "transformers", "datasets", "tokenizers"]
 
 
 def cpu_seconds() -> float:
-    """Of this process and its children that have ended."""
+    """Returns the processor time of this process and its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What a user would write in a YAML file, and the description of the data set beside it."""
+    """Returns the settings that a user would write as YAML, and writes the description of the data set."""
     entry = {NAME: {"file_name": str(args.text.resolve()), "columns": {"prompt": "text"}}}
     (args.scratch / "dataset_info.json").write_text(json.dumps(entry), encoding="utf-8")
     return {
@@ -49,16 +50,16 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "overwrite_cache": True,
         "preprocessing_num_workers": args.workers,
         "preprocessing_batch_size": args.batch_size,
-        "use_cpu": True,  # or it refuses to start outside of torchrun where there are several GPUs
+        "use_cpu": True,  # otherwise it refuses to start without torchrun on a machine with several GPUs
     }
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Times `get_dataset`, called as its own pretraining does.
+    """Times `get_dataset` as LLaMA-Factory's own pretraining calls it.
 
-    It loads the JSON in between, so its `load_dataset` is watched to tell what the rest takes.
+    The call also loads the JSON, so `load_dataset` is timed by itself and subtracted.
     """
-    os.environ["LLAMAFACTORY_VERBOSITY"] = "WARNING"  # read when it is imported
+    os.environ["LLAMAFACTORY_VERBOSITY"] = "WARNING"  # read on import
     import datasets  # noqa: PLC0415
     from llamafactory.data import get_template_and_fix_tokenizer, loader  # type: ignore  # noqa: PLC0415
     from llamafactory.hparams import get_train_args  # type: ignore  # noqa: PLC0415
@@ -81,26 +82,26 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     start, before = time.perf_counter(), cpu_seconds()
     rows = loader.get_dataset(template, model_args, data_args, training_args, stage="pt", **loaded)["train_dataset"]
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - before
-    assert loading["seconds"], "JSON was loaded in another way"
+    assert loading["seconds"], "load_dataset was not called"
     return {
         "seconds": seconds - loading["seconds"],
         "with_loading": seconds,
         "cpu": cpu - loading["cpu"],
-        "tokens": len(rows) * len(rows[0]["input_ids"]),  # with packing on, a row has one token less than asked for
+        "tokens": len(rows) * len(rows[0]["input_ids"]),  # with packing, a row has one token less than cutoff_len
         "versions": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
     }
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measures once and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, required=True, help="Lines of JSON with a field text.")
+    parser.add_argument("--text", type=Path, required=True, help="JSON lines with a field `text`.")
     parser.add_argument("--tokenizer", type=Path, required=True, help="Folder of a fast tokenizer.")
-    parser.add_argument("--scratch", type=Path, required=True, help="Empty folder to work in.")
-    parser.add_argument("--workers", type=int, default=2, help="Processes.")
-    parser.add_argument("--batch_size", type=int, default=1000, help="Documents that are joined and cut together.")
-    parser.add_argument("--row_len", type=int, default=1024, help="Its cutoff_len.")
-    print(json.dumps(measure(parser.parse_args())))
+    parser.add_argument("--scratch", type=Path, required=True, help="Empty folder for temporary files.")
+    parser.add_argument("--workers", type=int, default=2, help="Number of processes.")
+    parser.add_argument("--batch_size", type=int, default=1000, help="Documents per preprocessing call.")
+    parser.add_argument("--row_len", type=int, default=1024, help="Tokens per row (`cutoff_len`).")
+    print(json.dumps(measure(parser.parse_args(args))))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a command costs: seconds, peak memory, bytes moved.
+"""Measures a command: seconds, peak memory, bytes read from and written to the disk.
 
-A process inherits the peak memory of the one that started it (Linux counts the memory that was
-mapped until `exec`), so the command is started by a small process that has imported nothing:
-this file, run as `python -m benchmarks.harness.process_cost`.
+A process inherits the peak memory of its parent (Linux counts the memory that was mapped until `exec`), so the command
+is started by a small process that imports only the standard library: this file, run with
+`python -m benchmarks.harness.process_cost`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = 512  # the unit of ru_inblock and ru_oublock
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a command that ended well.
+    """Resources used by a command that succeeded.
 
     Attributes:
-        seconds: Wall clock, start of the process included, and of the `sync` after it if asked for.
+        seconds: Wall-clock time, including the start of the process and the `sync` after it if requested.
         peak_bytes: Largest resident set of the process.
-        read_bytes: Fetched from the disk; what the page cache held does not count.
-        written_bytes: Sent to the disk.
+        read_bytes: Bytes read from the disk, without those that the page cache held.
+        written_bytes: Bytes written to the disk.
     """
 
     seconds: float
@@ -42,13 +42,13 @@ def cost_of(command: list[str], sync: bool = False) -> Cost:
 
     Args:
         command: The program and its arguments.
-        sync: Whether the clock also runs until everything is on the disk.
+        sync: Whether to run `sync` after the command and count its time.
 
     Raises:
-        RuntimeError: If the command fails; ends with what it wrote.
+        RuntimeError: If the command fails; the message ends with its standard error.
     """
     wrapper = [sys.executable, "-m", "benchmarks.harness.process_cost", str(int(sync)), *command]
-    done = subprocess.run(wrapper, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(wrapper, cwd=_ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:4])} … failed: {done.stderr[-2000:]}")
     return Cost(**json.loads(done.stdout))

@@ -1,7 +1,6 @@
-"""A checkpoint of ChatGLM3-6B's layout, shapes and size, with random weights.
+"""Writes a checkpoint with the layout, shapes and size of ChatGLM3-6B, and random weights.
 
-The two embeddings are random throughout; the trunk is one random layer that every layer repeats,
-all of it really written.
+All rows of both embeddings are random. The layers are copies of one random layer, each written in full.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ def write_checkpoint(folder: Path, reference: Path, num_layers: int, seed: int =
     Args:
         folder: New folder.
         reference: Folder with ChatGLM3-6B's `config.json` and `tokenizer.model`.
-        num_layers: Layers to write.
-        seed: Of the weights.
+        num_layers: Number of layers to write.
+        seed: Seed of the random weights.
     """
     folder.mkdir()
     config = json.loads((reference / "config.json").read_text(encoding="utf-8")) | {"num_layers": num_layers}
@@ -51,5 +50,5 @@ def _weights(config: dict, seed: int) -> dict[str, Source]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of the files of a folder."""
+    """Returns the total size of the files in a folder."""
     return sum(path.stat().st_size for path in folder.iterdir())

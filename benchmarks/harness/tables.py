@@ -1,9 +1,10 @@
-"""Tables of figures, shown on the screen and written as Markdown."""
+"""Tables of measurements, printed and written as Markdown."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,13 +17,13 @@ _GIB = 1 << 30
 
 @dataclass
 class Figures:
-    """One table; the first column names what a row is about.
+    """A table of measurements. The first column names the row.
 
     Attributes:
-        title: Of the table.
-        headings: One a column.
-        rows: Cells as they are to be read.
-        notes: Lines below the table.
+        title: Title of the table.
+        headings: One heading per column.
+        rows: Formatted cells.
+        notes: Lines printed below the table.
     """
 
     title: str
@@ -40,26 +41,28 @@ class Figures:
         console.print(table, *self.notes, sep="\n")
 
     def markdown(self) -> str:
-        """The same as a Markdown table."""
-        lines = [f"**{self.title}**", "", _line(self.headings), _line([":--", *["--:"] * (len(self.headings) - 1)])]
-        return "\n".join([*lines, *map(_line, self.rows), *(["", *self.notes] if self.notes else [])]) + "\n"
+        """Formats the table with its title and notes as Markdown."""
+        notes = ["", *self.notes] if self.notes else []
+        return "\n".join([f"**{self.title}**", "", markdown_table(self.headings, self.rows), *notes]) + "\n"
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Formats a Markdown table whose first column is aligned left, and the others right."""
+    lines = [headings, [":--", *["--:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def publish(tables: list[Figures], markdown: str | None) -> None:
-    """Prints the tables, and writes them to a file if its name is given."""
+def publish(tables: list[Figures], markdown: Path | None) -> None:
+    """Prints the tables, and writes them to a Markdown file if one is given."""
     console = Console()
     for table in tables:
         table.show(console)
     if markdown:
-        Path(markdown).write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
+        markdown.write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
 
 
 def machine(packages: list[str]) -> Figures:
-    """What the figures were measured on."""
+    """Describes the machine and the versions of the packages."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")), "unknown")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
@@ -70,8 +73,3 @@ def machine(packages: list[str]) -> Figures:
         *([package, version(package)] for package in packages),
     ]
     return Figures("Machine", ["", ""], rows)
-
-
-def data_folder() -> str:
-    """Where the texts and models for measurements lie, unless `--data` says otherwise."""
-    return os.environ.get("GLMJA_DATA", "../shared/data")

@@ -1,21 +1,21 @@
-"""What batches save in an evaluation: `python -m benchmarks.inference.batching`.
+"""Measures batched evaluation against one prompt at a time: `python -m benchmarks.inference.batching`.
 
-The same answers and the same likelihoods, batched and one by one, in turns; that they are the same is asserted.
+Answers and likelihoods are computed with several batch sizes in turns, and asserted to be equal.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.harness.tiny_glm import text_files, write_model
 from glmja.conversation.replies import generate
@@ -30,7 +30,7 @@ _NUM_PROMPTS = 32
 
 
 def answers(model: Any, tokenizer: GLMTokenizer, documents: list[str], batch_size: int) -> tuple[int, Any]:
-    """Greedy answers to the eight questions and to beginnings of documents; tokens said."""
+    """Answers the eight questions and beginnings of documents greedily; returns the number of tokens and the ids."""
     texts = [*QUESTIONS, *(document[:60] for document in documents)][:_NUM_PROMPTS]
     prompts = [[{"role": "user", "content": text}] for text in texts]
     replies = generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=batch_size)
@@ -38,21 +38,21 @@ def answers(model: Any, tokenizer: GLMTokenizer, documents: list[str], batch_siz
 
 
 def likelihoods(model: Any, tokenizer: GLMTokenizer, documents: list[str], batch_size: int) -> tuple[int, Any]:
-    """Bits per character of documents; tokens read."""
+    """Measures bits per character of documents; returns the number of tokens and the bits."""
     found, _ = measure(model, tokenizer, documents, 512, batch_size)
     return found.tokens, round(found.bits_per_char, 3)
 
 
 def compare(scratch: Path, num_rounds: int) -> Figures:
-    """The table."""
+    """Measures all batch sizes in turns."""
     write_model(scratch / "model")
     model, tokenizer = load_model(scratch / "model", torch.float32), GLMTokenizer.load(scratch / "model")
     files = text_files()
     documents = [text[:800] for text, _ in zip(read_documents([files["ja"]]), range(60), strict=False)]
     table = Figures(
         f"An evaluation, fp32, {torch.get_num_threads()} threads",
-        ["", "rows at a time", "tokens/s", "times one by one"],
-        notes=[f"Medians of {num_rounds} rounds; answers are the same, id by id, and bits per character to 0.001."],
+        ["", "rows at a time", "tokens/s", "times one row"],
+        notes=[f"Medians of {num_rounds} rounds; the ids of all answers are equal, and bits per character to 0.001."],
     )
     works: dict[str, Callable[..., tuple[int, Any]]] = {"greedy answers": answers, "likelihoods": likelihoods}
     for name, work in works.items():
@@ -72,15 +72,12 @@ def compare(scratch: Path, num_rounds: int) -> Figures:
     return table
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="Runs of each.")
-    parser.add_argument("--markdown", help="File to write the table to.")
-    args = parser.parse_args()
+    options = benchmark_parser(__doc__, rounds=3).parse_args(args)
     with tempfile.TemporaryDirectory() as scratch:
-        table = compare(Path(scratch), args.rounds)
-    publish([machine(["torch", "transformers"]), table], args.markdown)
+        table = compare(Path(scratch), options.rounds)
+    publish([machine(["torch", "transformers"]), table], options.markdown)
 
 
 if __name__ == "__main__":

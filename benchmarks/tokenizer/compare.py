@@ -1,30 +1,27 @@
-"""`python -m benchmarks.tokenizer.compare`: ways to give ChatGLM3's tokenizer Japanese, on one text and for one price.
+"""Compares ways to add Japanese to ChatGLM3's tokenizer: `python -m benchmarks.tokenizer.compare`.
 
-Every recipe learns the same number of pieces from the same 90 % of the Japanese documents; the
-rest measures what they save, Chinese and English text what they disturb. Then `tokenizer.json`
-is held against SentencePiece, line by line. About seven minutes on two cores.
+Every recipe learns the same number of pieces from the same 90 % of the Japanese documents. Tokens per character are
+measured on the other documents, and changed sentences on Chinese and English text. Then `tokenizer.json` is compared
+with SentencePiece line by line. Takes about seven minutes on two cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-# A script finds its own folder on Python's path; the packages lie one above.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
+from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.process_cost import Cost, cost_of
-from benchmarks.harness.tables import Figures, data_folder, machine, publish
+from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.tokenizer.effects import Agreement, Sentences, agreement, tokens_per_character
 from benchmarks.tokenizer.recipes import RECIPES
-from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.tokenization.vocabulary import unreachable_pieces
 
@@ -52,7 +49,7 @@ def _kind(source: str) -> str:
 
 
 def grow_all(data: Path, training: Path, num_new_pieces: int, scratch: Path) -> dict[str, tuple[str | None, Cost]]:
-    """Runs every recipe in a process of its own; returns policy and cost by the name of its folder in `scratch`."""
+    """Runs each recipe in its own process; returns its policy and cost by the name of its folder in `scratch`."""
     grown = {}
     for number, recipe in enumerate(RECIPES):
         print(f"learning: {recipe}", flush=True)
@@ -67,7 +64,7 @@ def grow_all(data: Path, training: Path, num_new_pieces: int, scratch: Path) -> 
 
 def row(name: str, folder: Path, policy: str | None, cost: Cost | None,
         held_out: dict[str, list[str]], others: dict[str, Sentences], num_old: int) -> list[str]:  # fmt: skip
-    """Everything about one tokenizer."""
+    """Measures one tokenizer."""
     print(f"measuring: {name}", flush=True)
     tokenizer = GLMTokenizer.load(folder)
     groups = [[text for texts in held_out.values() for text in texts], *held_out.values()]
@@ -80,14 +77,14 @@ def row(name: str, folder: Path, policy: str | None, cost: Cost | None,
 
 
 def agreement_table(folder: Path, data: Path) -> Figures:
-    """`tokenizer.json` beside SentencePiece."""
+    """Compares `tokenizer.json` with SentencePiece."""
     table = Figures(
         "Lines on which tokenizer.json and SentencePiece differ",
         ["text", "lines", "control names parsed", "of these with such a name in the line", "control names split"],
-        notes=["The tokenizer is `ours, japanese, punctuation`. Parsed is Hugging Face's default; split is "
-               "`split_special_tokens=True`, and what GLMTokenizer always does."],
+        notes=["The tokenizer is `glmja, japanese, punctuation`. Parsed: Hugging Face's default. Split: "
+               "`split_special_tokens=True`, as GLMTokenizer always does."],
     )  # fmt: skip
-    fast_tokenizer.save(GLMTokenizer.load(folder), folder)
+    huggingface.save(GLMTokenizer.load(folder), folder)
     for language in ("ja", *_OTHER_LANGUAGES):
         print(f"comparing lines: {language}", flush=True)
         found: Agreement = agreement(folder, data / "text" / f"{language}.jsonl.gz")
@@ -97,7 +94,7 @@ def agreement_table(folder: Path, data: Path) -> Figures:
 
 
 def compare(data: Path, num_new_pieces: int, held_out_share: float, seed: int, scratch: Path) -> list[Figures]:
-    """All tables."""
+    """Makes all tables."""
     training = scratch / "training.jsonl"
     held_out = split(data / "text" / "ja.jsonl.gz", training, held_out_share, seed)
     grown = grow_all(data, training, num_new_pieces, scratch)
@@ -120,8 +117,8 @@ def compare(data: Path, num_new_pieces: int, held_out_share: float, seed: int, s
     table.notes += [
         "Held out: " + ", ".join(f"{kind} {count:,} characters" for kind, count in characters.items()) + ".",
         *(_about(language, texts) for language, texts in others.items()),
-        "Protected: changed sentences without a distinguishing character of the recipe's policy; of `japanese` where "
-        "it has none. Seconds and memory are those of the whole learning process.",
+        "Protected: changed sentences without a distinguishing character of the recipe's policy (`japanese` where it "
+        "has none). Seconds and memory are those of the whole training process.",
     ]
     return [table, agreement_table(scratch / str(RECIPES[0]), data)]
 
@@ -131,18 +128,18 @@ def _about(language: str, texts: Sentences) -> str:
     return f"{language}: {len(texts.texts):,} sentences, protected {protected}."
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(data_folder()), help="Folder of texts and models.")
-    parser.add_argument("--num_new_pieces", type=int, default=13_756, help="Pieces that every recipe adds.")
-    parser.add_argument("--held_out_share", type=float, default=0.1, help="Share of the documents not learnt from.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the split.")
-    parser.add_argument("--markdown", help="File to write the tables to.")
-    args = parser.parse_args()
+    parser = benchmark_parser(__doc__, data=True)
+    parser.add_argument("--num_new_pieces", type=int, default=13_756, help="Number of pieces that each recipe adds.")
+    parser.add_argument("--held_out_share", type=float, default=0.1, help="Share of the documents to measure on.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the split.")
+    options = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as scratch:
-        tables = compare(args.data.resolve(), args.num_new_pieces, args.held_out_share, args.seed, Path(scratch))
-    publish([machine(["sentencepiece", "tokenizers", "transformers", "numpy"]), *tables], args.markdown)
+        tables = compare(
+            options.data.resolve(), options.num_new_pieces, options.held_out_share, options.seed, Path(scratch)
+        )
+    publish([machine(["sentencepiece", "tokenizers", "transformers", "numpy"]), *tables], options.markdown)
 
 
 if __name__ == "__main__":

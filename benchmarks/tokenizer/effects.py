@@ -1,4 +1,4 @@
-"""What tokenizers do to texts: tokens a character, sentences changed, agreement with `tokenizer.json`."""
+"""Measures tokenizers on text: tokens per character, changed sentences, agreement with `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _TEXTS_PER_BATCH = 4096
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts, some thousands at a time."""
+    """Yields the texts in batches of a few thousand."""
     stream = iter(texts)
     while batch := list(islice(stream, _TEXTS_PER_BATCH)):
         yield batch
 
 
 def tokens_per_character(tokenizer: GLMTokenizer, documents: list[str]) -> float:
-    """Over whole documents."""
+    """Returns the tokens per character of whole documents."""
     tokens = sum(len(ids) for batch in batches(documents) for ids in tokenizer.encode_batch(batch, num_threads=-1))
     return tokens / sum(map(len, documents))
 
 
 class Sentences:
-    """The sentences of a language, with the ids that stock ChatGLM3 gives them."""
+    """The sentences of a language and their ids in stock ChatGLM3."""
 
     def __init__(self, path: Path, stock: GLMTokenizer, policies: Iterable[str]) -> None:
-        """Reads and encodes the sentences of a file, and finds which of them each policy protects."""
+        """Reads and encodes the sentences of a file, and finds those that each policy protects."""
         self.texts = list(sentences(read_documents([path])))
         self.stock_ids = [ids for batch in batches(self.texts) for ids in stock.encode_batch(batch, num_threads=-1)]
         self.protected = {
@@ -42,7 +42,7 @@ class Sentences:
         }
 
     def changed(self, tokenizer: GLMTokenizer, policy: str) -> tuple[int, int]:
-        """How many sentences get other ids, and how many of those that the policy protects."""
+        """Counts the sentences whose ids differ, and those of them that the policy protects."""
         num_changed = num_protected = 0
         old, protected = iter(self.stock_ids), iter(self.protected[policy])
         for batch in batches(self.texts):
@@ -55,13 +55,13 @@ class Sentences:
 
 @dataclass
 class Agreement:
-    """SentencePiece and `tokenizer.json` on the lines of one language.
+    """Number of lines on which SentencePiece and `tokenizer.json` differ.
 
     Attributes:
-        lines: Lines that are not empty.
-        parsed: Lines that differ when Hugging Face reads the names of control tokens in text as tokens.
-        parsed_with_name: Those of them that hold such a name.
-        split: Lines that differ when it does not.
+        lines: Compared lines, all that are not empty.
+        parsed: Lines that differ when Hugging Face parses names of control tokens in text (its default).
+        parsed_with_name: Those of `parsed` that contain such a name.
+        split: Lines that differ with `split_special_tokens=True`.
     """
 
     lines: int = 0
@@ -71,7 +71,7 @@ class Agreement:
 
 
 def agreement(folder: Path, path: Path) -> Agreement:
-    """Encodes every line of a file with both readings of a tokenizer folder."""
+    """Encodes every line of a file with both tokenizers of a folder."""
     ours = GLMTokenizer.load(folder)
     theirs = AutoTokenizer.from_pretrained(folder)
     names = ["<unk>", *ours.control_tokens]

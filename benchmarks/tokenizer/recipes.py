@@ -1,7 +1,8 @@
-"""Ways to add pieces to a vocabulary, each run in a process of its own: `python -m benchmarks.tokenizer.recipes`.
+"""Ways to add pieces to a vocabulary, each run in its own process: `python -m benchmarks.tokenizer.recipes`.
 
-Besides ours: the known recipe (a Japanese SentencePiece model with its default options, whatever is new
-appended with score 0), and the best that can be made of it by filtering and ranking what it learnt.
+- `glmja`: continued byte-pair encoding, as `build_tokenizer` does.
+- `known`: a Japanese SentencePiece model with default options, whose new pieces are appended with score 0.
+- `filtered`: the best variant of it, whose pieces are filtered by a policy and ranked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,36 +30,36 @@ _ASCII = re.compile(r"[\x00-\x7f]+")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way.
+    """A way to add pieces.
 
     Attributes:
-        kind: Which of the three.
-        policy: Which pieces are admissible; None where the recipe has no such notion.
-        join_punctuation: Whether a piece may hold punctuation beside kana; ours only.
+        kind: Method.
+        policy: Policy that pieces must meet; None where the method has none.
+        join_punctuation: Whether a piece may contain punctuation beside kana (`glmja` only).
     """
 
-    kind: Literal["ours", "known", "filtered"]
+    kind: Literal["glmja", "known", "filtered"]
     policy: str | None = None
     join_punctuation: bool = False
 
     def __str__(self) -> str:
-        """How tables call it."""
-        if self.kind == "ours":
-            return f"ours, {self.policy}{', punctuation' if self.join_punctuation else ''}"
+        """Returns the name shown in tables."""
+        if self.kind == "glmja":
+            return f"glmja, {self.policy}{', punctuation' if self.join_punctuation else ''}"
         return {"known": "known recipe, same text", "filtered": f"filter + append, {self.policy}"}[self.kind]
 
 
 RECIPES = [
-    *(Recipe("ours", policy, join) for policy in ("japanese", "shinjitai", "kana", "none") for join in (True, False)),
+    *(Recipe("glmja", policy, join) for policy in ("japanese", "shinjitai", "kana", "none") for join in (True, False)),
     Recipe("filtered", "japanese"),
     Recipe("known"),
 ]
 
 
 def grow(recipe: Recipe, base: spm.ModelProto, text: Path, num_pieces: int) -> spm.ModelProto:
-    """The base with the recipe's pieces appended."""
+    """Appends the recipe's pieces to the base."""
     documents = read_documents([text])
-    if recipe.kind == "ours":
+    if recipe.kind == "glmja":
         policy = recipe.policy or "none"
         return append_pieces(base, learn_pieces(base, documents, num_pieces, policy, recipe.join_punctuation))
     if recipe.kind == "filtered":
@@ -69,12 +70,12 @@ def grow(recipe: Recipe, base: spm.ModelProto, text: Path, num_pieces: int) -> s
     return _append_tied(base, parse_proto(_train(_lines(documents), _KNOWN_VOCABULARY)), num_pieces)
 
 
-def _append_tied(base: spm.ModelProto, learnt: spm.ModelProto, num_pieces: int) -> spm.ModelProto:
-    """The first pieces that the base lacks, all with score 0."""
+def _append_tied(base: spm.ModelProto, trained: spm.ModelProto, num_pieces: int) -> spm.ModelProto:
+    """Appends the first pieces that the base lacks, all with score 0."""
     present = {piece.piece for piece in base.pieces}
-    new = [p.piece for p in learnt.pieces if p.type == Piece.NORMAL and p.piece not in present][:num_pieces]
+    new = [p.piece for p in trained.pieces if p.type == Piece.NORMAL and p.piece not in present][:num_pieces]
     if len(new) < num_pieces:
-        raise ValueError(f"only {len(new)} of the pieces learnt are new; {num_pieces} are asked for")
+        raise ValueError(f"only {len(new)} of the trained pieces are new; num_pieces is {num_pieces}")
     grown = spm.ModelProto()
     grown.CopyFrom(base)
     for piece in new:
@@ -100,17 +101,17 @@ def _without_ascii(documents: Iterable[str]) -> Iterator[str]:
         yield from (run for run in _ASCII.split(line) if run)
 
 
-def main() -> None:
-    """Grows a tokenizer by one recipe."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--recipe", type=int, required=True, help="Number in RECIPES.")
+def main(args: Sequence[str] | None = None) -> None:
+    """Extends a tokenizer with one recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=int, required=True, help="Index in RECIPES.")
     parser.add_argument("--base", required=True, help="Folder of the tokenizer to extend.")
-    parser.add_argument("--text", type=Path, required=True, help="Training text, JSON lines.")
-    parser.add_argument("--num_new_pieces", type=int, required=True, help="Pieces to add.")
-    parser.add_argument("--output", type=Path, required=True, help="Folder for tokenizer.model; it exists.")
-    args = parser.parse_args()
-    base = GLMTokenizer.load(args.base).proto
-    GLMTokenizer(grow(RECIPES[args.recipe], base, args.text, args.num_new_pieces)).save(args.output)
+    parser.add_argument("--text", type=Path, required=True, help="Training text as JSON lines.")
+    parser.add_argument("--num_new_pieces", type=int, required=True, help="Number of pieces to add.")
+    parser.add_argument("--output", type=Path, required=True, help="Existing folder for tokenizer.model.")
+    options = parser.parse_args(args)
+    base = GLMTokenizer.load(options.base).proto
+    GLMTokenizer(grow(RECIPES[options.recipe], base, options.text, options.num_new_pieces)).save(options.output)
 
 
 if __name__ == "__main__":

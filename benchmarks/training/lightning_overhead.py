@@ -1,13 +1,13 @@
-"""What Lightning's Trainer adds to a step: `python -m benchmarks.training.lightning_overhead`.
+"""Measures the overhead of Lightning's Trainer per step: `python -m benchmarks.training.lightning_overhead`.
 
-Our module in Lightning's Trainer, with a logger and the callbacks of a normal recipe, beside a bare loop in plain torch
-over the same module's loss with the same AdamW, clipping, schedule and batches. They take turns step by step.
+`PackedPretraining` in Lightning's Trainer, with a logger and the callbacks of a recipe, is compared with a bare PyTorch
+loop over the same module's loss with the same AdamW, clipping, schedule and batches. They take turns step by step.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,48 +16,46 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.nn.utils import clip_grad_norm_
 
+from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.tables import Figures, machine, publish
-from benchmarks.harness.tiny_glm import (
-    PRECISIONS,
-    StepByStep,
+from benchmarks.harness.tiny_glm import plan_batches, write_model
+from benchmarks.harness.trainers import PRECISIONS, StepTurns, lightning_trainer
+from benchmarks.harness.turns import (
     Turn,
     Turns,
-    furthest,
-    lightning_trainer,
+    largest_difference,
     median_and_spread,
-    planned,
     ratios,
     row,
     take_turns,
-    write_model,
 )
 from benchmarks.training.training_step import data_module, module
 from callbacks import NonFiniteGuard, Throughput
 
 BARE, LIGHTNING = "bare loop", "Lightning"
 TARGET = "≤ 1.03"
-SHAPES = ((512, 4), (128, 1))  # a normal micro-batch, and one so small that what is added shows
+SHAPES = ((512, 4), (128, 1))  # a usual micro-batch, and one so small that the overhead is visible
 
 
 def lightning(turn: Turn, scratch: Path, precision: str, row_len: int, batch_size: int) -> None:
-    """Steps in Lightning's Trainer."""
+    """Takes steps in Lightning's Trainer."""
     run_dir = scratch / f"run-{precision}-{row_len}"
-    callbacks = [Throughput(), NonFiniteGuard(), LearningRateMonitor("step"), StepByStep(turn)]
+    callbacks = [Throughput(), NonFiniteGuard(), LearningRateMonitor("step"), StepTurns(turn)]
     logger = TensorBoardLogger(run_dir, name="tensorboard", version="")
     trainer = lightning_trainer(run_dir, precision, callbacks, logger=logger, log_every_n_steps=5)
     trainer.fit(module(scratch), datamodule=data_module(scratch, row_len, batch_size))
 
 
 def bare(turn: Turn, scratch: Path, precision: str, row_len: int, batch_size: int) -> None:
-    """The same steps without a Trainer."""
-    ours, data = module(scratch), planned(data_module(scratch, row_len, batch_size))
-    trained = [p for p in ours.parameters() if p.requires_grad]
-    optimizer = ours.optimizer(trained)
-    schedule = ours.lr_scheduler(optimizer, data.num_steps)
+    """Takes the same steps without a Trainer."""
+    made, data = module(scratch), plan_batches(data_module(scratch, row_len, batch_size))
+    trained = [p for p in made.parameters() if p.requires_grad]
+    optimizer = made.optimizer(trained)
+    schedule = made.lr_scheduler(optimizer, data.num_steps)
     turn.begin()
     for batch in data.train_dataloader():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = ours.loss(batch)[0] / batch["mean_target_tokens"]
+            loss = made.loss(batch)[0] / batch["mean_target_tokens"]
         loss.backward()
         clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -67,7 +65,7 @@ def bare(turn: Turn, scratch: Path, precision: str, row_len: int, batch_size: in
 
 
 def compare(scratch: Path, num_rounds: int, num_pairs: int) -> Figures:
-    """The table."""
+    """Compares both for all precisions and shapes."""
     table = Figures(
         "A step in Lightning beside a bare loop, one thread",
         ["step", "tokens/s", "CPU s per 1,000 tokens", "times bare", "times bare, CPU", "ms more", "target"],
@@ -81,7 +79,7 @@ def compare(scratch: Path, num_rounds: int, num_pairs: int) -> Figures:
             measured: dict[str, Turns] = {name: [] for name in contenders}
             for _ in range(num_pairs):
                 turns, load = take_turns(contenders, rounds, warmup)
-                apart = furthest(*([turn["loss"] for turn in done] for done in turns.values()))
+                apart = largest_difference(*([turn["loss"] for turn in done] for done in turns.values()))
                 for name, done in turns.items():
                     measured[name] += done[warmup:]
             title = f"{precision}, {batch_size} × {row_len}"
@@ -93,28 +91,24 @@ def compare(scratch: Path, num_rounds: int, num_pairs: int) -> Figures:
             more = median_and_spread([1000 * (slow["cpu"] - fast["cpu"]) for slow, fast in pairs], 0)
             table.rows.append([*row(f"{title}, {LIGHTNING}", measured[LIGHTNING]), *times, more, TARGET])
             table.notes.append(
-                f"{title}: {num_pairs} pairs of processes, {rounds} rounds each, {load}; losses differ by {apart:.1e} "
-                "of their value at most."
+                f"{title}: {num_pairs} pairs of processes, {rounds} rounds each, {load}; largest relative difference "
+                f"of the losses {apart:.1e}."
             )
-    table.notes.append("`ms more` is processor time; ratios are paired, the two steps of a round with each other.")
+    table.notes.append("`ms more` is processor time. Ratios compare the two steps of a round.")
     return table
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, rounds=10)
     parser.add_argument(
-        "--rounds", type=int, default=10, help="Steps of each that count; five times as many small ones."
+        "--pairs", type=int, default=3, help="Pairs of processes, since speed also depends on a process's memory pages."
     )
-    parser.add_argument(
-        "--pairs", type=int, default=3, help="Pairs of processes; which pages one gets slows or speeds all its steps."
-    )
-    parser.add_argument("--markdown", help="File to write the tables to.")
-    args = parser.parse_args()
+    options = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as scratch:
         write_model(Path(scratch) / "model")
-        tables = [compare(Path(scratch), args.rounds, args.pairs)]
-    publish([machine(["torch", "lightning"]), *tables], args.markdown)
+        table = compare(Path(scratch), options.rounds, options.pairs)
+    publish([machine(["torch", "lightning"]), table], options.markdown)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,28 @@
-"""Time and memory of merging a 6B model, beside copying its files.
+"""Measures time and memory of exporting a 6B model: `python -m benchmarks.weights.export`.
 
-Run with `python -m benchmarks.weights.export`.
-
-Copying is the floor: an exported model has as many bytes as the one that the run began with. A checkpoint of
-ChatGLM3-6B's size is made and grown by Japanese pieces, and checkpoints of runs that trained adapters on all linear
-layers with both embeddings in full, or with the new rows alone, random. The grown model is copied, and the runs are
-exported, in turns, with the clock running until everything is on the disk. Needs about 60 GB of disk; root for a cold
-cache.
+The baseline is copying the files, since an exported model has as many bytes as the base model. A checkpoint of
+ChatGLM3-6B's size is written and extended with Japanese pieces. Training checkpoints with random weights are written
+for it: adapters on all linear layers, with both embeddings in full or with their new rows only. The model is copied and
+the checkpoints are exported in turns; the time includes `sync`. Needs about 60 GB of disk, and root permissions to
+empty the page cache.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-
-# A script finds its own folder on Python's path; the packages lie one above.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 
+from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.synthetic_checkpoint import folder_bytes, write_checkpoint
-from benchmarks.harness.tables import Figures, data_folder, machine, publish
-from benchmarks.weights.resize import measure
+from benchmarks.harness.tables import Figures, machine, publish
+from benchmarks.harness.turns import alternate
+from benchmarks.weights.resize import add_checkpoint_arguments, measure
 from glmja.build_tokenizer import build_tokenizer
 from glmja.modeling.model_folder import ModelFolder
 from glmja.resize_embeddings import resize_embeddings
@@ -37,7 +33,7 @@ _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def write_run(final: Path, model_dir: Path, rank: int, dora: bool = False, new_rows: bool = False) -> None:
-    """A checkpoint as a run on one device saves it, of random adapters and embeddings."""
+    """Writes a checkpoint as a run on one device saves it, with random adapters and embeddings."""
     folder = ModelFolder.open(model_dir)
     tokenizer = folder.tokenizer
     glm, state, prefix = folder.checkpoint, {}, "model.base_model.model."
@@ -67,7 +63,7 @@ def write_run(final: Path, model_dir: Path, rank: int, dora: bool = False, new_r
 
 
 def compare(data: Path, num_layers: int, rank: int, num_rounds: int, cold: bool, scratch: Path) -> Figures:
-    """The table of medians."""
+    """Runs the commands in turns; returns the table of medians."""
     stock, base, output = scratch / "stock", scratch / "base", scratch / "output"
     write_checkpoint(stock, data / "chatglm3", num_layers)
     build_tokenizer(str(stock), str(scratch / "tokenizer"), corpus=[str(data / "text" / "ja.jsonl.gz")])
@@ -84,11 +80,9 @@ def compare(data: Path, num_layers: int, rank: int, num_rounds: int, cold: bool,
     for kind in ("lora", "lora, new rows"):
         commands[f"export, {kind}, --format adapter"] = [*commands[f"export, {kind}"], "--format=adapter"]
     found: dict[str, list[tuple[float, int, int]]] = {name: [] for name in commands}
-    for number in range(1, num_rounds + 1):
-        for name in list(commands) if number % 2 else reversed(commands):
-            print(f"round {number}: {name}", flush=True)
-            cost, _, written = measure(commands[name], output, cold)
-            found[name].append((cost.seconds, cost.peak_bytes, written))
+    for name in alternate(commands, num_rounds):
+        cost, _, written = measure(commands[name], output, cold)
+        found[name].append((cost.seconds, cost.peak_bytes, written))
     medians = {name: statistics.median(seconds for seconds, _, _ in costs) for name, costs in found.items()}
     return Figures(
         f"Exporting a model of {size / 1e9:.2f} GB, rank {rank}",
@@ -96,25 +90,21 @@ def compare(data: Path, num_layers: int, rank: int, num_rounds: int, cold: bool,
         [[name, f"{medians[name]:.1f}", f"{medians[name] / medians['cp']:.2f}",
           f"{max(peak for _, peak, _ in costs) / 1e9:.2f}", f"{costs[0][2] / 1e9:.2f}"]
          for name, costs in found.items()],
-        [f"{num_rounds} rounds; each ends with a sync, which is counted. The hashes of the checkpoints "
-         "are verified. The peak counts pages of mapped files; `--check false`."],
+        [f"{num_rounds} rounds. Times include a sync and the verification of the checkpoints' hashes. The peak counts "
+         "pages of mapped files. `--check false`."],
     )  # fmt: skip
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(data_folder()), help="Folder of texts and models.")
-    parser.add_argument("--layers", type=int, default=28, help="Layers of the checkpoint; ChatGLM3-6B has 28.")
-    parser.add_argument("--rank", type=int, default=16, help="Of the adapters.")
-    parser.add_argument("--rounds", type=int, default=3, help="Runs of each command.")
-    parser.add_argument("--warm", action="store_true", help="Leave the page cache as the run before left it.")
-    parser.add_argument("--scratch", type=Path, help="Disk to work on; the system's temporary folder by default.")
-    parser.add_argument("--markdown", help="File to write the table to.")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        table = compare(args.data.resolve(), args.layers, args.rank, args.rounds, not args.warm, Path(scratch))
-    publish([machine(["torch", "safetensors"]), table], args.markdown)
+    parser = benchmark_parser(__doc__, rounds=3, data=True, scratch=True)
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--rank", type=int, default=16, help="Rank of the adapters.")
+    options = parser.parse_args(args)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        cold, folder = not options.warm, Path(scratch)
+        table = compare(options.data.resolve(), options.layers, options.rank, options.rounds, cold, folder)
+    publish([machine(["torch", "safetensors"]), table], options.markdown)
 
 
 if __name__ == "__main__":

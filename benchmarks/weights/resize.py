@@ -1,8 +1,8 @@
-"""`python -m benchmarks.weights.resize`: how long growing the embeddings of a 6B model takes, beside copying its files.
+"""Measures resizing the embeddings of a 6B model: `python -m benchmarks.weights.resize`.
 
-Copying is the floor: a Zero model has other files, but nearly all of their bytes. A checkpoint of
-ChatGLM3-6B's size is made, and copied and resized in turns, each time with a cold page cache and
-with the clock running until everything is on the disk. Needs about 40 GB of disk; root for a cold cache.
+The baseline is copying the files, since a Zero model consists of nearly the same bytes. A checkpoint of ChatGLM3-6B's
+size is written, then copied and resized in turns, each time with a cold page cache; the time includes `sync`. Needs
+about 40 GB of disk, and root permissions to empty the cache.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-# A script finds its own folder on Python's path; the packages lie one above.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
+from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.process_cost import Cost, cost_of
 from benchmarks.harness.synthetic_checkpoint import folder_bytes, write_checkpoint
-from benchmarks.harness.tables import Figures, data_folder, machine, publish
+from benchmarks.harness.tables import Figures, machine, publish
+from benchmarks.harness.turns import alternate
 from glmja.build_tokenizer import build_tokenizer
 
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 def drop_cache() -> bool:
-    """Writes everything to the disk and empties the page cache; whether that was permitted."""
+    """Writes everything to the disk and empties the page cache; returns whether that was permitted."""
     os.sync()
     try:
         _DROP_CACHES.write_text("3", encoding="utf-8")
@@ -38,7 +37,7 @@ def drop_cache() -> bool:
 
 
 def measure(command: list[str], output: Path, cold: bool) -> tuple[Cost, str, int]:
-    """Cost of a command, whether the cache was cold, and the bytes that it left in its output, which is removed."""
+    """Runs a command and removes its output; returns its cost, the state of the cache, and the size of the output."""
     state = "cold" if cold and drop_cache() else "as left"
     cost = cost_of(command, sync=True)
     size = folder_bytes(output)
@@ -47,18 +46,17 @@ def measure(command: list[str], output: Path, cold: bool) -> tuple[Cost, str, in
 
 
 def rounds(base: Path, commands: dict[str, list[str]], output: Path, num_rounds: int, cold: bool) -> list[Figures]:
-    """Runs the commands in turns; the table of all runs, and that of the medians."""
+    """Runs the commands in turns; returns the tables of medians and of all runs."""
     table = Figures("Runs", ["round", "command", "cache", "seconds", "disk read GB", "disk written GB", "peak GB"])
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     peaks, sizes = dict.fromkeys(commands, 0), {}
-    for number in range(1, num_rounds + 1):
-        for name in list(commands) if number % 2 else reversed(commands):
-            print(f"round {number}: {name}", flush=True)
-            cost, state, sizes[name] = measure(commands[name], output, cold)
-            seconds[name].append(cost.seconds)
-            peaks[name] = max(peaks[name], cost.peak_bytes)
-            moved = [f"{size / 1e9:.2f}" for size in (cost.read_bytes, cost.written_bytes)]
-            table.rows.append([str(number), name, state, f"{cost.seconds:.1f}", *moved, f"{cost.peak_bytes / 1e9:.3f}"])
+    for name in alternate(commands, num_rounds):
+        cost, state, sizes[name] = measure(commands[name], output, cold)
+        seconds[name].append(cost.seconds)
+        peaks[name] = max(peaks[name], cost.peak_bytes)
+        number = str(len(seconds[name]))
+        moved = [f"{size / 1e9:.2f}" for size in (cost.read_bytes, cost.written_bytes)]
+        table.rows.append([number, name, state, f"{cost.seconds:.1f}", *moved, f"{cost.peak_bytes / 1e9:.3f}"])
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     floor = medians["cp"]
     summary = Figures(
@@ -66,13 +64,13 @@ def rounds(base: Path, commands: dict[str, list[str]], output: Path, num_rounds:
         ["command", "median seconds", "times cp", "largest peak GB", "GB written"],
         [[name, f"{medians[name]:.1f}", f"{medians[name] / floor:.2f}", f"{peaks[name] / 1e9:.3f}",
           f"{sizes[name] / 1e9:.2f}"] for name in commands],
-        ["Both end with a sync, which is counted. Resizing ran with `--check_greedy false`."],
+        ["Times include a sync. Resizing ran with `--check_greedy false`."],
     )  # fmt: skip
     return [summary, table]
 
 
 def compare(data: Path, num_layers: int, num_rounds: int, cold: bool, scratch: Path) -> list[Figures]:
-    """All tables."""
+    """Makes all tables."""
     base, tokenizer, output = scratch / "base", scratch / "tokenizer", scratch / "output"
     build_tokenizer(str(data / "chatglm3"), str(tokenizer), corpus=[str(data / "text" / "ja.jsonl.gz")])
     write_checkpoint(base, data / "chatglm3", num_layers)
@@ -84,19 +82,20 @@ def compare(data: Path, num_layers: int, num_rounds: int, cold: bool, scratch: P
     return rounds(base, commands, output, num_rounds, cold)
 
 
-def main() -> None:
-    """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(data_folder()), help="Folder of texts and models.")
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the size of the checkpoint and the state of the cache."""
     parser.add_argument("--layers", type=int, default=28, help="Layers of the checkpoint; ChatGLM3-6B has 28.")
-    parser.add_argument("--rounds", type=int, default=3, help="Runs of each command.")
-    parser.add_argument("--warm", action="store_true", help="Leave the page cache as the run before left it.")
-    parser.add_argument("--scratch", type=Path, help="Disk to work on; the system's temporary folder by default.")
-    parser.add_argument("--markdown", help="File to write the tables to.")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        tables = compare(args.data.resolve(), args.layers, args.rounds, not args.warm, Path(scratch))
-    publish([machine(["torch", "transformers", "safetensors", "sentencepiece"]), *tables], args.markdown)
+    parser.add_argument("--warm", action="store_true", help="Do not empty the page cache between runs.")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the benchmark."""
+    parser = benchmark_parser(__doc__, rounds=3, data=True, scratch=True)
+    add_checkpoint_arguments(parser)
+    options = parser.parse_args(args)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        tables = compare(options.data.resolve(), options.layers, options.rounds, not options.warm, Path(scratch))
+    publish([machine(["torch", "transformers", "safetensors", "sentencepiece"]), *tables], options.markdown)
 
 
 if __name__ == "__main__":

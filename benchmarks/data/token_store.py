@@ -1,11 +1,9 @@
-"""Text to rows of ids: `TokenStore` and `datasets.map`, with equal numbers of processes.
+"""Measures tokenizing text into rows: `python -m benchmarks.data.token_store`.
 
-Run with `python -m benchmarks.data.tokenise`.
-
-The text is Japanese, in one `.jsonl`; the peers have the fast tokenizer of the same vocabulary and write Arrow, as map
-does. Ours hashes the file and reads its JSON too; what `load_dataset` takes for the latter is told beside map alone.
-Each measurement is a process of its own, and contenders take turns. LLaMA-Factory joins them where an environment has
-it (`--llamafactory`); what it makes of the same text holds an attention mask, too.
+Compares `TokenStore` with `datasets.map`, with the same number of processes, on one `.jsonl` of Japanese. The peers
+use the fast tokenizer of the same vocabulary and write Arrow. `TokenStore` also hashes the file and reads its JSON;
+the time that `load_dataset` takes to read it is shown separately. Each measurement runs in its own process, and
+contenders take turns. With `--llamafactory`, LLaMA-Factory is measured too; its rows also hold an attention mask.
 """
 
 from __future__ import annotations
@@ -20,18 +18,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import chain
 from operator import truediv
 from pathlib import Path
 from typing import Any
 
-# A script finds its own folder on Python's path; the packages lie one above.
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 import numpy as np
 
-from benchmarks.harness.tables import Figures, data_folder, machine, publish
+from benchmarks.harness.arguments import benchmark_parser
+from benchmarks.harness.tables import Figures, machine, publish
+from benchmarks.harness.turns import alternate
 from data_modules.sources import TextSource
 from data_modules.stores.token_store import TokenStore
 from glmja.build_tokenizer import build_tokenizer
@@ -48,13 +45,13 @@ BATCH_SIZES = (10, 100, 1000)
 
 
 def cpu_seconds() -> float:
-    """Of this process and its children that have ended."""
+    """Returns the processor time of this process and its finished children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def ours(text: Path, tokenizer_dir: Path, scratch: Path, num_workers: int) -> dict[str, float]:
-    """Makes the store of the text."""
+def measure_store(text: Path, tokenizer_dir: Path, scratch: Path, num_workers: int) -> dict[str, float]:
+    """Measures `TokenStore`."""
     tokenizer = GLMTokenizer.load(tokenizer_dir)
     source = TextSource("ja", "ja", [str(text)])
     start, before = time.perf_counter(), cpu_seconds()
@@ -68,18 +65,18 @@ def ours(text: Path, tokenizer_dir: Path, scratch: Path, num_workers: int) -> di
     }
 
 
-def theirs(
+def measure_map(
     text: Path, tokenizer_dir: Path, scratch: Path, num_workers: int, batch_size: int, name: str
 ) -> dict[str, float]:
-    """Tokenises and groups with one map, or with two as transformers' `run_clm.py` does."""
-    import datasets  # noqa: PLC0415  # here, or their memory would count as ours
+    """Measures `datasets.map`: one map, or two as in transformers' `run_clm.py`."""
+    import datasets  # noqa: PLC0415  # would count in the memory of TokenStore
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     datasets.disable_caching()
     datasets.disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, split_special_tokens=True, model_max_length=1 << 30)
 
-    def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = tokenizer(
             batch["text"], add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
         )
@@ -90,11 +87,11 @@ def theirs(
         return {"input_ids": [ids[i : i + ROW_LEN] for i in range(0, len(ids) - ROW_LEN + 1, ROW_LEN)]}
 
     def both(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return group(tokenise(batch))
+        return group(tokenize(batch))
 
     beginning = time.perf_counter()
     made = datasets.load_dataset("json", data_files=str(text), split="train", cache_dir=str(scratch))
-    steps = [both] if name == ONE_MAP else [tokenise, group]
+    steps = [both] if name == ONE_MAP else [tokenize, group]
     start, before = time.perf_counter(), cpu_seconds()
     for i, step in enumerate(steps):
         made = made.map(
@@ -111,7 +108,7 @@ def theirs(
 
 
 def prove_same_ids(text: Path, tokenizer_dir: Path, scratch: Path, num_workers: int) -> int:
-    """Compares our store with the fast tokenizer's ids of every document; the number of ids.
+    """Checks that the store holds the fast tokenizer's ids of every document; returns the number of ids.
 
     Raises:
         AssertionError: If they differ.
@@ -126,7 +123,7 @@ def prove_same_ids(text: Path, tokenizer_dir: Path, scratch: Path, num_workers: 
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Returns the ids of a process and its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except OSError:
@@ -135,7 +132,7 @@ def tree(pid: int) -> list[int]:
 
 
 def proportional_bytes(pid: int) -> int:
-    """Resident memory of a process, of a page that n processes share the n-th part."""
+    """Returns the proportional set size of a process: a page shared by n processes counts 1/n."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:  # it has ended
@@ -144,11 +141,19 @@ def proportional_bytes(pid: int) -> int:
 
 
 def run(name: str, settings: argparse.Namespace, scratch: Path, watch: bool = False, **options: Any) -> dict[str, Any]:
-    """Measures in a new process; watched, also the peak memory of it and its children."""
+    """Measures a contender in a new process.
+
+    Args:
+        name: Contender.
+        settings: Arguments of the command line.
+        scratch: Folder with the text and the tokenizer.
+        watch: Whether to sample the peak memory of the process and its descendants.
+        options: More flags for the process.
+    """
     flags = [f"--{key}={value}" for key, value in options.items()]
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        command = [sys.executable, __file__, "--measure", name]
-        if name == LLAMA_FACTORY:  # without our folder on its path, whose modules might hide others
+        command = [sys.executable, "-m", "benchmarks.data.token_store", "--measure", name]
+        if name == LLAMA_FACTORY:  # -P: without this folder on its path
             command = [str(settings.llamafactory), "-P", str(LLAMA_FACTORY_SCRIPT), "--row_len", str(ROW_LEN)]
         command += ["--scratch", folder, "--workers", str(settings.workers)]
         command += ["--text", str(scratch / "ja.jsonl"), "--tokenizer", str(scratch / "tokenizer"), *flags]
@@ -166,7 +171,7 @@ def run(name: str, settings: argparse.Namespace, scratch: Path, watch: bool = Fa
 
 
 def speeds(settings: argparse.Namespace, scratch: Path) -> Figures:
-    """Ours and the peers in turns."""
+    """Measures the speed of all contenders in turns."""
     megabytes = (scratch / "ja.jsonl").stat().st_size / 1e6
     trials = {
         size: min(run(ONE_MAP, settings, scratch, batch_size=size)["seconds"] for _ in range(2)) for size in BATCH_SIZES
@@ -182,16 +187,15 @@ def speeds(settings: argparse.Namespace, scratch: Path) -> Figures:
         contenders[f"{LLAMA_FACTORY} get_dataset, defaults"] = {"name": LLAMA_FACTORY}
         contenders[f"{LLAMA_FACTORY} get_dataset, as datasets.map's best"] = {"name": LLAMA_FACTORY, **best}
     runs: dict[str, list[dict[str, Any]]] = {label: [] for label in contenders}
-    for number in range(settings.rounds):
-        for label in list(contenders) if number % 2 == 0 else reversed(contenders):
-            runs[label].append(run(settings=settings, scratch=scratch, **contenders[label]))
+    for label in alternate(contenders, settings.rounds):
+        runs[label].append(run(settings=settings, scratch=scratch, **contenders[label]))
     rates, loaded = (
         {label: [r["tokens"] / r[key] / 1e6 for r in found] for label, found in runs.items()}
         for key in ("seconds", "with_loading")
     )
     table = Figures(
         f"{megabytes:.0f} MB of Japanese .jsonl to ids, {settings.workers} processes, {settings.rounds} rounds",
-        ["", "million tokens/s", "slowest", "fastest", "ours is faster by", "with loading", "CPU seconds/MB"],
+        ["", "million tokens/s", "slowest", "fastest", "times as fast, TokenStore", "with loading", "CPU seconds/MB"],
         notes=[
             f"Best of datasets.map: batch_size={best['batch_size']}, by the faster of two runs each of "
             + ", ".join(f"{size}: {seconds:.1f} s" for size, seconds in trials.items())
@@ -210,10 +214,10 @@ def speeds(settings: argparse.Namespace, scratch: Path) -> Figures:
 
 
 def memory(settings: argparse.Namespace, scratch: Path) -> Figures:
-    """Our peak for a quarter of the corpus and for all of it."""
+    """Measures the peak memory of `TokenStore` for a quarter of the corpus and for all of it."""
     table = Figures(
         "Peak memory of TokenStore, parent and workers together", ["corpus", "million tokens", "peak MB"],
-        notes=["Sum of the proportional set sizes, sampled every 20 ms. What torch takes in the parent is in it."],
+        notes=["Sum of the proportional set sizes, sampled every 20 ms. Includes torch in the parent."],
     )  # fmt: skip
     lines = (scratch / "ja.jsonl").read_bytes().splitlines(keepends=True)
     (scratch / "quarter.jsonl").write_bytes(b"".join(lines[: len(lines) // 4]))
@@ -224,7 +228,7 @@ def memory(settings: argparse.Namespace, scratch: Path) -> Figures:
 
 
 def compare(settings: argparse.Namespace, scratch: Path) -> list[Figures]:
-    """All tables."""
+    """Makes all tables."""
     corpus = settings.data.resolve() / "text" / "ja.jsonl.gz"
     build_tokenizer(str(settings.data.resolve() / "chatglm3_tiny"), str(scratch / "tokenizer"), corpus=[str(corpus)])
     with gzip.open(corpus) as file, (scratch / "ja.jsonl").open("wb") as out:
@@ -236,33 +240,29 @@ def compare(settings: argparse.Namespace, scratch: Path) -> list[Figures]:
     return [table, memory(settings, scratch)]
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(data_folder()), help="Folder of texts and models.")
-    parser.add_argument("--megabytes", type=float, default=50, help="Size of the text.")
-    parser.add_argument("--workers", type=int, default=2, help="Processes of each contender.")
-    parser.add_argument("--rounds", type=int, default=3, help="Runs of each contender.")
-    parser.add_argument("--scratch", type=Path, help="Disk to work on; the system's temporary folder by default.")
+    parser = benchmark_parser(__doc__, rounds=3, data=True, scratch=True)
+    parser.add_argument("--megabytes", type=float, default=50, help="Size of the text in MB.")
+    parser.add_argument("--workers", type=int, default=2, help="Number of processes of each contender.")
     parser.add_argument(
         "--llamafactory", type=Path, metavar="PYTHON",
         help="Interpreter of an environment with LLaMA-Factory 0.9.5 (see benchmarks/data/llamafactory_peer.py).",
     )  # fmt: skip
-    parser.add_argument("--markdown", help="File to write the tables to.")
     parser.add_argument("--measure", choices=[OURS, ONE_MAP, TWO_MAPS], help="Measure one contender and print JSON.")
-    parser.add_argument("--text", type=Path, help="Of --measure.")
-    parser.add_argument("--tokenizer", type=Path, help="Of --measure.")
-    parser.add_argument("--batch_size", type=int, default=1000, help="Of --measure.")
-    args = parser.parse_args()
-    if args.measure == OURS:
-        print(json.dumps(ours(args.text, args.tokenizer, args.scratch, args.workers)))
-    elif args.measure:
-        place = (args.text, args.tokenizer, args.scratch)
-        print(json.dumps(theirs(*place, args.workers, args.batch_size, args.measure)))
+    parser.add_argument("--text", type=Path, help="Used by --measure.")
+    parser.add_argument("--tokenizer", type=Path, help="Used by --measure.")
+    parser.add_argument("--batch_size", type=int, default=1000, help="Used by --measure.")
+    options = parser.parse_args(args)
+    if options.measure == OURS:
+        print(json.dumps(measure_store(options.text, options.tokenizer, options.scratch, options.workers)))
+    elif options.measure:
+        place = (options.text, options.tokenizer, options.scratch)
+        print(json.dumps(measure_map(*place, options.workers, options.batch_size, options.measure)))
     else:
-        with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-            tables = compare(args, Path(scratch))
-        publish([machine(["datasets", "tokenizers", "sentencepiece"]), *tables], args.markdown)
+        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+            tables = compare(options, Path(scratch))
+        publish([machine(["datasets", "tokenizers", "sentencepiece"]), *tables], options.markdown)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
+SCRIPTS = [name for name in MODULES if "def main(" in (ROOT / f"{name.replace('.', '/')}.py").read_text("utf-8")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_of_the_benchmarks_can_be_imported(name):
+    importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_benchmark_answers_help_and_names_its_command(name, capsys):
+    module = importlib.import_module(name)
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    assert f"python -m {'benchmarks.data.token_store' if name.endswith('_peer') else name}" in module.__doc__
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_every_benchmark_whose_command_the_results_show_exists():
+    shown = {
+        line.split()[2]
+        for line in (ROOT / "benchmarks" / "RESULTS.md").read_text("utf-8").splitlines()
+        if line.startswith("python -m benchmarks.")
+    }
+    assert shown
+    assert shown <= set(SCRIPTS)
