@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from callbacks.throughput import Throughput
-from glmja.conversation.rendering import Message
+from glmja.conversation.messages import Message
 from glmja.conversation.replies import Reply, generate
 from glmja.evaluation.questions import QUESTIONS
-from glmja.modeling.generation import check_sampling
+from glmja.modeling.sampling import Sampling
 from glmja.text.printable import printable
 from glmja.text.quality import repetition_rate, simplified_only_share
 from glmja.text.scripts import language_of
@@ -63,14 +64,13 @@ class ChatSampler(Callback):
         Raises:
             ValueError: If there is no prompt, or a number is out of its range.
         """
-        check_sampling(max_new_tokens, temperature, top_p)
+        self.sampling = Sampling(max_new_tokens, True, temperature, top_p, seed)
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps ({every_n_steps}) must be at least 1")
         if prompts is not None and not prompts:
             raise ValueError("prompts is empty; leave it out for the default ones")
         self.prompts = list(QUESTIONS if prompts is None else prompts)
-        self.every_n_steps, self.max_new_tokens, self.system = every_n_steps, max_new_tokens, system
-        self.seed, self.temperature, self.top_p = seed, temperature, top_p
+        self.every_n_steps, self.system = every_n_steps, system
         self.last_step = -1
         self._last_chats: list[dict[str, Any]] = []
 
@@ -152,11 +152,7 @@ class ChatSampler(Callback):
             model,
             tokenizer,
             [[*before, {"role": "user", "content": prompt}] for prompt in self.prompts],
-            max_new_tokens=self.max_new_tokens,
-            do_sample=do_sample,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
+            replace(self.sampling, do_sample=do_sample),
         )
 
     def _write(self, trainer: Trainer) -> None:

@@ -7,6 +7,7 @@ Answers go to stdout; all else goes to stderr.
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import sys
 from contextlib import suppress
@@ -18,13 +19,15 @@ from rich.console import Console
 from transformers import GlmForCausalLM
 
 from glmja.cli.arguments import check_device
-from glmja.cli.command import run_command
-from glmja.conversation.dialogue import Dialogue, Ending, PromptFormat, Sampling
-from glmja.conversation.formats import TOOLS_ARE_LISTED
-from glmja.conversation.rendering import Message
+from glmja.cli.command import run_command, with_flags
+from glmja.conversation.dialogue import Dialogue, Ending
+from glmja.conversation.formats import TOOL_PROMPT
+from glmja.conversation.messages import Message
+from glmja.conversation.rendering import PromptFormat
 from glmja.files.json_files import parse_json
 from glmja.modeling.loading import load_model
 from glmja.modeling.model_folder import check_folder, glm_config
+from glmja.modeling.sampling import Sampling
 from glmja.text.printable import printable
 from glmja.weights.checkpoint import DtypeName
 
@@ -96,7 +99,7 @@ def chat(
 
 def _opening(system: str | None, tools: list[dict[str, Any]]) -> list[Message]:
     if tools:
-        return [{"role": "system", "content": TOOLS_ARE_LISTED if system is None else system, "tools": tools}]
+        return [{"role": "system", "content": TOOL_PROMPT if system is None else system, "tools": tools}]
     return [] if system is None else [{"role": "system", "content": system}]
 
 
@@ -133,7 +136,8 @@ def _converse(dialogue: Dialogue, model: GlmForCausalLM) -> None:
             try:
                 _take(line, dialogue, model)
             except ValueError as error:
-                _note(str(error))
+                flags = {name: f"--{name}" for name in inspect.signature(chat).parameters}
+                _note(with_flags(str(error), flags))
 
 
 def _take(line: str, dialogue: Dialogue, model: GlmForCausalLM) -> None:

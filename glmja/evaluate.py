@@ -15,7 +15,8 @@ from rich.console import Console
 
 from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
 from glmja.cli.command import run_command
-from glmja.conversation.rendering import Message, has_roles, render_prompt
+from glmja.conversation.messages import Message
+from glmja.conversation.rendering import has_roles, render_prompt
 from glmja.evaluation import report as report_page
 from glmja.evaluation import scores
 from glmja.evaluation.evaluator import EvalTasks, Evaluator, ModelOutputs

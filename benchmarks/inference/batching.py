@@ -23,6 +23,7 @@ from glmja.evaluation.likelihood import measure
 from glmja.evaluation.questions import QUESTIONS
 from glmja.files.documents import read_documents
 from glmja.modeling.loading import load_model
+from glmja.modeling.sampling import Sampling
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 BATCH_SIZES = (1, 8, 32)
@@ -33,7 +34,7 @@ def answers(model: Any, tokenizer: GLMTokenizer, documents: list[str], batch_siz
     """Answers the eight questions and beginnings of documents greedily; returns the number of tokens and the ids."""
     texts = [*QUESTIONS, *(document[:60] for document in documents)][:_NUM_PROMPTS]
     prompts = [[{"role": "user", "content": text}] for text in texts]
-    replies = generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=batch_size)
+    replies = generate(model, tokenizer, prompts, Sampling(32), batch_size=batch_size)
     return sum(len(reply.ids) for reply in replies), [reply.ids for reply in replies]
 
 

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Unpack
 
 from peft import PeftModel
 from transformers import GlmForCausalLM
 
-from glmja.conversation.rendering import Message, render_prompt
-from glmja.modeling.generation import Settings, generate_ids
+from glmja.conversation.messages import Message
+from glmja.conversation.rendering import render_prompt
+from glmja.modeling.generation import Continuation, generate_ids
+from glmja.modeling.sampling import Sampling
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered.
+    """An assistant's message.
 
     Attributes:
-        text: The message, without its metadata line.
-        metadata: The name of the tool that the text calls; empty in an answer to the user.
-        ids: All ids that the model said, up to the one that stopped it, which is left out.
-        num_prompt_tokens: Tokens that it read.
-        stopped: Whether it ended its turn itself; if not, it ran into `max_new_tokens`.
+        text: The content, without the metadata line.
+        metadata: Name of the tool that the text calls; empty in an answer to the user.
+        ids: All generated ids, without the stop token.
+        num_prompt_tokens: Length of the prompt in tokens.
+        stopped: Whether the model ended its turn with a stop token; if not, `max_new_tokens` was reached.
     """
 
     text: str
@@ -34,7 +35,7 @@ class Reply:
 
     @property
     def whole(self) -> str:
-        """With the metadata line, if it is not empty: a model that has not learnt the format answers there."""
+        """The text with its metadata line, if any: a model that does not know the format yet answers there."""
         return f"{self.metadata}\n{self.text}" if self.metadata else self.text
 
 
@@ -42,34 +43,42 @@ def generate(
     model: GlmForCausalLM | PeftModel,
     tokenizer: GLMTokenizer,
     prompts: Sequence[Sequence[Message]],
-    **settings: Unpack[Settings],
+    sampling: Sampling,
+    *,
+    batch_size: int = 8,
+    on_ids: Callable[[list[int]], None] | None = None,
 ) -> list[Reply]:
-    """The assistant's next message in each conversation.
+    """Generates the assistant's next message in each conversation.
 
     Args:
-        model: Its mode (train or eval) is as before afterwards.
-        tokenizer: The one of the model.
+        model: The model; its mode (train or eval) is restored afterwards.
+        tokenizer: The model's tokenizer.
         prompts: Conversations, each ending before the assistant's message.
-        settings: As `generate_ids` explains them.
+        sampling: How tokens are chosen.
+        batch_size: Number of conversations per forward pass.
+        on_ids: Called with each new id of a single conversation as soon as it is generated.
+
+    Returns:
+        One reply per conversation.
 
     Raises:
-        ValueError: If a conversation is not well-formed, and as `generate_ids`.
+        ValueError: If a conversation is malformed or too long, or `batch_size` is below 1.
     """
     rows = [render_prompt(prompt, tokenizer) for prompt in prompts]
-    said = generate_ids(model, tokenizer, rows, **settings)
-    return [_reply(ids, len(row), stopped, tokenizer) for row, (ids, stopped) in zip(rows, said, strict=True)]
+    continuations = generate_ids(model, tokenizer, rows, sampling, batch_size=batch_size, on_ids=on_ids)
+    return [_to_reply(found, len(row), tokenizer) for row, found in zip(rows, continuations, strict=True)]
 
 
 def split_metadata(ids: Sequence[int], tokenizer: GLMTokenizer) -> tuple[str, str]:
-    """The metadata line and the content of what an assistant said; the inverse of how a message is rendered.
+    """Splits an assistant's ids into metadata line and content; the inverse of rendering a message.
 
-    Without a line feed all of it is content.
+    Without a line feed, everything is content.
     """
     line_feed = tokenizer.encode("\n")[-1]
     border = list(ids).index(line_feed) if line_feed in ids else -1
     return tokenizer.decode(ids[: max(0, border)]), tokenizer.decode(ids[border + 1 :])
 
 
-def _reply(ids: list[int], num_prompt_tokens: int, stopped: bool, tokenizer: GLMTokenizer) -> Reply:
-    metadata, text = split_metadata(ids, tokenizer)
-    return Reply(text, metadata, ids, num_prompt_tokens, stopped)
+def _to_reply(continuation: Continuation, num_prompt_tokens: int, tokenizer: GLMTokenizer) -> Reply:
+    metadata, text = split_metadata(continuation.ids, tokenizer)
+    return Reply(text, metadata, continuation.ids, num_prompt_tokens, continuation.stopped)

@@ -1,8 +1,8 @@
-"""Text of ids that are said one by one, shown at once and never taken back.
+"""Incremental decoding of generated ids.
 
-What a stream has given out is a beginning of the text of all ids: a character that is spelled in bytes waits for its
-last byte, and spaces are those of the whole. All ids are decoded again for each new one, because SentencePiece has no
-other way; beside the model's own work for a token that is little.
+The text emitted so far is always a prefix of the text of all ids: a character that is encoded in several byte tokens is
+held back until its last byte, and spaces are those of the complete text. All ids are decoded again for each new one,
+because SentencePiece has no incremental decoder; that costs little beside a forward pass.
 """
 
 from __future__ import annotations
@@ -10,64 +10,65 @@ from __future__ import annotations
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import Piece
 
-_MOST_UNFINISHED_BYTES = 3  # of a character of four
+_MAX_UNFINISHED_BYTES = 3  # of a character of four bytes
 
 
 class TextStream:
-    """Text of the ids so far.
+    """Decodes ids one by one into text.
 
     Attributes:
-        ids: All that was heard.
+        ids: All ids added so far.
     """
 
     def __init__(self, tokenizer: GLMTokenizer) -> None:
-        """Has heard nothing yet."""
+        """Starts with no ids."""
         self.ids: list[int] = []
-        self._tokenizer, self._num_characters = tokenizer, 0  # given out
+        self._tokenizer, self._num_emitted = tokenizer, 0  # characters
 
     def add(self, token_id: int) -> str:
-        """Hears an id; the text that is certain now and was not before."""
+        """Adds a token id and returns newly decodable text."""
         self.ids.append(token_id)
-        return self._give(len(self.ids) - self._num_unfinished())
+        return self._emit(len(self.ids) - self._num_unfinished())
 
     def close(self) -> str:
-        """The text of what was held back, as the end shows that no more comes."""
-        return self._give(len(self.ids))
+        """Ends the stream and returns the text that was held back."""
+        return self._emit(len(self.ids))
 
-    def _give(self, num_ids: int) -> str:
-        text = self._tokenizer.decode(self.ids[:num_ids])[self._num_characters :]
-        self._num_characters += len(text)
+    def _emit(self, num_ids: int) -> str:
+        text = self._tokenizer.decode(self.ids[:num_ids])[self._num_emitted :]
+        self._num_emitted += len(text)
         return text
 
     def _num_unfinished(self) -> int:
-        """How many of the last ids are the first bytes of a character, and not all of them."""
-        for num_bytes, token_id in enumerate(reversed(self.ids[-_MOST_UNFINISHED_BYTES:]), start=1):
+        """Number of trailing ids that are the first bytes of an incomplete character."""
+        for num_bytes, token_id in enumerate(reversed(self.ids[-_MAX_UNFINISHED_BYTES:]), start=1):
             piece = self._tokenizer.proto.pieces[token_id]
             if piece.type != Piece.BYTE:
                 return 0
             byte = int(piece.piece[3:5], 16)  # "<0xE3>"
-            if not 0x80 <= byte < 0xC0:  # the others continue a character
+            if not 0x80 <= byte < 0xC0:  # not a continuation byte
                 return num_bytes if num_bytes < _character_len(byte) else 0
         return 0
 
 
 class ReplyStream:
-    """Text of an assistant's message: its metadata line if that is not empty, and its content.
+    """Decodes the ids of an assistant's message: its metadata line, if not empty, then its content.
 
-    The metadata is held back until its line ends; without a line feed all is content, which only the end tells.
+    The metadata is held back until its line ends. Without a line feed everything is content, which is known only at
+    the end.
 
     Attributes:
-        ids: All that was heard.
+        ids: All ids added so far.
     """
 
     def __init__(self, tokenizer: GLMTokenizer) -> None:
-        """Has heard nothing yet."""
+        """Starts with no ids."""
         self.ids: list[int] = []
         self._tokenizer, self._line_feed = tokenizer, tokenizer.encode("\n")[-1]
         self._content: TextStream | None = None
 
     def add(self, token_id: int) -> str:
-        """Hears an id; the text that is certain now and was not before."""
+        """Adds a token id and returns newly decodable text."""
         self.ids.append(token_id)
         if self._content:
             return self._content.add(token_id)
@@ -78,10 +79,10 @@ class ReplyStream:
         return f"{metadata}\n" if metadata else ""
 
     def close(self) -> str:
-        """The text of what was held back."""
+        """Ends the stream and returns the text that was held back."""
         return self._content.close() if self._content else self._tokenizer.decode(self.ids)
 
 
 def _character_len(first_byte: int) -> int:
-    """Bytes of a UTF-8 character."""
+    """Bytes of a UTF-8 character, from its first byte."""
     return 1 + (first_byte >= 0xC0) + (first_byte >= 0xE0) + (first_byte >= 0xF0)

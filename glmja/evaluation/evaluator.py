@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from glmja.conversation.rendering import Message
+from glmja.conversation.messages import Message
 from glmja.conversation.replies import Reply, generate
 from glmja.evaluation.likelihood import Distributions, Likelihood, measure
 from glmja.modeling.generation import generate_ids
 from glmja.modeling.loading import load_model
+from glmja.modeling.sampling import Sampling
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 _NUM_CONTINUED = 32  # documents of each language
@@ -126,7 +127,7 @@ class Evaluator:
         starts = [text[:_START_LEN] for text in self.exam.texts[lang][:_NUM_CONTINUED]]
         rows = [[*self.tokenizer.prefix_ids, *self.tokenizer.encode(start)] for start in starts]
         said = generate_ids(
-            self.model, self.tokenizer, rows, max_new_tokens=_CONTINUATION_LEN, batch_size=self.exam.batch_size
+            self.model, self.tokenizer, rows, Sampling(_CONTINUATION_LEN), batch_size=self.exam.batch_size
         )
         found.continuations[lang] = [ids for ids, _ in said]
 
@@ -144,7 +145,7 @@ class Evaluator:
             self.model,
             self.tokenizer,
             [prompts[i] for i in order],
-            max_new_tokens=self.exam.max_new_tokens,
+            Sampling(self.exam.max_new_tokens),
             batch_size=batch_size,
         )
         return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0])]

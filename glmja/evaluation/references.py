@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glmja.conversation.formats import ChatFormat, check_turns, to_messages, without_unanswered
-from glmja.conversation.rendering import Message
+from glmja.conversation.messages import Message
 from glmja.errors import DataError
 from glmja.files.documents import read_chunks
 from glmja.files.json_files import parse_json

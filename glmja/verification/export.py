@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from glmja.conversation.rendering import Message, has_roles, question_ids, render_prompt
+from glmja.conversation.messages import Message
+from glmja.conversation.rendering import has_roles, question_ids, render_prompt
 from glmja.errors import ModelError
 from glmja.files.json_files import read_json
 from glmja.modeling.adapters import Lora, apply_tuning
-from glmja.modeling.generation import generate_ids
+from glmja.modeling.generation import Continuation, generate_ids
 from glmja.modeling.loading import load_model, model_of
 from glmja.modeling.model_folder import ModelFolder
+from glmja.modeling.sampling import Sampling
 from glmja.runs.trained_state import TrainedState
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.weights.chatglm_layout import layout_of
@@ -121,7 +123,7 @@ def _compare_speech(
     tokenizer: GLMTokenizer,
     rows: list[list[int]],
     logits: list[Tensor],
-    replies: list[tuple[list[int], bool]],
+    replies: list[Continuation],
     tolerance: float,
 ) -> dict[str, Any]:
     said = _in_new_process(folder, rows)
@@ -151,7 +153,7 @@ class _Said(NamedTuple):
     """What a model said in another process."""
 
     logits: list[NDArray[np.float32]]  # (T, V) for each row
-    replies: list[tuple[list[int], bool]]
+    replies: list[Continuation]
     chat_ids: list[list[int]] | None  # None without a Hugging Face tokenizer, or one that knows no roles
 
 
@@ -228,5 +230,5 @@ def _logits(model: nn.Module, rows: list[list[int]]) -> list[Tensor]:
     return [model(torch.tensor([row])).logits[0] for row in rows]
 
 
-def _greedy(model: Any, rows: list[list[int]], tokenizer: GLMTokenizer) -> list[tuple[list[int], bool]]:
-    return generate_ids(model, tokenizer, rows, max_new_tokens=_NEW_TOKENS, batch_size=1)
+def _greedy(model: Any, rows: list[list[int]], tokenizer: GLMTokenizer) -> list[Continuation]:
+    return generate_ids(model, tokenizer, rows, Sampling(_NEW_TOKENS), batch_size=1)

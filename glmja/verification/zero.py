@@ -83,10 +83,11 @@ def _check_greedy(base: ModelFolder, zero: ModelFolder, dtype: torch.dtype) -> i
     # transformers takes seconds and 0.1 GB, and the other checks do without
     from glmja.modeling.generation import generate_ids  # noqa: PLC0415
     from glmja.modeling.loading import load_model  # noqa: PLC0415
+    from glmja.modeling.sampling import Sampling  # noqa: PLC0415
 
     prompts = [question_ids(prompt, base.tokenizer) for prompt in PROMPTS]
     theirs, ours = (
-        generate_ids(load_model(model, dtype), model.tokenizer, prompts, max_new_tokens=_NEW_TOKENS, batch_size=1)
+        generate_ids(load_model(model, dtype), model.tokenizer, prompts, Sampling(_NEW_TOKENS), batch_size=1)
         for model in (base, zero)
     )
     for prompt, our, their in zip(PROMPTS, ours, theirs, strict=True):

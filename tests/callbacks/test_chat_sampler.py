@@ -14,6 +14,7 @@ from callbacks.chat_sampler import ChatSampler, as_markdown
 from callbacks.throughput import Throughput
 from glmja.conversation.replies import Reply, generate
 from glmja.evaluation.questions import QUESTIONS
+from glmja.modeling.sampling import Sampling
 from glmja.text.scripts import language_of
 from tests.support.strategies import TEXT_WITH_CONTROL_NAMES
 from tests.support.tiny_run import TinyRun, events, loader, make_batch, make_trainer, scalars
@@ -55,7 +56,7 @@ def test_an_answer_is_what_the_model_says_at_that_step(zero_dir, tmp_path):
     module = fit(zero_dir, tmp_path, sampler(seed=7, system="短く。"), max_steps=2)
     for kind, do_sample in (("greedy", False), ("sampled", True)):
         prompts = [[{"role": "system", "content": "短く。"}, {"role": "user", "content": prompt}] for prompt in TWO]
-        now = generate(module.model, module.tokenizer, prompts, max_new_tokens=4, do_sample=do_sample, seed=7)
+        now = generate(module.model, module.tokenizer, prompts, Sampling(4, do_sample, seed=7))
         assert [chat[kind] for chat in chats(tmp_path)[-2:]] == [
             f"{reply.metadata}\n{reply.text}" if reply.metadata else reply.text for reply in now
         ]
@@ -203,9 +204,9 @@ def test_whole_weights_are_accepted(strategy):
     [
         ({"every_n_steps": 0}, r"every_n_steps \(0\) must be at least 1"),
         ({"prompts": []}, "prompts is empty"),
-        ({"max_new_tokens": 0}, r"max_new_tokens \(0\) must be at least 1"),
-        ({"temperature": -1.0}, r"temperature \(-1.0\) must be above 0"),
-        ({"top_p": 0.0}, r"top_p \(0.0\) must be above 0"),
+        ({"max_new_tokens": 0}, r"`max_new_tokens` \(0\) must be at least 1"),
+        ({"temperature": -1.0}, r"`temperature` \(-1.0\) must be above 0"),
+        ({"top_p": 0.0}, r"`top_p` \(0.0\) must be above 0"),
     ],
 )
 def test_bad_values_are_refused(values, message):

@@ -124,9 +124,7 @@ def test_the_oldest_turns_are_left_out_in_one_line(talk):
 def test_a_line_that_is_too_long_is_refused_and_the_chat_goes_on(talk):
     _, out, err = talk("海" * 3000, HELLO[0]["content"])
     assert out == ANSWERS[0] + "\n"
-    assert (
-        "tokens, and 1988 fit: the model has 2048 positions, of which max_new_tokens (60) are for the answer\n" in err
-    )
+    assert "tokens, but only 1988 fit: the model has 2048 positions, of which --max_new_tokens (60) are reserved" in err
 
 
 def test_a_line_that_is_no_text_is_refused_and_the_chat_goes_on(talk):
@@ -154,16 +152,19 @@ def test_a_prompt_that_is_interrupted_ends_as_ctrl_c_does(talk, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"temperature": 0}, "temperature (0.0) must be above 0"),
-        ({"top_p": 1.5}, "top_p (1.5) must be above 0 and at most 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens (0) must be at least 1"),
-        ({"max_new_tokens": 2048}, "tokens, and 0 fit: the model has 2048 positions, of which max_new_tokens (2048)"),
+        ({"temperature": 0}, "--temperature (0.0) must be above 0"),
+        ({"top_p": 1.5}, "--top_p (1.5) must be above 0 and at most 1"),
+        ({"max_new_tokens": 0}, "--max_new_tokens (0) must be at least 1"),
+        (
+            {"max_new_tokens": 2048},
+            "tokens, but only 0 fit: the model has 2048 positions, of which --max_new_tokens (2048)",
+        ),
         ({"device": "cuda:99"}, "--device cuda:99: not on this machine"),
         ({"model": "nowhere"}, "no config.json in nowhere"),
         ({"prompt": " "}, "--prompt is empty; leave it out to talk line by line"),
-        ({"prompt": "海" * 3000}, "tokens, and 1988 fit: the model has 2048 positions"),
+        ({"prompt": "海" * 3000}, "tokens, but only 1988 fit: the model has 2048 positions"),
         ({"tools": "nowhere.json"}, "nowhere.json"),
-        ({"format": "chatglm2", "system": "短く"}, "message 0 is of the role system, not user; the format of chatglm2"),
+        ({"format": "chatglm2", "system": "短く"}, "message 0 has the role system, not user; the format chatglm2"),
         ({"format": "chatglm4"}, "got chatglm4"),
     ],
 )
@@ -195,7 +196,7 @@ def test_a_model_without_roles_is_refused_with_a_way_out(refused, base_dir, tmp_
     folder = tmp_path / "chatglm2-6b"
     shutil.copytree(base_dir, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"_name_or_path": "THUDM/chatglm2-6b"})
-    assert "the tokenizer has no tokens for the roles of a chat" in refused(model=folder)
+    assert "the tokenizer has no role tokens" in refused(model=folder)
 
 
 def command(*flags):

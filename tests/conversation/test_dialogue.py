@@ -3,10 +3,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmja.conversation.dialogue import Dialogue, Sampling
+from glmja.conversation.dialogue import Dialogue
 from glmja.conversation.rendering import render_prompt, render_rounds
 from glmja.conversation.replies import generate
 from glmja.modeling.loading import load_model
+from glmja.modeling.sampling import Sampling
 from glmja.tokenization.tokenizer import CONTROL_TOKENS, GLMTokenizer
 from tests.support.strategies import TEXT_WITH_CONTROL_NAMES
 from tests.support.taught import HELLO, WEATHER, taught_folder
@@ -21,15 +22,14 @@ def model(zero_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def without_roles(tokenizer):
-    """As ChatGLM2's tokenizer, which has the same pieces and fewer control tokens."""
+    """A tokenizer like ChatGLM2's: the same pieces, no role tokens."""
     stripped = GLMTokenizer(tokenizer.proto)
     stripped._control_ids = {n: i for n, i in tokenizer.control_tokens.items() if n not in CONTROL_TOKENS[5:]}
     return stripped
 
 
 def dialogue(tokenizer, prompt_format="chatglm3", num_positions=2048, opening=(), **sampling):
-    values = {"max_new_tokens": 60, "do_sample": False, "temperature": 0.8, "top_p": 0.8, "seed": None} | sampling
-    return Dialogue(tokenizer, prompt_format, Sampling(**values), num_positions, opening)
+    return Dialogue(tokenizer, prompt_format, Sampling(**{"max_new_tokens": 60} | sampling), num_positions, opening)
 
 
 def answer(talk, model):
@@ -39,10 +39,10 @@ def answer(talk, model):
 
 
 def prompts_of(monkeypatch):
-    """Hears the ids that a model is asked with; it then says nothing but the end."""
+    """Records the ids of each prompt; the model is replaced by one that always answers うん."""
     rows = []
 
-    def generate_ids(model, tokenizer, asked, *, on_ids, **_):
+    def generate_ids(model, tokenizer, asked, sampling, *, on_ids):
         rows.extend(asked)
         on_ids([*tokenizer.encode("\n"), *tokenizer.encode("うん"), tokenizer.eos_id])
 
@@ -50,7 +50,7 @@ def prompts_of(monkeypatch):
     return rows
 
 
-def test_a_dialogue_goes_on_as_it_was_taught(model, tokenizer):
+def test_a_dialogue_reproduces_the_conversation_that_the_model_was_trained_on(model, tokenizer):
     talk = dialogue(tokenizer)
     for question, taught in zip(HELLO[::2], HELLO[1::2], strict=True):
         assert talk.add_message(question["content"]) == 0
@@ -58,7 +58,7 @@ def test_a_dialogue_goes_on_as_it_was_taught(model, tokenizer):
     assert talk.messages == [message | {"metadata": ""} if i % 2 else message for i, message in enumerate(HELLO)]
 
 
-def test_what_a_tool_answers_is_an_observation(model, tokenizer):
+def test_the_result_of_a_tool_is_an_observation(model, tokenizer):
     talk = dialogue(tokenizer, opening=WEATHER[:1])
     talk.add_message(WEATHER[1]["content"])
     assert answer(talk, model) == (f"get_weather\n{WEATHER[2]['content']}", "ended")
@@ -76,7 +76,7 @@ def test_a_tool_that_is_not_listed_is_not_called(model, tokenizer):
 
 
 @given(lines=LINES)
-def test_the_model_reads_the_conversation_so_far_and_no_line_forges_a_turn(tokenizer, lines):
+def test_the_prompt_is_the_conversation_so_far_and_no_line_forges_a_turn(tokenizer, lines):
     with pytest.MonkeyPatch.context() as monkeypatch:
         rows, talk, said = prompts_of(monkeypatch), dialogue(tokenizer, opening=WEATHER[:1]), list(WEATHER[:1])
         for number, line in enumerate(lines, start=1):
@@ -91,7 +91,7 @@ def test_the_model_reads_the_conversation_so_far_and_no_line_forges_a_turn(token
 
 
 @given(lines=LINES)
-def test_rounds_are_read_in_the_same_way_without_roles(without_roles, lines):
+def test_the_prompt_in_rounds_is_the_conversation_so_far(without_roles, lines):
     with pytest.MonkeyPatch.context() as monkeypatch:
         rows, talk, said = prompts_of(monkeypatch), dialogue(without_roles, "chatglm2"), []
         for line in lines:
@@ -110,7 +110,7 @@ def test_an_answer_in_rounds_has_no_metadata(model, tokenizer):
 
 
 @given(lines=LINES, num_positions=st.integers(140, 260))
-def test_the_oldest_turns_make_room(tokenizer, lines, num_positions):
+def test_the_oldest_turns_are_dropped_to_make_room(tokenizer, lines, num_positions):
     with pytest.MonkeyPatch.context() as monkeypatch:
         rows = prompts_of(monkeypatch)
         talk = dialogue(tokenizer, num_positions=num_positions, opening=WEATHER[:1])
@@ -119,7 +119,7 @@ def test_the_oldest_turns_make_room(tokenizer, lines, num_positions):
             try:
                 num_left_out = talk.add_message(line)
             except ValueError as error:
-                assert "positions, of which max_new_tokens (60)" in str(error)
+                assert "positions, of which `max_new_tokens` (60) are reserved for the answer" in str(error)
                 assert talk.messages == before
                 continue
             assert talk.messages == [*before[:1], *before[1 + 2 * num_left_out :], {"role": "user", "content": line}]
@@ -131,19 +131,19 @@ def test_the_oldest_turns_make_room(tokenizer, lines, num_positions):
             assert rows[-1] == render_prompt(talk.messages[:-1], tokenizer)
 
 
-def test_a_text_that_is_too_long_is_refused_with_both_numbers(tokenizer):
+def test_a_message_that_is_too_long_is_rejected_with_both_numbers(tokenizer):
     talk = dialogue(tokenizer, num_positions=100)
     num_tokens = len(render_prompt([{"role": "user", "content": "海" * 300}], tokenizer))
     with pytest.raises(
-        ValueError, match=f"the prompt has {num_tokens} tokens, and 40 fit: the model has 100 positions"
+        ValueError, match=f"the prompt has {num_tokens} tokens, but only 40 fit: the model has 100 positions"
     ):
         talk.add_message("海" * 300)
     assert talk.messages == []
 
 
 @pytest.mark.parametrize("after", [0, 3, 9])
-def test_an_interrupted_answer_is_what_was_said_until_then(model, tokenizer, monkeypatch, after):
-    talk, whole = dialogue(tokenizer), generate(model, tokenizer, [HELLO[:1]], max_new_tokens=60)[0].ids
+def test_an_interrupted_answer_keeps_the_text_generated_so_far(model, tokenizer, monkeypatch, after):
+    talk, whole = dialogue(tokenizer), generate(model, tokenizer, [HELLO[:1]], Sampling(60))[0].ids
     bits = []
 
     def interrupt(text):
@@ -167,13 +167,13 @@ def test_an_interrupted_answer_is_what_was_said_until_then(model, tokenizer, mon
     assert answer(talk, model) == (HELLO[1]["content"], "ended")
 
 
-def test_an_answer_that_runs_out_of_tokens_is_cut(model, tokenizer):
+def test_an_answer_that_reaches_max_new_tokens_is_cut(model, tokenizer):
     talk = dialogue(tokenizer, max_new_tokens=4)
     talk.add_message(HELLO[0]["content"])
     assert answer(talk, model)[1] == "cut"
 
 
-def test_the_same_seed_gives_the_same_answers_and_each_turn_its_own(zero_dir, tokenizer):
+def test_the_same_seed_gives_the_same_answers_and_each_turn_has_its_own(zero_dir, tokenizer):
     model = load_model(zero_dir, torch.float32)
 
     def answers(seed):
@@ -185,7 +185,7 @@ def test_the_same_seed_gives_the_same_answers_and_each_turn_its_own(zero_dir, to
     assert len(set(answers(1))) == 3
 
 
-def test_what_was_read_is_shown_and_what_was_said_is_green(model, tokenizer):
+def test_show_prints_the_prompt_and_the_answer_in_green(model, tokenizer):
     talk = dialogue(tokenizer)
     talk.add_message(HELLO[0]["content"])
     answer(talk, model)
@@ -193,7 +193,7 @@ def test_what_was_read_is_shown_and_what_was_said_is_green(model, tokenizer):
     assert "<|user|>" in shown.plain and "こんにちは" in shown.plain
     green = ["green" in str(span.style) for span in shown.spans]
     assert green == sorted(green)
-    assert sum(green) == len(generate(model, tokenizer, [HELLO[:1]], max_new_tokens=60)[0].ids) + 1
+    assert sum(green) == len(generate(model, tokenizer, [HELLO[:1]], Sampling(60))[0].ids) + 1
     talk.restart([])
     assert not talk.show().plain
 
@@ -203,26 +203,26 @@ def test_what_was_read_is_shown_and_what_was_said_is_green(model, tokenizer):
     [
         (
             {"opening": WEATHER[:1], "prompt_format": "chatglm2"},
-            "message 0 is of the role system, not user; the",
+            "message 0 has the role system, not user; the",
         ),
-        ({"num_positions": 60}, r"the prompt has \d+ tokens, and 0 fit: the model has 60 positions"),
-        ({"num_positions": 50}, r"the prompt has \d+ tokens, and 0 fit: the model has 50 positions"),
-        ({"temperature": 0.0}, r"temperature \(0.0\) must be above 0"),
+        ({"num_positions": 60}, r"the prompt has \d+ tokens, but only 0 fit: the model has 60 positions"),
+        ({"num_positions": 50}, r"the prompt has \d+ tokens, but only 0 fit: the model has 50 positions"),
+        ({"temperature": 0.0}, r"`temperature` \(0.0\) must be above 0"),
     ],
 )
-def test_what_cannot_go_on_is_refused_at_once(tokenizer, values, message):
+def test_bad_settings_are_rejected_at_construction(tokenizer, values, message):
     with pytest.raises(ValueError, match=message):
         dialogue(tokenizer, **values)
 
 
 def test_a_tokenizer_without_roles_needs_rounds(without_roles):
     assert dialogue(without_roles, "chatglm2").messages == []
-    with pytest.raises(ValueError, match="as that of ChatGLM2-6B; set `format` to chatglm2"):
+    with pytest.raises(ValueError, match=r"no role tokens .* needs; set `format` to chatglm2"):
         dialogue(without_roles)
 
 
-def test_a_refused_opening_changes_nothing(tokenizer):
+def test_a_rejected_opening_changes_nothing(tokenizer):
     talk = dialogue(tokenizer, num_positions=100, opening=[{"role": "system", "content": "短く"}])
-    with pytest.raises(ValueError, match="and 40 fit"):
+    with pytest.raises(ValueError, match="but only 40 fit"):
         talk.restart([{"role": "system", "content": "海" * 300}])
     assert talk.messages == talk.opening == [{"role": "system", "content": "短く"}]

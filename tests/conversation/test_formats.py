@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmja.conversation.formats import (
-    TOOLS_ARE_LISTED,
+    TOOL_PROMPT,
     BadConversation,
     ChatFormat,
     Reason,
@@ -17,7 +17,8 @@ from glmja.conversation.formats import (
     to_messages,
     without_unanswered,
 )
-from glmja.conversation.rendering import check, render
+from glmja.conversation.messages import check_messages
+from glmja.conversation.rendering import render
 from glmja.twin import build as twin
 from tests.support.strategies import TEXT_WITH_CONTROL_NAMES
 
@@ -45,7 +46,7 @@ def turn(name, value):
         (
             "messages",
             {"messages": [USER], "tools": json.dumps(TOOLS)},
-            [{"role": "system", "content": TOOLS_ARE_LISTED, "tools": TOOLS}, USER],
+            [{"role": "system", "content": TOOL_PROMPT, "tools": TOOLS}, USER],
         ),
         (
             "messages",
@@ -90,14 +91,14 @@ def test_a_record_is_read_as_its_format_says(chat_format, record, messages):
     assert to_messages(record, chat_format) == messages
 
 
-def test_tools_are_introduced_as_chatglm3_was_taught(tokenizer):
+def test_tools_are_listed_as_in_chatglm3s_training_data(tokenizer):
     # TOOL_DEFINITION_PREFIX of ChatGLM3's preprocess_utils.py, before the tools
-    taught = f"{TOOLS_ARE_LISTED}\n{json.dumps(TOOLS, indent=4, ensure_ascii=False)}"
+    expected = f"{TOOL_PROMPT}\n{json.dumps(TOOLS, indent=4, ensure_ascii=False)}"
     ours, _ = render(to_messages({"messages": [USER, ANSWER], "tools": TOOLS}, "messages"), tokenizer)
-    assert ours == render([{"role": "system", "content": taught}, USER, ANSWER], tokenizer)[0]
+    assert ours == render([{"role": "system", "content": expected}, USER, ANSWER], tokenizer)[0]
 
 
-def test_a_call_is_spelled_as_in_chatglm3s_prompt():
+def test_a_tool_call_is_written_as_in_chatglm3s_prompt():
     call = {"name": "get_current_weather", "arguments": {"location": "beijing", "exact": True, "unit": None}}
     (message,) = to_messages({"conversations": [turn("function_call", json.dumps(call))]}, "sharegpt")
     assert message["content"] == "```python\ntool_call(location='beijing', exact=True, unit=None)\n```"
@@ -123,11 +124,11 @@ def test_a_call_is_spelled_as_in_chatglm3s_prompt():
         ("messages", {"messages": [USER | {"role": "bot"}]}, "unknown role",
          r"messages\[0\] is 'bot'; known are system, user, assistant, observation, tool$"),
         ("messages", {"messages": [USER | {"tools": TOOLS}]}, "unreadable tools",
-         r"messages\[0\] is user; only a system message lists tools$"),
+         r"messages\[0\] is user; only a system message can list tools$"),
         ("messages", {"messages": [SYSTEM | {"tools": TOOLS}], "tools": TOOLS}, "unreadable tools",
          "both the record and its system message list tools$"),
         ("messages", {"messages": [], "tools": {"a": 1}}, "unreadable tools",
-         "the record has tools that are not a list of objects$"),
+         "the record has `tools` that are not a list of objects$"),
         ("messages", {"messages": [], "tools": "weather"}, "unreadable tools",
          "the record has 'weather', not JSON: Exp"),
         ("messages", {"messages": [], "tools": [{"day": datetime.date(2026, 1, 1)}]}, "unreadable tools",
@@ -135,10 +136,10 @@ def test_a_call_is_spelled_as_in_chatglm3s_prompt():
         ("messages", {"messages": [ANSWER | {"tool_calls": [{"id": "1"}]}]}, "missing key",
          r"messages\[0\].tool_calls has no 'function'; found \['id'\]$"),
         ("messages", {"messages": [USER | {"tool_calls": [{"function": FUNCTION}]}]}, "unreadable call",
-         r"messages\[0\] is user; only the assistant calls tools$"),
+         r"messages\[0\] is user; only the assistant can call tools$"),
         ("messages", {"messages": [ANSWER | {"tool_calls": [{"function": FUNCTION | {"name": ""}}]}]},
          "unreadable call", r"messages\[0\] calls '' with {'city'"),
-        ("messages", {"messages": [USER | {"content": "a\ud800"}]}, "lone surrogate", r"'\\ud800' is no character$"),
+        ("messages", {"messages": [USER | {"content": "a\ud800"}]}, "lone surrogate", r"'\\ud800' is not a character$"),
         ("sharegpt", {"messages": []}, "missing key", r"the record has no 'conversations'; found \['messages'\]$"),
         ("sharegpt", {"conversations": [turn("moss", "a")]}, "unknown role",
          r"conversations\[0\] is 'moss'; known are human, user, gpt, "),
@@ -149,18 +150,18 @@ def test_a_call_is_spelled_as_in_chatglm3s_prompt():
         ("sharegpt", {"conversations": [turn("function_call", "[]")]}, "wrong type",
          r"conversations\[0\] is list, not an object$"),
         ("sharegpt", {"conversations": [turn("function_call", '{"name": "f"}')]}, "unreadable call",
-         r"conversations\[0\] calls 'f' with None; a call has a name and named arguments$"),
+         r"conversations\[0\] calls 'f' with None; a call needs a name and keyword arguments$"),
         ("sharegpt", {"conversations": [turn("function_call", '{"name": "f", "arguments": {"a b": 1}}')]},
-         "unreadable call", r"calls 'f' with {'a b': 1}; a call has a name and named arguments$"),
+         "unreadable call", r"calls 'f' with {'a b': 1}; a call needs a name and keyword arguments$"),
         ("alpaca", {"instruction": "a", "output": None}, "missing key",
          r"the record has no 'output'; found \['instruction'\]$"),
         ("alpaca", {"instruction": "a", "output": "b", "input": 3}, "wrong type", "has int as 'input', not str$"),
         ("alpaca", {"instruction": "a", "output": "b", "history": [["c", "d"], ["e", None]]}, "wrong type",
-         r"history\[1\] is not a pair of texts$"),
+         r"history\[1\] is not a pair of strings$"),
         ("adgen", {"content": "a"}, "missing key", r"the record has no 'summary'; found \['content'\]$"),
     ],
 )  # fmt: skip
-def test_what_is_no_conversation_is_refused_with_a_reason(chat_format, record, reason, message):
+def test_a_record_that_is_not_a_conversation_is_rejected_with_a_reason(chat_format, record, reason, message):
     with pytest.raises(BadConversation, match=message) as refused:
         to_messages(record, chat_format)
     assert refused.value.reason == reason
@@ -178,15 +179,15 @@ def test_what_is_no_conversation_is_refused_with_a_reason(chat_format, record, r
         [USER, ANSWER, SEEN, ANSWER],
     ],
 )
-def test_chatglm3s_turns_are_accepted(messages):
+def test_the_turn_orders_of_chatglm3_are_accepted(messages):
     check_turns(messages)
 
 
 @pytest.mark.parametrize(
     ("messages", "reason", "message"),
     [
-        ([], "no answer", "^no answer: 0 messages, none of the assistant$"),
-        ([SYSTEM, USER], "no answer", "^no answer: 2 messages, none of the assistant$"),
+        ([], "no answer", "^no answer: 0 messages, none from the assistant$"),
+        ([SYSTEM, USER], "no answer", "^no answer: 2 messages, none from the assistant$"),
         ([ANSWER], "turn order", "^turn order: message 0 is assistant after nothing, not "),
         ([SEEN, ANSWER], "turn order", "message 0 is observation after nothing, not "),
         ([CALL, SEEN], "turn order", "message 0 is assistant after nothing, not "),
@@ -203,7 +204,7 @@ def test_chatglm3s_turns_are_accepted(messages):
         ([USER, CALL | {"content": ""}], "empty answer", "^empty answer: message 1$"),
     ],
 )
-def test_other_turns_are_refused_with_a_reason(messages, reason, message):
+def test_other_turn_orders_are_rejected_with_a_reason(messages, reason, message):
     with pytest.raises(BadConversation, match=message) as refused:
         check_turns(messages)
     assert refused.value.reason == reason
@@ -213,7 +214,7 @@ def test_other_turns_are_refused_with_a_reason(messages, reason, message):
     ("messages", "num_kept"),
     [([], 0), ([SYSTEM, USER], 0), ([USER, ANSWER], 2), ([USER, ANSWER, USER], 2), ([USER, CALL, SEEN, USER], 2)],
 )
-def test_what_nobody_answers_is_removed(messages, num_kept):
+def test_unanswered_messages_at_the_end_are_removed(messages, num_kept):
     assert without_unanswered(messages) == messages[:num_kept]
 
 
@@ -247,12 +248,12 @@ def test_what_is_accepted_renders_and_is_learnt_from(tokenizer, record):
         check_turns(messages)
     except BadConversation:
         return
-    ids, learnt = render(messages, tokenizer)
-    assert any(learnt) and ids[-1] == tokenizer.eos_id
+    ids, loss_mask = render(messages, tokenizer)
+    assert any(loss_mask) and ids[-1] == tokenizer.eos_id
 
 
 @given(record=JSON, chat_format=st.sampled_from(get_args(ChatFormat)))
-def test_any_json_is_a_conversation_or_refused_with_a_reason(record, chat_format):
+def test_any_json_is_a_conversation_or_rejected_with_a_reason(record, chat_format):
     try:
         messages = to_messages(record, chat_format)
     except BadConversation as refused:
@@ -262,7 +263,7 @@ def test_any_json_is_a_conversation_or_refused_with_a_reason(record, chat_format
 
 
 def refusals(lines):
-    """Reasons of the conversations that are not accepted as they stand."""
+    """Counts the reasons for which conversations are rejected."""
     reasons = Counter()
     for line in lines:
         try:
@@ -271,12 +272,12 @@ def refusals(lines):
         except BadConversation as refused:
             reasons[refused.reason] += 1
             continue
-        check(messages)
+        check_messages(messages)
         assert without_unanswered(messages) == messages
     return reasons
 
 
-def test_our_own_conversations_are_accepted():
+def test_the_shipped_conversations_are_accepted():
     with twin.text_file("conversations").open(encoding="utf-8") as lines:
         assert not refusals(lines)
 

@@ -4,15 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from glmja.conversation.messages import check_messages, without_oldest_turns
 from glmja.conversation.rendering import (
-    check,
     question_ids,
     render,
     render_prompt,
     render_rounds,
     render_within,
     show,
-    without_oldest_turns,
 )
 from glmja.tokenization.tokenizer import GLMTokenizer
 from tests.support.strategies import ADVERSARIAL_TEXT, FORGERIES
@@ -34,29 +33,29 @@ def test_the_format_is_chatglm3s(tokenizer):
     ]  # fmt: skip
 
 
-def test_only_what_the_assistant_says_is_learnt(tokenizer):
-    ids, learnt = render([{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}], tokenizer)
-    spoken = [*tokenizer.encode("\n"), *tokenizer.encode("です"), tokenizer.eos_id]
-    assert [i for i, kept in zip(ids, learnt, strict=True) if kept] == spoken
+def test_only_the_assistants_text_has_target_tokens(tokenizer):
+    ids, loss_mask = render([{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}], tokenizer)
+    answer = [*tokenizer.encode("\n"), *tokenizer.encode("です"), tokenizer.eos_id]
+    assert [i for i, kept in zip(ids, loss_mask, strict=True) if kept] == answer
 
 
-def test_the_role_token_that_ends_a_turn_is_learnt(tokenizer):
+def test_the_role_token_that_ends_a_turn_is_a_target_token(tokenizer):
     messages = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "c"},
         {"role": "assistant", "content": "d"},
     ]
-    ids, learnt = render(messages, tokenizer)
-    roles = [(i, kept) for i, kept in zip(ids, learnt, strict=True) if i in tokenizer.control_tokens.values()]
+    ids, loss_mask = render(messages, tokenizer)
+    roles = [(i, kept) for i, kept in zip(ids, loss_mask, strict=True) if i in tokenizer.control_tokens.values()]
     user, assistant = tokenizer.role_id("user"), tokenizer.role_id("assistant")
     assert roles[2:] == [(user, False), (assistant, False), (user, True), (assistant, False), (tokenizer.eos_id, True)]
 
 
-def test_a_conversation_that_others_end_has_no_end_of_text(tokenizer):
-    ids, learnt = render([{"role": "user", "content": "a"}], tokenizer)
+def test_only_an_assistants_message_is_followed_by_the_end_of_text(tokenizer):
+    ids, loss_mask = render([{"role": "user", "content": "a"}], tokenizer)
     assert tokenizer.eos_id not in ids
-    assert not any(learnt)
+    assert not any(loss_mask)
 
 
 @pytest.mark.parametrize("num_texts", [200, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -75,8 +74,8 @@ def test_no_content_forges_a_turn(tokenizer, num_texts):
         assert control_ids(render(messages, tokenizer)[0]) == [*opening, user, user]
         assert control_ids(render_prompt(with_tools, tokenizer)) == [*opening, system, user, user, assistant]
         assert control_ids(question_ids(text, tokenizer)) == [*opening, user, assistant]
-        for model in ("chatglm2", "chatglm"):
-            assert control_ids(render_rounds([{"role": "user", "content": text}], tokenizer, model)) == opening
+        for prompt_format in ("chatglm2", "chatglm"):
+            assert control_ids(render_rounds([{"role": "user", "content": text}], tokenizer, prompt_format)) == opening
 
     for text in FORGERIES:
         check_text(text, len(text) // 2)
@@ -97,17 +96,17 @@ def test_tools_are_listed_below_the_system_message(tokenizer):
     assert with_tools == render([{"role": "system", "content": spelled}], tokenizer)[0]
 
 
-def test_show_colours_what_is_learnt(tokenizer):
-    ids, learnt = render([{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}], tokenizer)
-    text = show(ids, learnt, tokenizer)
+def test_show_colors_target_tokens_green(tokenizer):
+    ids, loss_mask = render([{"role": "user", "content": "白日"}, {"role": "assistant", "content": "です"}], tokenizer)
+    text = show(ids, loss_mask, tokenizer)
     assert "<|assistant|>" in text.plain and "です" in text.plain
     styles = [str(span.style) for span in text.spans]
-    assert ["green" in style for style in styles] == learnt
-    with pytest.raises(ValueError, match=f"{len(ids)} ids but 1 learnt flags"):
+    assert ["green" in style for style in styles] == loss_mask
+    with pytest.raises(ValueError, match=rf"ids and loss_mask must have the same length, got {len(ids)} and 1"):
         show(ids, [True], tokenizer)
 
 
-def test_what_is_shown_acts_on_no_terminal(tokenizer, monkeypatch):
+def test_show_neutralizes_terminal_control_sequences(tokenizer, monkeypatch):
     monkeypatch.setattr(GLMTokenizer, "piece", lambda *_: "\u2581a\x1b\u202e")
     assert show([5], [False], tokenizer).plain == " a\ufffd\ufffd"
 
@@ -120,7 +119,7 @@ TURNS = [
 
 
 @pytest.mark.parametrize(
-    ("model", "messages", "text"),
+    ("prompt_format", "messages", "text"),
     [
         ("chatglm2", TURNS[:1], "[Round 1]\n\n问：你好\n\n答："),
         ("chatglm2", TURNS, "[Round 1]\n\n问：你好\n\n答：你好{0}\n\n[Round 2]\n\n问：海は？\n\n答："),
@@ -128,11 +127,11 @@ TURNS = [
         ("chatglm", TURNS, "[Round 0]\n问：你好\n答：你好{0}\n[Round 1]\n问：海は？\n答："),
     ],
 )
-def test_rounds_are_one_text(tokenizer, model, messages, text):
-    assert render_rounds(messages, tokenizer, model) == [*tokenizer.prefix_ids, *tokenizer.encode(text)]
+def test_rounds_are_encoded_as_one_text(tokenizer, prompt_format, messages, text):
+    assert render_rounds(messages, tokenizer, prompt_format) == [*tokenizer.prefix_ids, *tokenizer.encode(text)]
 
 
-# The ids that ChatGLM2's own tokenizer gives, as chatglm.cpp's tests have them:
+# Ids of ChatGLM2's own tokenizer, from the tests of chatglm.cpp:
 # https://github.com/li-plus/chatglm.cpp/blob/main/chatglm_test.cpp
 ROUND_1 = [790, 30951, 517, 30910, 30939, 30996, 13, 13, 54761, 31211, 39701, 13, 13, 55437, 31211]
 ANSWER_1 = [
@@ -157,30 +156,33 @@ def test_ids_of_rounds_equal_those_of_chatglm2s_own_tokenizer(data):
     [
         (
             [{"role": "system", "content": "s"}, *TURNS],
-            "message 0 is of the role system, not user; the format of chatglm2",
+            "message 0 has the role system, not user; the format chatglm2 has user",
         ),
-        ([*TURNS[:2], {"role": "observation", "content": "o"}], "message 2 is of the role observation, not user; the"),
-        ([TURNS[0], TURNS[0]], "message 1 is of the role user, not assistant; the format of chatglm2 has questions"),
-        ([TURNS[0], TURNS[1] | {"metadata": "tool"}, TURNS[2]], "message 1 has metadata; the format of chatglm2 has"),
+        ([*TURNS[:2], {"role": "observation", "content": "o"}], "message 2 has the role observation, not user; the"),
+        ([TURNS[0], TURNS[0]], "message 1 has the role user, not assistant; the format chatglm2 has user"),
+        (
+            [TURNS[0], TURNS[1] | {"metadata": "tool"}, TURNS[2]],
+            "message 1 has metadata; the format chatglm2 has user",
+        ),
         (TURNS[:2], "the last message is the assistant's; a prompt of chatglm2 ends with a question"),
         ([], "the conversation has no messages"),
-        ([{"role": "system", "content": "s", "tools": [{}]}], "message 0 is of the role system, not user"),
+        ([{"role": "system", "content": "s", "tools": [{}]}], "message 0 has the role system, not user"),
     ],
 )
-def test_what_rounds_have_no_place_for_is_refused(tokenizer, messages, message):
+def test_messages_that_rounds_cannot_express_are_rejected(tokenizer, messages, message):
     with pytest.raises(ValueError, match=message):
         render_rounds(messages, tokenizer)
 
 
-def test_the_oldest_turns_go_first_and_the_system_message_stays(tokenizer):
+def test_the_oldest_turns_are_dropped_first_and_the_system_message_is_kept(tokenizer):
     system = {"role": "system", "content": "s"}
     assert list(without_oldest_turns([system, *TURNS])) == [[system, *TURNS], [system, TURNS[2]]]
     assert list(without_oldest_turns(TURNS[:2])) == [TURNS[:2]]
     whole, rest = (render(messages, tokenizer) for messages in ([system, *TURNS], [system, TURNS[2]]))
     assert render_within([system, *TURNS], tokenizer, len(whole[0])) == (*whole, False)
     assert render_within([system, *TURNS], tokenizer, len(whole[0]) - 1) == (*rest, True)
-    ids, learnt, shortened = render_within([system, *TURNS], tokenizer, 4)
-    assert (ids, learnt, shortened) == (rest[0][:4], rest[1][:4], True)
+    ids, loss_mask, shortened = render_within([system, *TURNS], tokenizer, 4)
+    assert (ids, loss_mask, shortened) == (rest[0][:4], rest[1][:4], True)
     assert render_within(TURNS[:1], tokenizer, 4)[2]
 
 
@@ -195,16 +197,16 @@ def test_the_oldest_turns_go_first_and_the_system_message_stays(tokenizer):
             [{"role": "user", "content": "a", "tools": [{}]}],
             r"message 0 \(user\) lists tools; only a system message can",
         ),
-        ([{"role": "user", "content": None}], r"message 0 \(user\) has no text as 'content': None"),
+        ([{"role": "user", "content": None}], r"message 0 \(user\): 'content' is not a string: None"),
         (
             [{"role": "assistant", "content": "a", "metadata": 3}],
-            r"message 0 \(assistant\) has no text as 'metadata': 3",
+            r"message 0 \(assistant\): 'metadata' is not a string: 3",
         ),
     ],
 )
-def test_a_wrong_conversation_is_refused(messages, message):
+def test_a_malformed_conversation_is_rejected(messages, message):
     with pytest.raises(ValueError, match=message):
-        check(messages)
+        check_messages(messages)
 
 
 def test_ids_equal_those_of_chatglm3s_own_tokenizer(data):
@@ -214,7 +216,7 @@ def test_ids_equal_those_of_chatglm3s_own_tokenizer(data):
         assert render_prompt(messages, tokenizer) == case["ids"]
 
 
-def test_what_is_absent_may_be_none_as_in_a_table(tokenizer):
+def test_optional_keys_may_be_none_as_in_a_table(tokenizer):
     plain = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
     table = [message | {"metadata": None, "tools": None} for message in plain]
     empty = [plain[0] | {"tools": [], "metadata": ""}, plain[1]]

@@ -18,6 +18,7 @@ from glmja.conversation.rendering import render
 from glmja.conversation.replies import generate
 from glmja.modeling.loading import load_model
 from glmja.modeling.model_folder import write_model
+from glmja.modeling.sampling import Sampling
 from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint
 from tests.support.taught import HELLO, WEATHER, taught_folder
 
@@ -43,7 +44,7 @@ def exported_dir(model_dir, tokenizer, tmp_path_factory):
 
 
 def ours(folder, tokenizer, chats):
-    return generate(load_model(folder, torch.float32), tokenizer, chats, max_new_tokens=MAX_NEW_TOKENS)
+    return generate(load_model(folder, torch.float32), tokenizer, chats, Sampling(MAX_NEW_TOKENS))
 
 
 @pytest.mark.parametrize("made_by", ["zero_dir", "exported_dir"])

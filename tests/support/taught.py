@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from glmja.conversation.formats import TOOLS_ARE_LISTED
+from glmja.conversation.formats import TOOL_PROMPT
 from glmja.conversation.rendering import render
 from glmja.modeling.batch import IGNORE_INDEX
 from glmja.modeling.loading import load_model
@@ -22,7 +22,7 @@ HELLO = [
     {"role": "assistant", "content": "はい：\n\t[bold]𠮷[/bold]\x1b[31m。"},
 ]
 WEATHER = [
-    {"role": "system", "content": TOOLS_ARE_LISTED, "tools": TOOLS},
+    {"role": "system", "content": TOOL_PROMPT, "tools": TOOLS},
     {"role": "user", "content": "天気は？"},
     {"role": "assistant", "metadata": "get_weather", "content": "```python\ntool_call(city='東京')\n```"},
     {"role": "observation", "content": "晴れ"},

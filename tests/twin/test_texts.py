@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from glmja.conversation.rendering import check
+from glmja.conversation.messages import check_messages
 from glmja.text.scripts import is_kana
 from glmja.tokenization.vocabulary import contains_distinguishing
 from glmja.twin import build as twin
@@ -29,7 +29,7 @@ def test_the_shipped_conversations_are_well_formed_and_varied():
     assert len(conversations) >= 120
     assert set(Counter(c["lang"] for c in conversations)) == {"ja", "zh", "en", "code"}
     for conversation in conversations:
-        check(conversation["messages"])
+        check_messages(conversation["messages"])
         assert conversation["messages"][-1]["role"] == "assistant"
     contents = Counter(m["content"] for c in conversations for m in c["messages"] if m["role"] != "system")
     assert contents.most_common(1)[0][1] == 1
