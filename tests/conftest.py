@@ -1,4 +1,4 @@
-"""A whole tiny world, made once a session: base, tokenizer and Zero model of the laptop twin."""
+"""Fixtures made once per session: base, tokenizer and Zero model of the laptop twin."""
 
 import os
 from pathlib import Path
@@ -16,10 +16,10 @@ from glmja.twin import build as twin
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("GLMJA_DATA", ROOT.parent / "shared" / "data"))
 
-# what configurations of the tests name beside the project's classes
+# configurations of the tests also name classes of tests.support
 os.environ["GLMJA_ALLOW_IMPORTS"] = "tests"
 
-# on models this small, threads wait for each other; and two processes with all cores each wait longer still
+# with models this small, more threads are slower, most of all with several test processes
 torch.set_num_threads(1)
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -28,7 +28,7 @@ settings.load_profile("default")
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """Real material; absent on most machines."""
+    """Folder of the ChatGLM3 tokenizer and of text corpora; absent on most machines."""
     if not DATA.is_dir():
         pytest.skip("no shared/data beside the project and no $GLMJA_DATA")
     return DATA

@@ -1,4 +1,4 @@
-"""No version that is known to be malicious or to be open to an attack satisfies what setup.cfg asks for."""
+"""No version known to be malicious or vulnerable satisfies the requirements of setup.cfg."""
 
 import configparser
 import re

@@ -1,4 +1,4 @@
-"""What a disk, a kill or a hand can do to a file."""
+"""Damages a file as a disk, a killed process or a user might."""
 
 import os
 
@@ -12,7 +12,7 @@ def empty(path):
 
 
 def flip(path):
-    """One bit."""
+    """Flips one bit."""
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
     path.write_bytes(content)

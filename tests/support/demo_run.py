@@ -1,4 +1,4 @@
-"""Small runs of the shipped recipes by the real command, each in its own folder."""
+"""Small runs of the demo recipes with the real command, each in its own folder."""
 
 import json
 import os
@@ -31,13 +31,13 @@ KINDS = {
     "zero2_fp32": TWO_RANKS,
     "zero2_bf16": TWO_RANKS | {"trainer.precision": "bf16-mixed"},
 }
-# the slow tests try all that there is; the others a part of it, which each day is another
+# slow tests try all combinations, the others a random part of them that changes each day
 OF_THE_DAY = random.Random(datetime.now(UTC).date().toordinal())
 RECIPE_OF_THE_DAY = OF_THE_DAY.choice(RECIPES)
 
 
 def args(zero_dir, folder, recipe, callback=None, **others):
-    """Validates amid and at the end of steps, samples chats, drops out, and writes `folder/record.RANK`."""
+    """Returns arguments of a run that validates within and after steps, samples chats, drops out and writes records."""
     sources = {
         "demo_pretrain": [{"name": x, "lang": x, "files": [str(twin.text_file(x))]} for x in twin.LANGUAGES],
         "demo_sft": [{"name": "chats", "lang": "all", "files": [str(twin.text_file("conversations"))]}],
@@ -78,14 +78,14 @@ def num_ranks(kind):
 
 
 def forked(zero_dir, folder, kind, recipe, *more, callback=None):
-    """Exit code and output of the command; seconds cheaper than in processes that begin at nothing."""
+    """Runs the command in forked processes, which saves the imports; returns exit code and output."""
     arguments = [*args(zero_dir, folder, recipe, callback or recorder(folder), **KINDS[kind]), *more]
     return run(folder / "output", fit.main, arguments, ranks=num_ranks(kind))
 
 
 @cache
 def unbroken(zero_dir, kind, recipe):
-    """The folder of a run that nobody killed, made once a session."""
+    """Returns the folder of an uninterrupted run, which is made once per session."""
     folder = zero_dir.parent / f"{kind}-{recipe}"
     code, output = forked(zero_dir, folder, kind, recipe)
     assert code == 0, output
@@ -96,7 +96,7 @@ def unbroken(zero_dir, kind, recipe):
 
 @contextmanager
 def started(arguments, stderr=subprocess.STDOUT):
-    """The command as it is typed, in a session of its own, none of which outlives the block."""
+    """Starts the command in a session of its own, and kills all of its processes at the end of the block."""
     own = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-m", "glmja.fit", *arguments], env=os.environ | own, cwd=ROOT, text=True,
@@ -110,19 +110,19 @@ def started(arguments, stderr=subprocess.STDOUT):
 
 
 def command(arguments):
-    """The command as it is typed, until it ends."""
+    """Runs the command in a new process until it ends."""
     with started(arguments, stderr=subprocess.PIPE) as process:
         output, errors = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def check_same(folder, whole, unlogged=None):
-    """The last checkpoints, the curves and the chats of two runs are the same to the bit.
+    """Asserts that the last checkpoints, curves and chats of two runs are bit-identical.
 
     Args:
-        folder: One run.
-        whole: The other.
-        unlogged: Step whose training loss the first may lack: it was killed between the save and the log.
+        folder: Folder of the interrupted run.
+        whole: Folder of the uninterrupted run.
+        unlogged: Step whose training loss the interrupted run may lack, since it was killed between save and log.
     """
     assert not _differences(_final_state(folder), _final_state(whole))
     assert _curves(folder, unlogged) == _curves(whole, unlogged)
@@ -131,21 +131,21 @@ def check_same(folder, whole, unlogged=None):
 
 
 def _final_state(folder):
-    """All that the last checkpoint holds, but for the callbacks, which name the run's folder."""
+    """Returns the content of the last checkpoint without the callbacks' state, which names the run's folder."""
     path = manifest.newest(folder / "run" / "checkpoints")
     saved = manifest.read(path)
     assert saved.step == NUM_STEPS
     name = "state.ckpt" if "state.ckpt" in saved.files else "checkpoint/mp_rank_00_model_states.pt"
     state = torch.load(path / name, weights_only=True)
     assert state.pop("callbacks")
-    # Lightning counts batches of validations here, which nothing reads
+    # Lightning counts validation batches here, which nothing reads
     del state["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-    # DeepSpeed's optimizer states may only be loaded with the code that they name
+    # loading DeepSpeed's optimizer states would run code that they name
     return state, {name: entry["sha256"] for name, entry in saved.files.items() if "optim_states" in name}
 
 
 def _curves(folder, unlogged):
-    """What TensorBoard shows, by tag and by step, of which Lightning counts the first as 0."""
+    """Returns the scalars of TensorBoard by tag and step; Lightning counts steps from 0."""
     events = EventAccumulator(str(folder / "run" / "tensorboard")).Reload()
     return {
         tag: {e.step: e.value for e in events.Scalars(tag) if tag.startswith("val/") or e.step + 1 != unlogged}
@@ -154,7 +154,7 @@ def _curves(folder, unlogged):
 
 
 def _differences(ours, theirs):
-    """Where two structures, whatever they consist of, are not the same to the bit."""
+    """Returns the places where two nested structures are not bit-identical."""
     (ours, form), (theirs, other_form) = tree_flatten_with_path(ours), tree_flatten_with_path(theirs)
     if form != other_form:
         return [f"{form} is not {other_form}"]

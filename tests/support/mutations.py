@@ -1,4 +1,4 @@
-"""Valid files, damaged as disks, editors and strangers damage them; the same seed does the same damage."""
+"""Random mutations of valid files, reproducible by seed."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ODD_BYTES = [
     (1 << 31).to_bytes(4, "little"), b"PK\x03\x04", b"\x80\x04", b"\x1f\x8b",
 ]  # fmt: skip
 
-_NESTED, _LONG_NUMBER = "nested-here", "long-number-here"  # what `json.dumps` itself would fail at
+_NESTED, _LONG_NUMBER = "nested-here", "long-number-here"  # replaced in the text, since `json.dumps` fails on them
 
 ODD_VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**53 + 1, 2**63, 2**64, 10**300, 0.5, -0.0, 1e308, float("nan"), float("inf"),
@@ -26,7 +26,7 @@ ODD_VALUES: list[Any] = [
 
 
 def mutate_bytes(content: bytes, rng: Random) -> bytes:
-    """One to three damages anywhere in the content."""
+    """Applies one to three mutations anywhere in the content."""
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         content = rng.choice(_DAMAGES)(content, rng)
     return content
@@ -75,7 +75,7 @@ _DAMAGES: list[Callable[[bytes, Random], bytes]] = [
 
 
 def mutate_json(content: bytes, rng: Random) -> bytes:
-    """One to three values, keys or items of a JSON object changed; what comes out is JSON."""
+    """Changes one to three values, keys or items of a JSON object; the result is JSON."""
     tree = json.loads(content)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         tree = _mutate_tree(tree, rng)
@@ -86,7 +86,7 @@ def mutate_json(content: bytes, rng: Random) -> bytes:
 
 
 def _mutate_tree(tree: Any, rng: Random) -> Any:
-    """Changes a node that is found by going down at random."""
+    """Changes a random node."""
     if not isinstance(tree, dict | list) or not tree or rng.random() < 0.15:
         return deepcopy(rng.choice(ODD_VALUES))
     keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
@@ -106,7 +106,7 @@ def _mutate_tree(tree: Any, rng: Random) -> Any:
 
 
 def mutate_proto(message: Any, rng: Random) -> None:
-    """Changes a field of a protobuf message, or of one in it that is found by going down at random."""
+    """Changes a random field of a protobuf message or of a message inside it."""
     field = rng.choice(message.DESCRIPTOR.fields)
     if field.is_repeated:
         values = getattr(message, field.name)

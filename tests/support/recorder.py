@@ -1,4 +1,4 @@
-"""Callbacks that write down every micro-batch, and kill the run: its whole group of processes, as `kill -9` does."""
+"""Callbacks that record each micro-batch, and callbacks that make a run fail or kill its group of processes."""
 
 import functools
 import hashlib
@@ -12,12 +12,13 @@ from lightning import Callback
 
 
 def die():
+    """Kills the group of processes, as `kill -9` does."""
     os.killpg(0, signal.SIGKILL)
 
 
 class Recorder(Callback):
     def __init__(self, path: str, kill_at: int = -1) -> None:
-        """Kills after so many micro-batches of the first process."""
+        """Kills the run after `kill_at` micro-batches of the first process."""
         self.path, self.kill_at, self.seen = Path(path), kill_at, 0
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -32,15 +33,15 @@ class Recorder(Callback):
 
 
 class KillInSave(Callback):
-    """Kills amid the save of a step: after so many acts of the first process that touch its files."""
+    """Kills the run during the save of a step, after a number of file operations of the first process."""
 
     def __init__(self, step: int, acts: int, tear: bool = False) -> None:
         """Counts `torch.save`, `os.fsync` and `Path.rename` after the step.
 
         Args:
-            step: The step.
-            acts: Of them, so many are done.
-            tear: Whether half of the file of the last `torch.save` is there.
+            step: Optimizer step after which operations count.
+            acts: Number of operations after which the run is killed.
+            tear: Whether to truncate the file of the last `torch.save` to half its size.
         """
         self.step, self.acts, self.tear, self.armed = step, acts, tear, False
 
@@ -56,7 +57,8 @@ class KillInSave(Callback):
         @functools.wraps(act)
         def counting(*args, **options):
             result = act(*args, **options)
-            to_memory = act.__name__ == "save" and not isinstance(args[1], str | Path)  # as tensors are sent
+            # ranks also pickle tensors into memory to send them
+            to_memory = act.__name__ == "save" and not isinstance(args[1], str | Path)
             if self.armed and not to_memory:
                 self.acts -= 1
                 if self.acts == 0:
@@ -70,12 +72,12 @@ class KillInSave(Callback):
 
 class Fail(Callback):
     def __init__(self, rank: int, how: str, note: str) -> None:
-        """Fails in one process after the second step.
+        """Fails on one rank after the second step.
 
         Args:
-            rank: The process.
+            rank: Rank that fails.
             how: `raise` or `kill`.
-            note: File that then is there.
+            note: File to create before failing.
         """
         self.rank, self.how, self.note = rank, how, Path(note)
 
@@ -89,7 +91,7 @@ class Fail(Callback):
 
 class StopEarly(Callback):
     def __init__(self, at: int) -> None:
-        """Stops after so many micro-batches, as early stopping does."""
+        """Stops after `at` micro-batches, as early stopping does."""
         self.at = at
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -97,7 +99,7 @@ class StopEarly(Callback):
 
 
 def records(path: Path, rank: int = 0) -> dict[int, list]:
-    """By micro-batch, the last that was written; none if the process did not come so far."""
+    """Returns the last record of each micro-batch; empty if the process wrote none."""
     path = path.with_suffix(f".{rank}")
     lines = path.read_text().splitlines() if path.exists() else []
     return {record[0]: record for record in map(json.loads, lines)}

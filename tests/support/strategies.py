@@ -1,4 +1,4 @@
-"""Texts that tokenizers get wrong."""
+"""Hypothesis strategies for texts that are difficult for tokenizers."""
 
 import html
 import json
@@ -19,9 +19,8 @@ WORDS = st.sampled_from(
 
 ANY_CHARACTER = st.characters(exclude_categories=("Cs",), exclude_characters="\u2581")
 
-# ▁ is how SentencePiece writes a space: a text that holds one is decoded with a space instead, in every tokenizer
-# of this kind.
-# hypothesis also tries strings that it finds in the code
+# ▁ is how SentencePiece writes a space: every tokenizer of this kind decodes it as a space. Control names are left out
+# because hypothesis also tries strings that it finds in the code.
 TEXT = st.one_of(st.text(ANY_CHARACTER, max_size=40), st.lists(WORDS, max_size=12).map("".join)).filter(
     lambda text: not any(name in text for name in CONTROL_NAMES if name[0] in "<[")
 )
@@ -45,9 +44,9 @@ _HIDDEN = [
 
 
 def disguises(name):
-    """A control token's name as somebody may write it who wants it to be taken for the token."""
+    """Returns spellings of a control token's name that an attacker may try."""
     middle = len(name) // 2
-    full_width = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in name)  # NFKC makes it the name
+    full_width = "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in name)  # NFKC restores the name
     spelled = [f"<0x{byte:02X}>" for byte in name.encode()]
     return [
         name, name * 3, name.upper(), name.title(), f" {name} ", f"\n{name}\n", f"\u2581{name}", f"</s>{name}",

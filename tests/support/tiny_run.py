@@ -1,4 +1,4 @@
-"""The smallest training of a GLM there is, for tests of what watches a training."""
+"""A minimal training of a GLM, for tests of callbacks."""
 
 import torch
 from lightning import Trainer
@@ -12,7 +12,7 @@ from lit_modules.base import GLMModule
 
 
 class TinyRun(GLMModule):
-    """As a recipe's module, without a data module to plan its steps and sources."""
+    """The module of a recipe without what it needs from a data module (number of steps, validation sources)."""
 
     def __init__(self, folder):
         super().__init__(str(folder), lora=Lora(rank=4, dropout=0.1), dtype="float32")
@@ -32,14 +32,14 @@ class TinyRun(GLMModule):
 
 
 def make_batch(seed, num_rows=2, row_len=16, lengths=None, num_prompt=0):
-    """Random ids, right-padded to `row_len`; the first `num_prompt` of each row are not learnt."""
+    """Makes a batch of random ids, right-padded to `row_len`; the first `num_prompt` of each row are no targets."""
     lengths = torch.tensor(lengths or [row_len] * num_rows)
     ids = torch.randint(100, 3000, (len(lengths), row_len), generator=torch.Generator().manual_seed(seed))
     positions = torch.arange(row_len).expand_as(ids).clone()
-    learnt = (positions >= num_prompt) & (positions < lengths[:, None])
-    labels = torch.where(learnt, ids, IGNORE_INDEX)
+    is_target = (positions >= num_prompt) & (positions < lengths[:, None])
+    labels = torch.where(is_target, ids, IGNORE_INDEX)
     batch = {"input_ids": ids, "labels": labels, "position_ids": positions, "lengths": lengths}
-    return batch | {"mean_target_tokens": learnt[:, 1:].sum().float()}
+    return batch | {"mean_target_tokens": is_target[:, 1:].sum().float()}
 
 
 def make_trainer(folder, callbacks, **options):

@@ -1,10 +1,10 @@
-"""Stores in memory, for the laws of packing and batching."""
+"""Stores in memory, for tests of packing and batching."""
 
 import numpy as np
 
 
 class Documents:
-    """A store in memory; every token is its own number, so that nothing can be confused."""
+    """A store of documents in which each token id is unique, so that no two can be confused."""
 
     def __init__(self, lengths, first=1):
         self.starts = np.cumsum([0, *lengths])

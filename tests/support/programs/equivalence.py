@@ -1,4 +1,4 @@
-"""Trains the same with ZeRO-2 and with plain torch, in several configurations, and writes what differs.
+"""Trains the same model with ZeRO-2 and with plain PyTorch in several configurations and writes the differences.
 
 Options: `ranks`, `configurations` (each of `accumulate`, `clip`, `precision`), `output`.
 """
@@ -56,11 +56,11 @@ class Toy(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def by_zero2(ranks, accumulate, clip, precision="32-true", **of_zero2):
+def by_zero2(ranks, accumulate, clip, precision="32-true", **options):
     module = Toy()
     trainer = Trainer(
         accelerator="cpu", devices=ranks, precision=precision, max_steps=STEPS, accumulate_grad_batches=accumulate,
-        gradient_clip_val=clip, strategy=ZeRO2(reduce_bucket_size=700, allgather_bucket_size=700, **of_zero2),
+        gradient_clip_val=clip, strategy=ZeRO2(reduce_bucket_size=700, allgather_bucket_size=700, **options),
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, logger=False,
         use_distributed_sampler=False,
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Runs a function as one process or several, all forked from one that has done the imports: seconds less for each.
+"""Runs a function in one or several processes forked from a server that has done the imports, which saves seconds each.
 
-They are a group of processes of their own, none of which outlives the test. To Lightning they are ranks that somebody
-else has launched.
+The processes form a group of their own and are killed at the end of the test. Lightning sees them as ranks started by
+an external launcher.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IMPORTS = [
     "tests.support.programs.toy", "deepspeed.runtime.zero.muon.original_muon", "transformers.models.glm.modeling_glm",
     "torch.utils.tensorboard",
 ]  # fmt: skip
-TIMEOUT_SECONDS = 120  # a hang; the runs take seconds
+TIMEOUT_SECONDS = 120  # for hangs; the runs take seconds
 
 
 class Run:
@@ -39,11 +39,11 @@ class Run:
 
     @property
     def pid(self) -> int:
-        """The first process, and the group."""
+        """Returns the id of the first process and of the group."""
         return self.processes[0].pid
 
     def until(self, start: str) -> str:
-        """The rest of the first line of output that starts so."""
+        """Waits for a line of output that starts with `start` and returns its rest."""
         while True:
             running = self.processes[0].is_alive()
             for line in self.output.read_text().splitlines():
@@ -53,22 +53,22 @@ class Run:
             time.sleep(0.02)
 
     def wait(self) -> tuple[int, str]:
-        """Exit code of the first process, and what all wrote, once all have ended."""
+        """Waits for all processes; returns the exit code of the first and the output of all."""
         for process in self.processes:
             process.join(TIMEOUT_SECONDS)
-            assert process.exitcode is not None, f"hangs: {self.output.read_text()}"
+            assert process.exitcode is not None, f"still running: {self.output.read_text()}"
         return self.processes[0].exitcode, self.output.read_text()
 
 
 @contextmanager
 def started(output: Path, act: Callable[..., Any], *args: Any, ranks: int = 1) -> Iterator[Run]:
-    """A function of a module while it runs.
+    """Starts a function, and kills its processes at the end of the block.
 
     Args:
         output: File for stdout and stderr.
-        act: The function.
-        args: Its arguments.
-        ranks: Processes.
+        act: Function of a module.
+        args: Arguments of the function.
+        ranks: Number of processes.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -92,7 +92,7 @@ def started(output: Path, act: Callable[..., Any], *args: Any, ranks: int = 1) -
 
 
 def run(output: Path, act: Callable[..., Any], *args: Any, ranks: int = 1) -> tuple[int, str]:
-    """Exit code and output of a function that ends by itself."""
+    """Runs a function until it ends; returns its exit code and output."""
     with started(output, act, *args, ranks=ranks) as running:
         return running.wait()
 
@@ -108,7 +108,7 @@ def _server() -> ForkServerContext:
             patch.delenv(name)
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("DS_ACCELERATOR", "cpu")
-        patch.setenv("PYTHONPATH", str(ROOT))  # which 3.11 needs for the imports
+        patch.setenv("PYTHONPATH", str(ROOT))  # Python 3.11 needs it for the preloaded imports
         ensure_running()
     return context
 
@@ -117,13 +117,13 @@ def _as_rank(
     rank: int, ranks: int, port: int, group: int, output: str, act: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
     while rank:
-        with suppress(OSError):  # until the first process has made the group
+        with suppress(OSError):  # the first process has not made the group yet
             os.setpgid(0, group)
             break
         time.sleep(0.005)
     else:
         os.setpgid(0, 0)
-    multiprocessing.set_start_method("fork", force=True)  # of loader workers, as it is in a process of one's own
+    multiprocessing.set_start_method("fork", force=True)  # loader workers fork, as in a process that was not forked
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)

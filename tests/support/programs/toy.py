@@ -1,11 +1,11 @@
-"""Trains a toy with dropout, on one device or several; dies, stops and resumes as told.
+"""Trains a toy model with dropout on one or several devices, and stops, dies and resumes as requested.
 
-`runs` is a list of runs, done one after the other; each has `folder` and may have `strategy` (single, ddp, zero2),
-`ranks`, `max_steps`, `precision`, `resume` (a checkpoint; the newest whole one of the folder by default), `keep` (how
-many periodic checkpoints; all by default), `kill_at` (step at which each process kills itself), `announce_at` (step
-from which it tells and goes slowly), `order` and `frozen` (of the layers a, b, c), `largest_file` (bytes that the disk
-takes).
-Writes `folder/log.RANK.jsonl`, a line a micro-batch, and `folder/weights.RANK` at the end.
+`runs` is a list of consecutive runs. Each has `folder` and may have `strategy` (single, ddp, zero2), `ranks`,
+`max_steps`, `precision`, `resume` (a checkpoint; default: the newest complete one of the folder), `keep` (number of
+periodic checkpoints; default: all), `kill_at` (step at which each process kills itself), `announce_at` (step from which
+it prints each step and waits), `order` and `frozen` (of the layers a, b, c), `largest_file` (maximum bytes of a file).
+
+Writes `folder/log.RANK.jsonl`, one line per micro-batch, and `folder/weights.RANK` at the end.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ X = torch.randint(0, PIECES, (ROWS, 12), generator=torch.Generator().manual_seed
 
 
 class Loader:
-    """A shuffle of the epoch's own, whole length, and a position: what Lightning resumes exactly."""
+    """A loader that shuffles each epoch, and that resumes at its position."""
 
     def __init__(self, rank, world):
         self.rank, self.world, self.epoch, self.position, self.resumed = rank, world, 0, 0, False

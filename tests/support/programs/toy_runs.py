@@ -1,4 +1,4 @@
-"""What tests ask of the toy: to stop, to die, to go on, and to come out as if nothing had happened."""
+"""Runs of the toy model that are stopped, killed and resumed, and their comparison with uninterrupted runs."""
 
 import json
 import signal
@@ -12,19 +12,19 @@ ACCUMULATE = 2
 
 
 def train(*runs):
-    """Runs the toy; exit code and output."""
+    """Runs the toy; returns exit code and output."""
     for options in runs:
         Path(options["folder"]).mkdir(parents=True, exist_ok=True)
     return run(_output(runs[0]), toy.main, runs, ranks=runs[0].get("ranks", 1))
 
 
 def stop(send, number=signal.SIGTERM, **options):
-    """Signals the toy after some steps; the step at which it stopped, saved and said so.
+    """Sends a signal to the toy after some steps; returns the step of the checkpoint that it saved.
 
     Args:
         send: `os.kill` for the main process only, `os.killpg` for all.
-        number: The signal.
-        options: Of the toy.
+        number: Number of the signal.
+        options: Options of the toy.
     """
     Path(options["folder"]).mkdir(parents=True, exist_ok=True)
     runs = [options | {"announce_at": 4, "max_steps": 1000}]
@@ -47,13 +47,13 @@ def newest(folder):
 
 
 def check_same(straight, interrupted, ranks, parts):
-    """The parts of the interrupted run are those of the straight one, and so are its weights, bit for bit.
+    """Asserts that an interrupted run has the same micro-batches and weights as an uninterrupted one.
 
     Args:
-        straight: Folder of the straight run.
+        straight: Folder of the uninterrupted run.
         interrupted: Folder of the interrupted run.
-        ranks: Their processes.
-        parts: First and last step of each part; the last step is None for the end.
+        ranks: Number of processes of each.
+        parts: First and last step of each part of the interrupted run; None as the last step stands for the end.
     """
     for rank in range(ranks):
         ours, theirs = (
