@@ -13,7 +13,7 @@ from data_modules.batches.packing import PackedRows, interleave
 from data_modules.batches.rows import Rows
 from data_modules.sources import TextSource
 from data_modules.stores.token_store import TokenStore
-from glmja.files.documents import check_paths
+from glmja.files.documents import check_document_files
 from glmja.runs.ledger import Ledger
 
 
@@ -66,7 +66,7 @@ class PackedPretrainingData(RunData):
             raise ValueError(f"tokens ({tokens}) must be at least row_len ({row_len}), a row")
         check_sources(sources)
         for source in sources:
-            check_paths([*source.files, *source.val_files])
+            check_document_files([*source.files, *source.val_files])
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
         self.isolate_documents, self.cache_dir = isolate_documents, cache_dir

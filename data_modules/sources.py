@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import get_args
 
 from glmja.conversation.formats import ChatFormat
+from glmja.files.records import check_files
 
 CHAT_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
@@ -94,8 +94,4 @@ class ChatSource:
             FileNotFoundError: If one does not exist.
             ValueError: If one is of another kind.
         """
-        for path in map(Path, [*self.files, *self.val_files]):
-            if not path.is_file():
-                raise FileNotFoundError(f"no such file: {path}")
-            if not path.name.endswith(CHAT_SUFFIXES):
-                raise ValueError(f"{path}: unknown kind of file; known are {', '.join(CHAT_SUFFIXES)}")
+        check_files([*self.files, *self.val_files], CHAT_SUFFIXES)

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.sources import ChatSource
-from data_modules.stores.chat_rendering import Rendered, read_chunks, render_chunk
+from data_modules.stores.chat_rendering import Rendered, render_chunk
 from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.errors import DataError
 from glmja.files.checksums import sha256_of_file
 from glmja.files.json_files import read_json
+from glmja.files.records import read_chunks
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 _FORMAT = "2"  # increase when the content of a store for the same conversations changes
@@ -108,9 +109,9 @@ class ChatStore(Store):
         if not self.num_dropped:
             return
         total = self.num_dropped + len(self.lengths)
-        found = f"source {name!r}: {self.num_dropped} of {total} records have no target tokens"
+        found = f"source {name!r}: no target tokens in {self.num_dropped} of {total} records"
         if self.num_dropped > max_bad_share * total:
-            raise DataError(f"{found}; correct them, or raise max_bad_share ({max_bad_share}): {self.report.first}")
+            raise DataError(f"{found}; repair, or raise `max_bad_share` ({max_bad_share}): {self.report.first}")
         reasons = (
             f"{count} × {reason} ({'; '.join(self.report.places[reason])})"
             for reason, count in self.report.dropped.items()
@@ -133,7 +134,7 @@ def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Pa
     num_target_tokens: list[int] = []
     report = ChatReport()
     render = partial(render_chunk, tokenizer=tokenizer, chat_format=source.format, row_len=row_len)
-    chunks = read_chunks([Path(path) for path in source.files], f"tokenizing {source.name}")
+    chunks = read_chunks(source.files, description=f"tokenizing {source.name}")
     with (
         (folder / TOKENS).open("wb") as tokens,
         (folder / _LOSS_MASK).open("wb") as loss_mask,

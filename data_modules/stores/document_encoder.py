@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
-from glmja.files.documents import Chunk, documents_of
+from glmja.files.documents import documents_of
+from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import WORD_BOUNDARY, isolated_processor
 
@@ -52,7 +53,7 @@ class DocumentEncoder:
         for text in documents_of(chunk, self.text_key):
             first_parts.append(len(parts))
             parts.extend(self.cutter.parts(text))
-        num_blank = len(chunk.units) - len(first_parts)
+        num_blank = len(chunk.raw) - len(first_parts)
         if not parts:
             return Encoded(np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64), [], num_blank)
         encoded = self.processor.encode(parts, out_type="numpy", num_threads=1)

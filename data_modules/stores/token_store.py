@@ -22,8 +22,10 @@ from data_modules.stores.document_encoder import DocumentEncoder
 from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.files.checksums import sha256_of_file
-from glmja.files.documents import Chunk, check_paths, load_hub, no_text, read_chunks, read_hub_chunks
+from glmja.files.documents import check_document_files, no_text, read_document_chunks
+from glmja.files.hub_datasets import load_hub, read_hub_chunks
 from glmja.files.json_files import read_json
+from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 _FORMAT = "2"  # increase when the content of a store for the same text changes
@@ -60,7 +62,7 @@ class TokenStore(Store):
         Raises:
             ChildProcessError: If a worker process dies, for example when the machine runs out of memory.
             OSError: If a file does not exist or the disk has no room.
-            ValueError: As `glmja.files.documents.read_documents` and `glmja.files.documents.load_hub`.
+            ValueError: As `glmja.files.documents.read_documents` and `glmja.files.hub_datasets.load_hub`.
         """
         dataset = load_hub(source.hub, source.hub_config, source.split, source.text_key) if source.hub else None
         write = partial(_write, source, dataset, tokenizer, num_workers)
@@ -70,7 +72,7 @@ class TokenStore(Store):
 def _key(source: TextSource, dataset: Any, tokenizer: GLMTokenizer) -> str:
     """Hashes the tokenizer, the text's key, and the content of the files or of the dataset's Arrow files."""
     digest = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {source.text_key}".encode())
-    paths = check_paths(source.files)
+    paths = check_document_files(source.files)
     if dataset is not None:
         paths = [Path(file["filename"]) for file in dataset.cache_files]
         digest.update(f"{source.split} {len(dataset)}".encode())  # a part of a split has the files of the whole
@@ -114,5 +116,5 @@ def _origin(source: TextSource) -> str:
 def _chunks(source: TextSource, dataset: Any) -> Generator[Chunk, None, None]:
     description = f"tokenizing {source.name}"
     if dataset is None:
-        return read_chunks(source.files, source.text_key, description)
+        return read_document_chunks(source.files, source.text_key, description)
     return read_hub_chunks(dataset, _origin(source), source.text_key, description)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from glmja.files.documents import check_paths
+from glmja.files.documents import check_document_files
 
 LANGUAGES = ("ja", "zh", "en", "code")
 
@@ -29,7 +29,7 @@ def files_by_language(flag: str, items: Sequence[str], known: Collection[str] | 
             raise ValueError(f"{flag} {item!r} must be LANG=FILE, as in ja=data/ja.jsonl")
         if known is not None and language not in known:
             raise ValueError(f"{flag} {item!r}: unknown language {language!r}; known are {', '.join(known)}")
-        files.setdefault(language, []).extend(check_paths([path]))
+        files.setdefault(language, []).extend(check_document_files([path]))
     return files
 
 

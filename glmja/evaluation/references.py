@@ -11,9 +11,7 @@ from typing import Any
 from glmja.conversation.formats import ChatFormat, check_turns, to_messages, without_unanswered
 from glmja.conversation.messages import Message
 from glmja.errors import DataError
-from glmja.files.documents import read_chunks
-from glmja.files.json_files import parse_json
-from glmja.files.text_lines import decode
+from glmja.files.records import check_files, read_records
 
 _KEYS: dict[str, ChatFormat] = {
     "messages": "messages",
@@ -52,20 +50,17 @@ def read_references(paths: Iterable[str | Path], most: int) -> list[Reference]:
     for path in map(Path, paths):
         if not path.name.endswith((".jsonl", ".jsonl.gz")):
             raise DataError(f"{path}: conversations with reference answers are .jsonl or .jsonl.gz files")
-        with closing(read_chunks([path])) as chunks:
-            lines = ((f"{path}:{n}", line) for chunk in chunks for n, line in enumerate(chunk.units, chunk.first))
-            for place, line in lines:
+        with closing(read_records(check_files([path], (".jsonl", ".jsonl.gz")))) as records:
+            for place, record in records:
                 if len(found) == most:
                     return found
-                if line.strip():
-                    found.append(_reference(line, place))
+                found.append(_reference(record, place))
     if not found:
         raise DataError(f"no conversation in {', '.join(map(str, paths))}")
     return found
 
 
-def _reference(line: bytes, place: str) -> Reference:
-    record = parse_json(decode(line, place), place)
+def _reference(record: Any, place: str) -> Reference:
     try:
         messages = without_unanswered(to_messages(record, _format_of(record)))
         check_turns(messages)

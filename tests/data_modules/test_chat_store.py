@@ -80,7 +80,7 @@ def test_what_has_nothing_to_learn_is_dropped_counted_and_named(tmp_path, tokeni
 
 def test_too_many_bad_conversations_end_the_run(tmp_path, tokenizer):
     path = write(tmp_path / "a.jsonl", [GOOD] * 9 + [chat("あ", "")])
-    message = r"1 of 10 records have no target tokens; correct .* max_bad_share \(0.05\): .*a.jsonl:10: empty answer: m"
+    message = r"no target tokens in 1 of 10 records; repair, or raise `max_bad_share` \(0.05\): .*a.jsonl:10: empty an"
     for _ in range(2):  # the second time from the cache
         with pytest.raises(ValueError, match=message):
             store_of(path, tokenizer, tmp_path, max_bad_share=0.05)
@@ -121,10 +121,18 @@ def test_json_that_python_cannot_read_is_named(tmp_path, tokenizer, record):
         store_of(tmp_path / "a.jsonl", tokenizer, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.jsonl.gz", b"x"), ("a.parquet", b"x"), ("a.json", b"[1,")])
-def test_a_file_that_is_not_what_it_is_called_ends_the_run(tmp_path, tokenizer, name, content):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl.gz", b"x", r"a.jsonl.gz:1: damaged gzip file \(Not a gzipped file"),
+        ("a.parquet", b"x", r"a.parquet: not a parquet file \("),
+        ("a.json", b"[1,", r"a.json: not a JSON array \(Expecting value: line 1 column 4"),
+        ("a.json", b"[" * 100_000, r"a.json: not a JSON array \(maximum recursion depth"),
+    ],
+)
+def test_a_file_that_is_not_what_it_is_called_ends_the_run(tmp_path, tokenizer, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}: damaged"):
+    with pytest.raises(ValueError, match=message):
         store_of(tmp_path / name, tokenizer, tmp_path)
 
 

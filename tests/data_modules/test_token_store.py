@@ -11,8 +11,9 @@ from sentencepiece import sentencepiece_model_pb2 as spm
 from data_modules.sources import TextSource
 from data_modules.stores import document_encoder, token_store
 from data_modules.stores.token_store import TokenStore
-from glmja.files import documents as corpus
-from glmja.files.documents import Chunk, documents_of
+from glmja.files import records
+from glmja.files.documents import documents_of, read_document_chunks
+from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import Piece
 from glmja.twin import build as twin
@@ -79,7 +80,7 @@ def test_a_store_that_another_process_finished_first_is_read(tmp_path, tokenizer
 
 @pytest.mark.parametrize("num_workers", [0, 2, 3])
 def test_a_store_is_the_same_whatever_the_number_of_workers(tmp_path, tokenizer, texts, num_workers, monkeypatch):
-    monkeypatch.setattr(corpus, "_CHUNK_BYTES", 300)
+    monkeypatch.setattr(records, "_CHUNK_BYTES", 300)
     files = [str(twin.text_file(language)) for language in ("ja", "zh")]
     store = TokenStore.of(TextSource("a", "ja", files), tokenizer, tmp_path, num_workers)
     expected = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts["ja"] + texts["zh"]]
@@ -89,7 +90,8 @@ def test_a_store_is_the_same_whatever_the_number_of_workers(tmp_path, tokenizer,
 
 
 def encoded(tokenizer, texts):
-    part = document_encoder.DocumentEncoder(tokenizer, "text")(Chunk("a", 1, texts, False, 0))
+    chunk = Chunk("a", 1, [{"text": text} for text in texts], "row", 0)
+    part = document_encoder.DocumentEncoder(tokenizer, "text")(chunk)
     return [ids.tolist() for ids in np.split(part.ids, np.cumsum(part.lengths)[:-1])]
 
 
@@ -107,7 +109,7 @@ def test_encoding_real_text_in_parts_changes_no_id(data, part_len, monkeypatch):
     monkeypatch.setattr(document_encoder, "_PART_LEN", part_len)
     tokenizer = GLMTokenizer.load(data / "chatglm3")
     for language in ("ja", "zh", "en"):
-        texts = list(documents_of(next(corpus.read_chunks([data / "text" / f"{language}.jsonl.gz"]))))
+        texts = list(documents_of(next(read_document_chunks([data / "text" / f"{language}.jsonl.gz"]))))
         assert encoded(tokenizer, texts) == [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
 
 
@@ -154,7 +156,7 @@ def test_a_vocabulary_that_sees_across_cuts_is_not_cut(tokenizer, change, monkey
 def test_bad_text_is_named_with_its_line_and_leaves_no_store(
     tmp_path, tokenizer, num_workers, content, message, monkeypatch
 ):
-    monkeypatch.setattr(corpus, "_CHUNK_BYTES", 30)
+    monkeypatch.setattr(records, "_CHUNK_BYTES", 30)
     path = tmp_path / "a.jsonl"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):

@@ -88,8 +88,8 @@ DEFECTS = {
     ),
     "10 a conversation without target tokens is kept": (
         "data_modules/stores/chat_rendering.py",
-        "if not any(row_mask[1:]):",
-        "if False:",
+        "if not any(row_mask[1:]):  #",
+        "if False:  #",
         ["tests/data_modules/test_chat_store.py"],
     ),
     "11 a malicious Lightning may be installed": (

@@ -35,6 +35,7 @@ from glmja import fit
 from glmja.cli.command import ENVIRONMENT_ERROR, one_line_errors
 from glmja.conversation import rendering as conversation
 from glmja.files.documents import read_documents
+from glmja.files.records import read_chunks
 from glmja.runs import manifest
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.tokenization.vocabulary import parse_proto
@@ -226,7 +227,7 @@ def corpora(tokenizer):
         rendered = [
             chat_rendering.render_chunk(chunk, tokenizer, chat_format, 64)
             for path, chat_format in paths.items()
-            for chunk in chat_rendering.read_chunks([path], "")
+            for chunk in read_chunks([path])
         ]
         return lambda: check(texts, rendered)
 
