@@ -12,24 +12,24 @@ import io
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
-from transformers import GlmForCausalLM
 
 from glmja.cli.arguments import check_device
 from glmja.cli.command import run_command, with_flags
-from glmja.conversation.dialogue import Dialogue, Ending
 from glmja.conversation.formats import TOOL_PROMPT
 from glmja.conversation.messages import Message
 from glmja.conversation.rendering import PromptFormat
 from glmja.files.json_files import parse_json
-from glmja.modeling.loading import load_model
-from glmja.modeling.model_folder import check_folder, glm_config
 from glmja.modeling.sampling import Sampling
 from glmja.text.printable import printable
-from glmja.weights.checkpoint import DtypeName
+from glmja.weights.options import DtypeName
+
+if TYPE_CHECKING:
+    from transformers import GlmForCausalLM
+
+    from glmja.conversation.dialogue import Dialogue, Ending
 
 _HELP = """\
 /reset        forget what was said
@@ -80,6 +80,12 @@ def chat(
         ValueError: If a value is out of its range, or the model, the tools or the prompt cannot be used.
         OSError: If a file does not exist.
     """
+    import torch
+
+    from glmja.conversation.dialogue import Dialogue
+    from glmja.modeling.loading import load_model
+    from glmja.modeling.model_folder import check_folder, glm_config
+
     sampling = Sampling(max_new_tokens, do_sample, temperature, top_p, seed)
     place = check_device(device)
     opening = _opening(system, _read_tools(Path(tools)) if tools else [])

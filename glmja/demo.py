@@ -17,7 +17,6 @@ from glmja import build_tokenizer, chat, evaluate, export, fit, resize_embedding
 from glmja.cli.command import run_command
 from glmja.files.documents import read_documents
 from glmja.files.output_folder import check_free
-from glmja.twin import build as twin
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -46,6 +45,8 @@ def demo(
     Raises:
         ValueError: If `output` is not free, or a step fails.
     """
+    from glmja.twin import build as twin
+
     check_free(output, overwrite)
     folder, start = Path(output), time.monotonic()
     for part in PARTS:
@@ -128,8 +129,10 @@ def demo(
 
 def _split(name: str, folder: Path) -> tuple[str, str]:
     """Writes the records of a shipped text into two files: to train on, and held out."""
+    from glmja.twin.build import text_file
+
     folder.mkdir(parents=True, exist_ok=True)
-    lines = twin.text_file(name).read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = text_file(name).read_text(encoding="utf-8").splitlines(keepends=True)
     paths = folder / f"{name}.jsonl", folder / f"{name}.held_out.jsonl"
     train = [line for i, line in enumerate(lines) if i % _HELD_OUT_EVERY]
     for path, part in zip(paths, (train, lines[::_HELD_OUT_EVERY]), strict=True):

@@ -8,29 +8,27 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 
 from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
 from glmja.cli.command import run_command
 from glmja.conversation.messages import Message
 from glmja.conversation.rendering import has_roles, render_prompt
-from glmja.evaluation import report as report_page
-from glmja.evaluation import scores
-from glmja.evaluation.evaluator import EvalTasks, Evaluator, ModelOutputs
 from glmja.evaluation.questions import QUESTIONS
 from glmja.evaluation.references import read_references
 from glmja.evaluation.tables import tables
 from glmja.files.documents import read_documents
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
-from glmja.modeling.model_folder import check_folder, glm_config
 from glmja.runs.run_folder import curves
 from glmja.text.overlap import Segmentation, segmenter
 from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.weights.checkpoint import DtypeName
+from glmja.weights.options import DtypeName
+
+if TYPE_CHECKING:
+    from glmja.evaluation.evaluator import EvalTasks, ModelOutputs
 
 SCORES, PAGE, ANSWERS = "scores.json", "report.html", "answers.jsonl"
 RETENTION_FAILED = 7  # exit code
@@ -92,6 +90,12 @@ def evaluate(
             chat format is to answer.
         OSError: If a file does not exist, or the disk has no room.
     """
+    import torch
+
+    from glmja.evaluation import report as report_page
+    from glmja.evaluation import scores
+    from glmja.evaluation.evaluator import EvalTasks, Evaluator
+
     inputs = [folder for folder in (baseline, model) if folder]
     files_of = [item.partition("=")[2] for item in [*text, *generate]]
     check_free(output, overwrite, [*inputs, *runs, *(path for path in files_of if path)])
@@ -167,6 +171,8 @@ def _first_documents(files: Sequence[Path], text_key: str, max_characters: int) 
 
 def _check_fits(folder: str, exam: EvalTasks) -> GLMTokenizer:
     """Checks, before weights are loaded, that all that is asked fits the model; returns its tokenizer."""
+    from glmja.modeling.model_folder import check_folder, glm_config
+
     tokenizer, positions = check_folder(folder), int(glm_config(folder)["max_position_embeddings"])
     if exam.row_len > positions:
         raise ValueError(f"--row_len {exam.row_len} is more than the {positions} positions of {folder}")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -20,12 +19,15 @@ from glmja.errors import ModelError
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.modeling import model_card
-from glmja.modeling.model_folder import ModelFolder, write_model
-from glmja.runs import language_pack, run_folder
-from glmja.runs.trained_state import TrainedState
-from glmja.weights.chatglm_layout import EMBEDDING, Layout
-from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint, DtypeName
-from glmja.weights.merging import merge
+from glmja.runs import run_folder
+from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
+
+if TYPE_CHECKING:
+    import torch
+
+    from glmja.modeling.model_folder import ModelFolder
+    from glmja.runs.trained_state import TrainedState
+    from glmja.weights.chatglm_layout import Layout
 
 Format = Literal["glm", "chatglm", "adapter"]
 
@@ -69,6 +71,10 @@ def export(
         ValueError: If the checkpoint or pack is incomplete, damaged or of another model, or the check at the end fails.
         OSError: If a file does not exist, or the disk has no room.
     """
+    import torch
+
+    from glmja.runs.trained_state import TrainedState
+
     check_free(output, overwrite, [path for path in (checkpoint, model, pack, base) if path])
     to = _Output(output, format, getattr(torch, dtype) if dtype else None, max_shard_size, check, overwrite)
     if checkpoint and not pack and not base:
@@ -103,6 +109,8 @@ def open_base(state: TrainedState, model_dir: Path) -> ModelFolder:
         ValueError: If the folder holds another model or tokenizer.
         OSError: If it holds none.
     """
+    from glmja.modeling.model_folder import ModelFolder
+
     base = ModelFolder.open(model_dir)
     found = {"base": base.fingerprint, "tokenizer": base.tokenizer.fingerprint}
     for name, what in (("base", "weights"), ("tokenizer", "a tokenizer")):
@@ -115,6 +123,11 @@ def open_base(state: TrainedState, model_dir: Path) -> ModelFolder:
 
 
 def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str, Any]:
+    from glmja.modeling.model_folder import write_model
+    from glmja.runs import language_pack
+    from glmja.weights.chatglm_layout import EMBEDDING
+    from glmja.weights.merging import merge
+
     facts, dtype = state.manifest.facts, to.dtype or base.checkpoint.tensors[EMBEDDING].dtype
     merged = merge(base.checkpoint, state.tensors, facts["lora"], base.tokenizer.new_ids, dtype)
     needed = 0 if to.format == "adapter" else merged.num_bytes
@@ -141,6 +154,10 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
 
 
 def _export_pack(pack: str, base: str, to: _Output) -> dict[str, Any]:
+    from glmja.modeling.model_folder import write_model
+    from glmja.runs import language_pack
+    from glmja.weights.chatglm_layout import EMBEDDING
+
     merged, tokenizer = language_pack.apply_pack(pack, base, to.dtype)
     with atomic_output_folder(to.folder, to.overwrite, merged.num_bytes) as folder:
         layout: Layout = "chatglm" if to.format == "chatglm" else "glm"
@@ -149,7 +166,7 @@ def _export_pack(pack: str, base: str, to: _Output) -> dict[str, Any]:
         of_pack = read_json(Path(pack) / REPORT)
         report = of_pack | {"format": to.format, "dtype": dtype, **written, "pack_put_on": Path(base).resolve().name}
         if to.check:
-            from glmja.verification.export import compare_written  # noqa: PLC0415  # as below
+            from glmja.verification.export import compare_written
 
             report |= compare_written(merged, folder, tokenizer)
         _write_report(folder, report)
@@ -157,8 +174,9 @@ def _export_pack(pack: str, base: str, to: _Output) -> dict[str, Any]:
 
 
 def _compared(state: TrainedState, base: ModelFolder, folder: Path, format: Format) -> dict[str, Any]:
-    # transformers and peft take seconds and 0.3 GB, and writing does without
-    from glmja.verification.export import compare  # noqa: PLC0415
+    from glmja.runs import language_pack
+    from glmja.verification.export import compare
+    from glmja.weights.checkpoint import Checkpoint
 
     if format == "adapter":
         reopened, _ = language_pack.apply_pack(folder, base.path)

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -22,13 +21,10 @@ from glmja.errors import ModelError
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.modeling.model_card import zero_card
-from glmja.modeling.model_folder import ModelFolder, write_model
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor
 from glmja.verification import tokenizer as certificate
-from glmja.verification.zero import verify_zero
-from glmja.weights.checkpoint import MAX_SHARD_SIZE, DtypeName
-from glmja.weights.embeddings import Init, read_embeddings, resize
+from glmja.weights.options import MAX_SHARD_SIZE, DtypeName, Init
 
 REPORT = "resize_report.json"
 
@@ -67,6 +63,12 @@ def resize_embeddings(
         ValueError: If base, tokenizer and weights do not belong together or are damaged, or a check at the end fails.
         OSError: If a file does not exist, or the disk has no room.
     """
+    import torch
+
+    from glmja.modeling.model_folder import ModelFolder, write_model
+    from glmja.verification.zero import verify_zero
+    from glmja.weights.embeddings import read_embeddings, resize
+
     if pad_to_multiple_of < 1:
         raise ValueError(f"--pad_to_multiple_of {pad_to_multiple_of} must be at least 1")
     check_free(output, overwrite, (base, tokenizer))

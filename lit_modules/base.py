@@ -25,7 +25,8 @@ from glmja.modeling.loading import load_model, outline
 from glmja.modeling.loss import next_token_loss
 from glmja.modeling.model_folder import check_folder, glm_config
 from glmja.runs import manifest
-from glmja.weights.checkpoint import Checkpoint, DtypeName
+from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.options import DtypeName
 from lit_modules.schedules import WarmupCosine
 from lit_modules.validation import ValidationMetrics
 

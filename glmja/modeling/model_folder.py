@@ -12,7 +12,8 @@ from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.weights.chatglm_layout import Config, Layout, check_glm_config, layout_of, to_glm_config
-from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint
+from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.options import MAX_SHARD_SIZE
 
 _REPORTS = ("resize_report.json", "export_report.json")  # both record the tokenizer that the weights were made for
 

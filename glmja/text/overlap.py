@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from torchmetrics.functional.text import bleu_score, rouge_score
-
 Segmentation = Literal["characters", "words"]
 
 _CHARACTERS = re.compile(r"[A-Za-z0-9]+|\S")
@@ -57,6 +55,8 @@ def overlap(
     Raises:
         ValueError: If there is no pair, or not one reference for each candidate.
     """
+    from torchmetrics.functional.text import bleu_score, rouge_score  # noqa: PLC0415  # imports torch
+
     if not candidates or len(candidates) != len(references):
         raise ValueError(f"{len(candidates)} candidates and {len(references)} references; give as many, and some")
     ours, theirs = ([" ".join(segment(text)) for text in texts] for texts in (candidates, references))

@@ -8,7 +8,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -19,12 +18,9 @@ from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder
 from glmja.weights import chatglm_layout as layout
 from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
+from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
 from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, Source, cast
 from glmja.weights.weight_files import SAFETENSORS_INDEX, open_weights, write_safetensors
-
-DtypeName = Literal["float32", "float16", "bfloat16"]
-
-MAX_SHARD_SIZE = 2_000_000_000
 
 # Copying is bound by the processor that the kernel copies on, so two files at a time are faster than one.
 _NUM_WRITERS = min(4, os.cpu_count() or 1)

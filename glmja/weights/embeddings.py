@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +10,8 @@ from torch import Tensor
 from glmja.errors import ModelError
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.options import Init
 from glmja.weights.tensors import ComputedTensor, JoinedTensor, Part, Source
-
-Init = Literal["subtoken_mean", "mean", "random"]
 
 
 def read_embeddings(source: Checkpoint, num_old: int) -> tuple[dict[str, Tensor], str]:

@@ -41,7 +41,7 @@ def talk(model_dir, monkeypatch, capfd):
 @pytest.fixture
 def refused(talk, capfd, monkeypatch):
     """What the command says about bad input, in one line, before it loads weights."""
-    monkeypatch.setattr(chat, "load_model", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("glmja.modeling.loading.load_model", lambda *_: pytest.fail("loaded"))
 
     def run(*lines, **flags):
         with pytest.raises(SystemExit) as left:
@@ -143,7 +143,7 @@ def test_rounds_need_no_roles(talk, model_dir, tmp_path, format):
 
 
 def test_a_prompt_that_is_interrupted_ends_as_ctrl_c_does(talk, monkeypatch):
-    monkeypatch.setattr(chat.Dialogue, "answer", lambda *_: "interrupted")
+    monkeypatch.setattr("glmja.conversation.dialogue.Dialogue.answer", lambda *_: "interrupted")
     with pytest.raises(SystemExit) as left:
         talk(prompt="海")
     assert left.value.code == 130

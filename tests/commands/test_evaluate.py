@@ -185,7 +185,7 @@ def test_the_command_is_explained(capsys):
 def test_bad_input_is_told_in_one_line_before_anything_is_loaded(
     tmp_path, zero_dir, capsys, options, message, monkeypatch
 ):
-    monkeypatch.setattr(verb, "Evaluator", None)
+    monkeypatch.setattr("glmja.evaluation.evaluator.Evaluator", None)
     (tmp_path / "empty.jsonl").touch()
     names = {"FILE": text_file("ja"), "EMPTY": tmp_path / "empty.jsonl", "CHATS": text_file("conversations")}
     for name, path in names.items():

@@ -17,7 +17,8 @@ from glmja.modeling.model_folder import write_model
 from glmja.tokenization import huggingface as fast_tokenizer
 from glmja.tokenization.tokenizer import CONTROL_TOKENS, GLMTokenizer
 from glmja.weights.chatglm_layout import EMBEDDING
-from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint
+from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.options import MAX_SHARD_SIZE
 
 CONTROL_NAMES = {"<s>", "</s>", *CONTROL_TOKENS}
 

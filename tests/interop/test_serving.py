@@ -19,7 +19,8 @@ from glmja.conversation.replies import generate
 from glmja.modeling.loading import load_model
 from glmja.modeling.model_folder import write_model
 from glmja.modeling.sampling import Sampling
-from glmja.weights.checkpoint import MAX_SHARD_SIZE, Checkpoint
+from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.options import MAX_SHARD_SIZE
 from tests.support.taught import HELLO, WEATHER, taught_folder
 
 CHATS = [

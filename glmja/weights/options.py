@@ -1,0 +1,11 @@
+"""Choices of how weights are written, without torch: the command line lists them in `--help`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+DtypeName = Literal["float32", "float16", "bfloat16"]
+
+Init = Literal["subtoken_mean", "mean", "random"]  # of new embedding rows; see `glmja.weights.embeddings.resize`
+
+MAX_SHARD_SIZE = 2_000_000_000  # bytes

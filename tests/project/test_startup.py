@@ -1,0 +1,38 @@
+"""`--help` and usage errors come without the libraries that take seconds to import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SLOW = {"torch", "transformers", "lightning", "torchmetrics", "peft", "datasets", "matplotlib", "deepspeed", "pandas"}
+VERBS = ["build_tokenizer", "resize_embeddings", "export", "evaluate", "chat"]
+
+
+def run(verb: str, *args: str) -> tuple[int, str, set[str]]:
+    """Runs a command; returns its exit code, what it printed, and the slow libraries that it imported."""
+    program = (
+        "import atexit, runpy, sys; atexit.register(lambda: print('LOADED', *sys.modules)); "
+        f"runpy.run_module('glmja.{verb}', {{}}, '__main__')"
+    )
+    command = [sys.executable, "-c", program, *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said, _, loaded = done.stdout.rpartition("LOADED")
+    return done.returncode, said + done.stderr, SLOW & set(loaded.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_imports_no_slow_library(verb):
+    code, said, slow = run(verb, "--help")
+    assert (code, slow) == (0, set())
+    assert f"usage: python -m glmja.{verb}" in said
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("args", [["--nonsense", "1"], ["--config", "nowhere.yaml"], []])
+def test_usage_errors_import_no_slow_library(verb, args):
+    code, said, slow = run(verb, *args)
+    assert (code, slow) == (2, set())
+    assert said.startswith(f"python -m glmja.{verb}: error: ")
