@@ -1,6 +1,6 @@
-"""What one model is found to do: likelihoods of texts, answers, continuations.
+"""Runs the tasks of an evaluation on one model: likelihoods of texts, answers, continuations.
 
-Two models are examined one after the other, so that one of them at a time is in memory.
+Models are evaluated one after another, so that only one is in memory at a time.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,55 +15,34 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from glmja.conversation.messages import Message
 from glmja.conversation.replies import Reply, generate
 from glmja.evaluation.likelihood import Distributions, Likelihood, measure
+from glmja.evaluation.tasks import EvalTasks
 from glmja.modeling.generation import generate_ids
 from glmja.modeling.loading import load_model
+from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.sampling import Sampling
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 _NUM_CONTINUED = 32  # documents of each language
-_START_LEN = 64  # characters of a document that are to be continued
+_START_LEN = 64  # characters of a document that the model continues
 _CONTINUATION_LEN = 32  # tokens
-_KEPT_POSITIONS = 16384  # of each language, for the divergence: 0.13 GB at 6B in 16 bits
-
-
-@dataclass(frozen=True)
-class EvalTasks:
-    """What models are asked.
-
-    Attributes:
-        texts: Documents of each language.
-        retained: Languages in which two models are to be compared token by token.
-        questions: Of a user, one each.
-        prompts: Conversations of each language that end before an answer.
-        references: The expected answers, one for each prompt.
-        row_len: Longest row of text, in tokens.
-        batch_size: Rows of a forward pass, and prompts that are answered at a time.
-        max_new_tokens: An answer ends after so many.
-    """
-
-    texts: dict[str, list[str]]
-    retained: Sequence[str]
-    questions: Sequence[str]
-    prompts: dict[str, list[list[Message]]]
-    references: dict[str, list[str]]
-    row_len: int
-    batch_size: int
-    max_new_tokens: int
+_KEPT_POSITIONS = 16384  # per language, for the KL divergence: 0.13 GB for a 6B model in 16 bits
 
 
 @dataclass
 class ModelOutputs:
-    """What a model did, by language where there are several.
+    """Results of one model, by language where there are several.
 
     Attributes:
-        tokenizer: The model's.
-        likelihoods: Of the texts.
-        distributions: Over the first positions of the retained languages' texts.
+        name: Name of the model's folder.
+        tokenizer: The model's tokenizer.
+        likelihoods: Likelihoods of the texts.
+        distributions: Next-token distributions at the first positions of the retained languages' texts.
         continuations: Greedy ids after the beginnings of the retained languages' documents.
-        answers: To the questions, greedy.
-        replies: To the prompts, greedy.
+        answers: Greedy answers to the questions.
+        replies: Greedy replies to the conversations with references.
     """
 
+    name: str
     tokenizer: GLMTokenizer
     likelihoods: dict[str, Likelihood] = field(default_factory=dict)
     distributions: dict[str, Distributions] = field(default_factory=dict)
@@ -74,78 +52,74 @@ class ModelOutputs:
 
 
 class Evaluator:
-    """Asks one model everything that an exam holds."""
+    """Runs the tasks of an evaluation on one model."""
 
-    def __init__(self, folder: str | Path, exam: EvalTasks, device: str, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, folder: ModelFolder, tasks: EvalTasks, device: str, dtype: torch.dtype | None = None) -> None:
         """Loads the model.
 
         Args:
-            folder: Of the model, in either layout.
-            exam: What is asked.
-            device: To work on.
-            dtype: Of the weights; as stored if None.
+            folder: The opened model folder.
+            tasks: Inputs of the evaluation.
+            device: Device to run on.
+            dtype: Dtype of the weights; as stored if None.
 
         Raises:
-            OSError: If a file does not exist.
             ValueError: If the weights are damaged.
         """
-        self.exam, self.name, self.tokenizer = exam, Path(folder).name, GLMTokenizer.load(folder)
+        self.tasks, self.name, self.tokenizer = tasks, folder.path.resolve().name, folder.tokenizer
         self.model = load_model(folder, dtype).to(device)
 
-    def examine(self) -> ModelOutputs:
-        """Asks everything, and shows how far it is.
+    def run(self) -> ModelOutputs:
+        """Runs all tasks and shows the progress.
 
         Raises:
-            ValueError: If a prompt does not fit the model.
+            ModelError: If a likelihood is not finite.
         """
-        exam, found = self.exam, ModelOutputs(self.tokenizer)
+        tasks, outputs = self.tasks, ModelOutputs(self.name, self.tokenizer)
         steps: dict[str, Callable[[], None]] = {}
-        for lang in exam.texts:
-            steps[f"reading {lang}"] = partial(self._read, lang, found)
-        for lang in exam.retained:
-            steps[f"continuing {lang}"] = partial(self._continue, lang, found)
-        if exam.questions:
-            steps["answering questions"] = partial(self._answer_questions, found)
-        for lang in exam.prompts:
-            steps[f"answering {lang}"] = partial(self._answer_prompts, lang, found)
+        for lang in tasks.texts:
+            steps[f"likelihood of {lang}"] = partial(self._measure, lang, outputs)
+        for lang in tasks.retained:
+            steps[f"continuations of {lang}"] = partial(self._continue, lang, outputs)
+        if tasks.questions:
+            steps["answers to the questions"] = partial(self._answer_questions, outputs)
+        for lang in tasks.references:
+            steps[f"answers in {lang}"] = partial(self._answer_references, lang, outputs)
         columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns) as progress:
-            task = progress.add_task(self.name, total=len(steps))
-            for what, step in steps.items():
-                progress.update(task, description=f"{self.name}: {what}")
+            shown = progress.add_task(self.name, total=len(steps))
+            for description, step in steps.items():
+                progress.update(shown, description=f"{self.name}: {description}")
                 step()
-                progress.advance(task)
-        return found
+                progress.advance(shown)
+        return outputs
 
-    def _read(self, lang: str, found: ModelOutputs) -> None:
-        keep = _KEPT_POSITIONS if lang in self.exam.retained else 0
-        found.likelihoods[lang], found.distributions[lang] = measure(
-            self.model, self.tokenizer, self.exam.texts[lang], self.exam.row_len, self.exam.batch_size, keep
+    def _measure(self, lang: str, outputs: ModelOutputs) -> None:
+        keep = _KEPT_POSITIONS if lang in self.tasks.retained else 0
+        row_len, batch_size = self.tasks.limits.row_len, self.tasks.limits.batch_size
+        outputs.likelihoods[lang], outputs.distributions[lang] = measure(
+            self.model, self.tokenizer, self.tasks.texts[lang], row_len, batch_size, keep
         )
 
-    def _continue(self, lang: str, found: ModelOutputs) -> None:
-        starts = [text[:_START_LEN] for text in self.exam.texts[lang][:_NUM_CONTINUED]]
+    def _continue(self, lang: str, outputs: ModelOutputs) -> None:
+        starts = [text[:_START_LEN] for text in self.tasks.texts[lang][:_NUM_CONTINUED]]
         rows = [[*self.tokenizer.prefix_ids, *self.tokenizer.encode(start)] for start in starts]
-        said = generate_ids(
-            self.model, self.tokenizer, rows, Sampling(_CONTINUATION_LEN), batch_size=self.exam.batch_size
-        )
-        found.continuations[lang] = [ids for ids, _ in said]
+        sampling, batch_size = Sampling(_CONTINUATION_LEN), self.tasks.limits.batch_size
+        found = generate_ids(self.model, self.tokenizer, rows, sampling, batch_size=batch_size)
+        outputs.continuations[lang] = [continuation.ids for continuation in found]
 
-    def _answer_questions(self, found: ModelOutputs) -> None:
-        # one by one: two models are compared id by id, and in 16 bits padding may turn a near tie
-        found.answers = self._answer([[{"role": "user", "content": q}] for q in self.exam.questions], 1)
+    def _answer_questions(self, outputs: ModelOutputs) -> None:
+        # one by one: the answers of two models are compared id by id, and padding can flip a near tie in 16 bits
+        outputs.answers = self._answer(self.tasks.question_prompts(), 1)
 
-    def _answer_prompts(self, lang: str, found: ModelOutputs) -> None:
-        found.replies[lang] = self._answer(self.exam.prompts[lang], self.exam.batch_size)
+    def _answer_references(self, lang: str, outputs: ModelOutputs) -> None:
+        prompts = [reference.prompt for reference in self.tasks.references[lang]]
+        outputs.replies[lang] = self._answer(prompts, self.tasks.limits.batch_size)
 
     def _answer(self, prompts: Sequence[Sequence[Message]], batch_size: int) -> list[Reply]:
-        """Greedily, prompts of similar lengths together: a batch takes as long as its longest."""
+        """Answers greedily, in batches of prompts of similar length: a batch takes as long as its longest prompt."""
         order = sorted(range(len(prompts)), key=lambda i: sum(len(message["content"]) for message in prompts[i]))
-        replies = generate(
-            self.model,
-            self.tokenizer,
-            [prompts[i] for i in order],
-            Sampling(self.exam.max_new_tokens),
-            batch_size=batch_size,
-        )
+        sampling = Sampling(self.tasks.limits.max_new_tokens)
+        ordered = [prompts[i] for i in order]
+        replies = generate(self.model, self.tokenizer, ordered, sampling, batch_size=batch_size)
         return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0])]

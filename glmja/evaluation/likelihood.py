@@ -1,8 +1,8 @@
-"""How likely a model finds text: bits per character, and how far two models are apart.
+"""Likelihood of text under a model, and the KL divergence of two models.
 
-Bits per character can be compared between tokenizers, where a loss per token cannot. Each text is cut into rows, and
-each row begins with `[gMASK] <sop>`, so that every token of the text is predicted; the price of a cut is that what
-stands before it is not seen. Ids beyond the tokenizer's (padding of the matrix) take no part.
+Bits per character are comparable between tokenizers, unlike the loss per token. Each text is split into rows, and each
+row begins with `[gMASK] <sop>`, so that every token of the text is predicted; the cost of splitting is that tokens
+after a border do not see the text before it. Ids beyond the tokenizer (padding rows of the matrix) are excluded.
 
 Dimensions: B rows, T tokens, D width, V vocabulary, N positions, C positions of a chunk
 """
@@ -25,18 +25,18 @@ from glmja.modeling.loss import next_token_loss
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 _CHUNK_LEN = 512
-_ROWS_SORTED = 512  # rows that are put in the order of their lengths, so that batches have little padding
+_ROWS_SORTED = 512  # rows sorted by length at a time, so that batches have little padding
 
 
 @dataclass
 class Likelihood:
-    """Of some text.
+    """Likelihood of a text.
 
     Attributes:
-        documents: In it.
-        characters: In it.
-        tokens: That it makes.
-        nats: By which the model is surprised, in all.
+        documents: Number of documents.
+        characters: Number of characters.
+        tokens: Number of tokens.
+        nats: Total negative log-likelihood in nats.
     """
 
     documents: int = 0
@@ -46,21 +46,21 @@ class Likelihood:
 
     @property
     def bits_per_char(self) -> float:
-        """Of the text."""
+        """Negative log-likelihood per character, in bits."""
         return self.nats / math.log(2) / max(1, self.characters)
 
     @property
     def tokens_per_char(self) -> float:
-        """Of the text."""
+        """Tokens per character."""
         return self.tokens / max(1, self.characters)
 
 
 @dataclass(frozen=True)
 class Distributions:
-    """What a model expected at some positions, as what it is computed from, which takes less room.
+    """Next-token distributions at some positions, stored as hidden states and output embeddings to save memory.
 
     Attributes:
-        ids: The tokens that it saw, row by row.
+        ids: Input ids of each row.
         states: Last hidden states of each row, (N, D), on the CPU.
         head_VD: Output embeddings of the tokenizer's ids, on the CPU.
     """
@@ -71,7 +71,7 @@ class Distributions:
 
 
 def to_rows(document: str, tokenizer: GLMTokenizer, row_len: int) -> list[list[int]]:
-    """The ids of a text in rows of at most `row_len`, each with the prefix before it."""
+    """Splits a text into rows of at most `row_len` ids, each beginning with the prefix ids."""
     prefix, ids = tokenizer.prefix_ids, tokenizer.encode(document)
     step = row_len - len(prefix)
     return [prefix + ids[start : start + step] for start in range(0, len(ids), step)]
@@ -86,18 +86,21 @@ def measure(
     batch_size: int,
     keep: int = 0,
 ) -> tuple[Likelihood, Distributions]:
-    """How likely the model finds the documents.
+    """Measures the likelihood of documents.
 
     Args:
-        model: In eval mode.
-        tokenizer: The one of the model.
-        documents: Read once.
-        row_len: Longest row, in tokens.
-        batch_size: Rows of a forward pass.
-        keep: Positions whose distributions are kept, from the first rows on.
+        model: A model in eval mode.
+        tokenizer: The model's tokenizer.
+        documents: Documents; iterated once.
+        row_len: Maximum length of a row, in tokens.
+        batch_size: Rows per forward pass.
+        keep: Minimum number of positions, from the first row on, whose distributions are kept (whole rows).
+
+    Returns:
+        The likelihood of all documents, and the distributions that were kept.
 
     Raises:
-        ModelError: If a likelihood is no number.
+        ModelError: If the likelihood is not finite.
     """
     found, num_prefix = Likelihood(), len(tokenizer.prefix_ids)
     head_VD = model.lm_head.weight[: len(tokenizer)]
@@ -107,44 +110,49 @@ def measure(
     rows = _count(documents, tokenizer, row_len, found)
     while block := list(islice(rows, _ROWS_SORTED)):
         states: dict[int, Tensor] = {}
-        wanted = _first_rows(block, keep - sum(map(len, kept_ids)))
+        num_kept = _num_rows(block, keep - sum(map(len, kept_ids)))
         order = sorted(range(len(block)), key=lambda i: -len(block[i]))
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             batch = [block[i] for i in numbers]
-            # a causal model does not see what follows, so that padding needs no mask
+            # with causal attention, padding on the right needs no mask
             hidden_BTD = model.model(pad_sequences(batch, 0).to(model.device), use_cache=False).last_hidden_state
             labels_BT = pad_sequences(batch, IGNORE_INDEX).to(model.device)
             labels_BT[:, :num_prefix] = IGNORE_INDEX
             found.nats += next_token_loss(hidden_BTD, head_VD, labels_BT, _CHUNK_LEN)[0].item()
             for i, hidden_TD in zip(numbers, hidden_BTD, strict=True):
-                if i < wanted:  # the state at a position expects the next token; a view would hold the whole batch
+                if i < num_kept:  # the state at a position predicts the next token; a view would keep the whole batch
                     states[i] = hidden_TD[num_prefix - 1 : len(block[i]) - 1].to("cpu", copy=True)
-        kept_ids += block[:wanted]
-        kept_states += [states[i] for i in range(wanted)]
+        kept_ids += block[:num_kept]
+        kept_states += [states[i] for i in range(num_kept)]
     if not math.isfinite(found.nats):
         raise ModelError(
-            f"the model gives a text the likelihood {-found.nats} nats; its weights are damaged, or too large "
-            "for their dtype; set `dtype` to float32"
+            f"the log-likelihood of a text is {-found.nats} nats; the weights are damaged or overflow in their dtype "
+            "(set `dtype` to float32)"
         )
     return found, Distributions(kept_ids, kept_states, kept_head_VD)
 
 
 @torch.inference_mode()
 def mean_kl(old: Distributions, new: Distributions, device: torch.device | str = "cpu") -> tuple[float | None, int]:
-    """Mean Kullback-Leibler divergence of the new model's distributions from the old one's, in nats a token.
+    """Computes the mean KL divergence KL(old || new) of the next-token distributions, in nats per token.
 
-    The sum runs over the old model's ids; what the new model gives to appended pieces is lost to them and so counts.
-    Rows that the two tokenise differently cannot be compared and are left out.
+    The sum runs over the old model's ids, so probability that the new model gives to appended pieces increases the
+    divergence. Rows that the two models tokenize differently cannot be compared and are skipped.
+
+    Args:
+        old: Distributions of the baseline.
+        new: Distributions of the model.
+        device: Device to compute on.
 
     Returns:
-        The mean, None if there is nothing to compare; and the positions that it is over.
+        The mean, or None if there is nothing to compare, and the number of positions that it is over.
 
     Raises:
-        ValueError: If the old model has ids that the new one lacks.
+        ValueError: If the new model has fewer ids than the old one.
     """
     if len(old.head_VD) > len(new.head_VD):
-        raise ValueError(f"the old model has {len(old.head_VD)} ids, the new one {len(new.head_VD)}; none may be lost")
+        raise ValueError(f"the old model has {len(old.head_VD)} ids, the new one only {len(new.head_VD)}")
     states_of = {tuple(ids): states_ND for ids, states_ND in zip(new.ids, new.states, strict=True)}
     pairs = [
         (p_ND, states_of[tuple(ids)]) for ids, p_ND in zip(old.ids, old.states, strict=True) if tuple(ids) in states_of
@@ -161,7 +169,7 @@ def mean_kl(old: Distributions, new: Distributions, device: torch.device | str =
 
 
 def _count(documents: Iterable[str], tokenizer: GLMTokenizer, row_len: int, found: Likelihood) -> Iterator[list[int]]:
-    """Yields the rows of the documents, and counts what is in them."""
+    """Yields the rows of the documents and adds up documents, characters and tokens."""
     num_prefix = len(tokenizer.prefix_ids)
     for document in documents:
         rows = to_rows(document, tokenizer, row_len)
@@ -171,8 +179,8 @@ def _count(documents: Iterable[str], tokenizer: GLMTokenizer, row_len: int, foun
         yield from rows
 
 
-def _first_rows(rows: Sequence[Sequence[int]], keep: int) -> int:
-    """How many rows from the first on it takes to have so many positions."""
+def _num_rows(rows: Sequence[Sequence[int]], keep: int) -> int:
+    """Returns the number of rows, from the first on, that together have `keep` positions."""
     taken = 0
     while taken < len(rows) and keep > 0:
         keep -= len(rows[taken])
@@ -181,5 +189,5 @@ def _first_rows(rows: Sequence[Sequence[int]], keep: int) -> int:
 
 
 def _log_probs(states_CD: Tensor, head_VD: Tensor) -> Tensor:
-    """(C, V), in fp32: 16 bits lose the tail."""
+    """Returns log-probabilities, (C, V), in fp32: 16 bits lose the tail."""
     return F.log_softmax(F.linear(states_CD, head_VD).float(), dim=-1)

@@ -1,6 +1,6 @@
-"""Plots as pictures that a page can hold.
+"""Plots as `data:` URIs of SVG images, to embed in a page.
 
-Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/).
+Colors are those of the Okabe-Ito palette, which is safe for color-blind readers (https://jfly.uni-koeln.de/color/).
 """
 
 from __future__ import annotations
@@ -8,33 +8,32 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
-_MOST_POINTS = 500  # of a curve; more cannot be seen
+_MAX_POINTS = 500  # per curve; more cannot be distinguished
 
 
 def bars(values: Mapping[str, Sequence[float]], groups: Sequence[str], label: str) -> str:
-    """Bars side by side.
+    """Plots grouped bars.
 
     Args:
-        values: For each series, a value of each group.
-        groups: Names below the bars.
-        label: Of the values.
+        values: One value per group, for each series.
+        groups: Names of the groups.
+        label: Label of the value axis.
 
     Returns:
-        A `data:` URI of an SVG picture, as of all plots here.
+        A `data:` URI.
     """
     figure, axes = _figure(label)
     width = 0.8 / len(values)
     for number, (name, heights) in enumerate(values.items()):
         places = [i + (number - (len(values) - 1) / 2) * width for i in range(len(groups))]
-        drawn = axes.bar(places, heights, width * 0.95, label=name, color=COLOURS[number % len(COLOURS)])
+        drawn = axes.bar(places, heights, width * 0.95, label=name, color=COLORS[number % len(COLORS)])
         axes.bar_label(drawn, fmt="%.3f", fontsize=8, padding=2)
     axes.set_xticks(range(len(groups)), groups)
     axes.margins(y=0.15)
@@ -44,13 +43,21 @@ def bars(values: Mapping[str, Sequence[float]], groups: Sequence[str], label: st
 
 
 def drifts(values: Mapping[str, float], limit: float) -> str:
-    """Relative changes in percent as horizontal bars, with the limit that they must not pass."""
+    """Plots relative changes of bits per character as horizontal bars with the allowed limit.
+
+    Args:
+        values: Relative change of each language; 0.01 is 1 %.
+        limit: Largest change allowed.
+
+    Returns:
+        A `data:` URI.
+    """
     figure, axes = _figure("", height=0.9 + 0.45 * len(values))
     names, percents = list(values), [100 * value for value in values.values()]
-    colours = [COLOURS[2] if value <= limit else COLOURS[4] for value in values.values()]
-    drawn = axes.barh(names, percents, 0.5, color=colours)
+    colors = [COLORS[2] if value <= limit else COLORS[4] for value in values.values()]
+    drawn = axes.barh(names, percents, 0.5, color=colors)
     axes.bar_label(drawn, fmt="%+.2f %%", fontsize=9, padding=4)
-    axes.axvline(100 * limit, color=COLOURS[4], linestyle="--", label=f"allowed: {limit:+.1%}")
+    axes.axvline(100 * limit, color=COLORS[4], linestyle="--", label=f"limit: {limit:+.1%}")
     axes.axvline(0, color="black", linewidth=0.8)
     reach = 1.5 * max(100 * limit, *map(abs, percents), 0.1)
     axes.set(xlim=(-reach, reach), xlabel="change of bits per character, %")
@@ -60,13 +67,21 @@ def drifts(values: Mapping[str, float], limit: float) -> str:
 
 
 def lines(curves: Mapping[str, Sequence[tuple[int, float]]], label: str) -> str:
-    """Curves over steps."""
+    """Plots curves over optimizer steps.
+
+    Args:
+        curves: (step, value) pairs of each curve.
+        label: Label of the value axis.
+
+    Returns:
+        A `data:` URI.
+    """
     figure, axes = _figure(label)
     for number, (name, points) in enumerate(curves.items()):
-        thinned = points[:: max(1, len(points) // _MOST_POINTS)]
+        thinned = points[:: max(1, len(points) // _MAX_POINTS)]
         marker = "o" if len(thinned) < 30 else ""
         axes.plot(
-            *zip(*thinned, strict=True), label=name, color=COLOURS[number % len(COLOURS)], marker=marker, markersize=3
+            *zip(*thinned, strict=True), label=name, color=COLORS[number % len(COLORS)], marker=marker, markersize=3
         )
     axes.set_xlabel("optimizer step")
     axes.grid(alpha=0.3)
@@ -75,7 +90,7 @@ def lines(curves: Mapping[str, Sequence[tuple[int, float]]], label: str) -> str:
 
 
 def _figure(label: str, height: float = 3.0) -> tuple[Figure, Axes]:
-    # not pyplot, which keeps figures in a global list and looks for a screen
+    # not pyplot, which keeps figures in a global list and looks for a display
     figure = Figure(figsize=(6.4, height), layout="constrained")
     axes = figure.subplots()
     axes.set_ylabel(label)
@@ -85,7 +100,7 @@ def _figure(label: str, height: float = 3.0) -> tuple[Figure, Axes]:
 
 def _uri(figure: Figure) -> str:
     picture = io.BytesIO()
-    metadata: dict[str, Any] = {"Date": None}  # the same figures give the same page
+    # a fixed salt and no date, so that the same scores give the same page
     with rc_context({"svg.hashsalt": "glmja"}):
-        figure.savefig(picture, format="svg", metadata=metadata)
+        figure.savefig(picture, format="svg", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"

@@ -1,6 +1,6 @@
-"""The eight questions that a model is asked before, while and after it learns Japanese.
+"""Eight questions in Chinese and Japanese that are asked before, during and after training.
 
-The project that this one follows asked them, so that answers can be laid side by side.
+They are those of the project that this one reproduces, so that answers can be compared.
 """
 
 from __future__ import annotations

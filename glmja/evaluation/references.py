@@ -1,4 +1,4 @@
-"""Conversations whose last answer is the reference for what a model says in its place."""
+"""Conversations with reference answers: the last answer of each conversation is the reference."""
 
 from __future__ import annotations
 
@@ -23,36 +23,39 @@ _KEYS: dict[str, ChatFormat] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What a model is asked, and what it should say.
+    """A prompt and its reference answer.
 
     Attributes:
         prompt: The conversation up to the answer.
-        answer: The expected one.
+        answer: The reference answer.
     """
 
     prompt: list[Message]
     answer: str
 
 
-def read_references(paths: Iterable[str | Path], most: int) -> list[Reference]:
+def read_references(paths: Iterable[str | Path], max_references: int) -> list[Reference]:
     """Reads the first conversations of `.jsonl` and `.jsonl.gz` files.
 
     Args:
-        paths: Their records may be of any format that `glmja.conversation.formats` knows; the keys tell which.
-        most: Conversations that are read.
+        paths: Files of records in any format of `glmja.conversation.formats`, which is detected by the keys.
+        max_references: Maximum number of conversations.
+
+    Returns:
+        One reference per conversation.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If a file is of another kind, or holds a record that is no answered conversation, or if there is
-            none; the message gives `path:line`.
+        ValueError: If a file has another extension, a record is not a conversation with an answer, or there is no
+            conversation; gives `path:line`.
     """
     found: list[Reference] = []
     for path in map(Path, paths):
         if not path.name.endswith((".jsonl", ".jsonl.gz")):
-            raise DataError(f"{path}: conversations with reference answers are .jsonl or .jsonl.gz files")
+            raise DataError(f"{path}: conversations with reference answers must be .jsonl or .jsonl.gz files")
         with closing(read_records(check_files([path], (".jsonl", ".jsonl.gz")))) as records:
             for place, record in records:
-                if len(found) == most:
+                if len(found) == max_references:
                     return found
                 found.append(_reference(record, place))
     if not found:
@@ -74,4 +77,4 @@ def _format_of(record: Any) -> ChatFormat:
     for key, chat_format in _KEYS.items():
         if keys.get(key) is not None:
             return chat_format
-    raise DataError(f"a conversation has one of the keys {', '.join(_KEYS)}; found {sorted(keys)}"[:300])
+    raise DataError(f"a conversation needs one of the keys {', '.join(_KEYS)}; found {sorted(keys)}"[:300])

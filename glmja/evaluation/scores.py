@@ -1,164 +1,170 @@
-"""Figures of an examined model, beside those of a baseline."""
+"""The scores of an evaluation, and their JSON."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
-from glmja import __version__
-from glmja.conversation.replies import Reply
-from glmja.evaluation.evaluator import EvalTasks, ModelOutputs
-from glmja.evaluation.likelihood import mean_kl
-from glmja.text.overlap import overlap
-from glmja.text.quality import repetition_rate, script_purity
-from glmja.text.scripts import language_of
-from glmja.tokenization.tokenizer import GLMTokenizer
-
-_SAMPLE_LEN = 120  # characters of a document whose segmentation is shown
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-
-Segmenter = Callable[[str], list[str]]
+from glmja.text.overlap import Overlap, Segmentation
 
 
-class _Asked(NamedTuple):
-    lang: str
-    prompt: str
-    reference: str | None
+@dataclass(frozen=True)
+class TextScores:
+    """Likelihood of a text under one model.
 
-
-def scores(
-    exam: EvalTasks,
-    ours: ModelOutputs,
-    theirs: ModelOutputs | None,
-    segmenters: Mapping[str, Segmenter],
-    max_drift: float,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """All figures, as JSON.
-
-    Args:
-        exam: What was asked.
-        ours: What the model did.
-        theirs: What the baseline did, if there is one.
-        segmenters: Of the references' languages.
-        max_drift: How much bits per character may rise in a language to retain, as a share.
-        device: To compute divergences on.
+    Attributes:
+        bits_per_char: Bits per character; comparable between tokenizers.
+        tokens_per_char: Tokens per character.
     """
-    both = {"model": ours} | ({"baseline": theirs} if theirs else {})
-    return {
-        "glmja": __version__,
-        "text": {lang: _of_text(lang, both) for lang in exam.texts},
-        "retention": _retention(exam, ours, theirs, max_drift, device) if theirs and exam.retained else None,
-        "generation": {lang: _of_replies(lang, exam, both, segmenters[lang]) for lang in exam.references},
-        "questions": _of_questions(exam, ours, theirs) if exam.questions else None,
-    }
+
+    bits_per_char: float
+    tokens_per_char: float
 
 
-def answers(exam: EvalTasks, ours: ModelOutputs, theirs: ModelOutputs | None) -> list[dict[str, Any]]:
-    """What was asked and said, one by one: the questions first, then the references."""
-    tokenizers = [one.tokenizer for one in (ours, theirs) if one]
-    asked = [_Asked(language_of(question), question, None) for question in exam.questions]
-    said = [one.answers for one in (ours, theirs) if one]
-    for lang, prompts in exam.prompts.items():
-        texts = ["\n".join(message["content"] for message in prompt) for prompt in prompts]
-        asked += [_Asked(lang, *pair) for pair in zip(texts, exam.references[lang], strict=True)]
-        said = [[*replies, *one.replies[lang]] for replies, one in zip(said, (ours, theirs), strict=False) if one]
-    return [_answer(one, replies, tokenizers) for one, replies in zip(asked, zip(*said, strict=True), strict=True)]
+@dataclass(frozen=True)
+class TextComparison:
+    """Likelihood of one language's text under the model and, if given, the baseline."""
+
+    documents: int
+    characters: int
+    model: TextScores
+    baseline: TextScores | None = None
 
 
-def segmentations(exam: EvalTasks, ours: ModelOutputs, theirs: ModelOutputs | None) -> list[dict[str, Any]]:
-    """The tokens of some text, as both tokenizers cut it: the beginning of each language's first document."""
-    samples = {lang: documents[0][:_SAMPLE_LEN] for lang, documents in exam.texts.items()}
-    if not samples:
-        samples = {language_of(question): question for question in exam.questions}
-    both = ([("baseline", theirs.tokenizer)] if theirs else []) + [("model", ours.tokenizer)]
-    return [
-        {"lang": lang, "text": text, "pieces": {name: _pieces(text, tokenizer) for name, tokenizer in both}}
-        for lang, text in samples.items()
-    ]
+@dataclass(frozen=True)
+class LanguageRetention:
+    """How far the model has moved from its baseline in one language.
 
-
-def _of_text(lang: str, both: Mapping[str, ModelOutputs]) -> dict[str, Any]:
-    likelihoods = {name: found.likelihoods[lang] for name, found in both.items()}
-    ours = likelihoods["model"]
-    figures = {
-        name: {"bits_per_char": found.bits_per_char, "tokens_per_char": found.tokens_per_char}
-        for name, found in likelihoods.items()
-    }
-    return {"documents": ours.documents, "characters": ours.characters, **figures}
-
-
-def _retention(
-    exam: EvalTasks, ours: ModelOutputs, theirs: ModelOutputs, max_drift: float, device: str
-) -> dict[str, Any]:
-    """Drift is the relative change of bits per character; more is worse."""
-    languages: dict[str, Any] = {}
-    for lang in exam.retained:
-        before, after = (found.likelihoods[lang].bits_per_char for found in (theirs, ours))
-        pairs = list(zip(theirs.continuations[lang], ours.continuations[lang], strict=True))
-        kl, kl_tokens = mean_kl(theirs.distributions[lang], ours.distributions[lang], device)
-        languages[lang] = {
-            "drift": after / before - 1 if before else 0.0,
-            "mean_kl_nats": kl,
-            "kl_tokens": kl_tokens,
-            "greedy_unchanged": sum(old == new for old, new in pairs) / len(pairs),
-            "greedy_continuations": len(pairs),
-        }
-    worst = max(languages, key=lambda lang: languages[lang]["drift"])
-    passed = languages[worst]["drift"] <= max_drift
-    return {"languages": languages, "max_drift": max_drift, "worst": worst, "passed": passed}
-
-
-def _of_replies(lang: str, exam: EvalTasks, both: Mapping[str, ModelOutputs], segment: Segmenter) -> dict[str, Any]:
-    expected = exam.references[lang]
-    found: dict[str, Any] = {"references": len(expected)}
-    for name, findings in both.items():
-        replies = findings.replies[lang]
-        said = overlap([reply.whole for reply in replies], expected, segment)
-        found[name] = said | _quality(lang, replies, both["model"].tokenizer)
-    return found
-
-
-def _of_questions(exam: EvalTasks, ours: ModelOutputs, theirs: ModelOutputs | None) -> dict[str, Any]:
-    """By language, and how many answers are those of the baseline, id by id."""
-    langs = [language_of(question) for question in exam.questions]
-    result: dict[str, Any] = {}
-    for lang in dict.fromkeys(langs):
-        numbers = [i for i, other in enumerate(langs) if other == lang]
-        result[lang] = {
-            "questions": len(numbers),
-            "model": _quality(lang, [ours.answers[i] for i in numbers], ours.tokenizer),
-        }
-        if theirs:
-            result[lang]["baseline"] = _quality(lang, [theirs.answers[i] for i in numbers], ours.tokenizer)
-            result[lang]["identical"] = sum(ours.answers[i].ids == theirs.answers[i].ids for i in numbers)
-    return result
-
-
-def _quality(lang: str, replies: Sequence[Reply], tokenizer: GLMTokenizer) -> dict[str, float]:
-    """Means over the replies: repeated 4-grams of tokens, letters of the language, turns that ended by themselves.
-
-    The tokens are those of one tokenizer, whichever model spoke: shorter ones repeat more.
+    Attributes:
+        drift: Relative change of bits per character; positive is worse.
+        mean_kl_nats: Mean KL divergence in nats per token; None if no row is tokenized alike.
+        kl_tokens: Number of positions that the mean is over.
+        greedy_unchanged: Share of greedy continuations that are identical, id by id.
+        greedy_continuations: Number of continuations compared.
     """
-    values = {
-        "repetition": [repetition_rate(tokenizer.encode(reply.whole)) for reply in replies],
-        "script_purity": [script_purity(reply.whole, lang) for reply in replies],
-        "stopped": [float(reply.stopped) for reply in replies],
-    }
-    return {name: sum(found) / len(found) for name, found in values.items()}
+
+    drift: float
+    mean_kl_nats: float | None
+    kl_tokens: int
+    greedy_unchanged: float
+    greedy_continuations: int
 
 
-def _answer(asked: _Asked, replies: Sequence[Reply], tokenizers: Sequence[GLMTokenizer]) -> dict[str, Any]:
-    """What the model said, and the baseline, if it was asked."""
-    names = ("model", "baseline")
-    found = asked._asdict() | {name: reply.whole for name, reply in zip(names, replies, strict=False)}
-    if len(replies) == len(names):
-        found["identical"] = replies[0].ids == replies[1].ids
-    lengths = [len(tokenizer.encode(asked.prompt)) for tokenizer in tokenizers]
-    return found | {"prompt_tokens": dict(zip(names, lengths, strict=False))}
+@dataclass(frozen=True)
+class Retention:
+    """Retention of what the baseline could do.
+
+    Attributes:
+        languages: Results of each language.
+        max_drift: Largest drift allowed.
+        worst: The language with the largest drift.
+        passed: Whether no drift exceeds `max_drift`.
+    """
+
+    languages: dict[str, LanguageRetention]
+    max_drift: float
+    worst: str
+    passed: bool
 
 
-def _pieces(text: str, tokenizer: GLMTokenizer) -> list[str]:
-    pieces = [tokenizer.piece(token_id) for token_id in tokenizer.encode(text)]
-    return [_BYTE.sub(r"·\1", piece).replace("\u2581", " ") for piece in pieces]
+@dataclass(frozen=True)
+class Quality:
+    """Means over replies, without references.
+
+    Attributes:
+        repetition: Share of 4-grams of tokens that repeat an earlier one.
+        script_purity: Share of letters in scripts of the language.
+        stopped: Share of replies that ended with a stop token.
+    """
+
+    repetition: float
+    script_purity: float
+    stopped: float
+
+
+@dataclass(frozen=True)
+class ReplyScores(Overlap):
+    """Overlap of replies with references, and the means of `Quality`."""
+
+    repetition: float
+    script_purity: float
+    stopped: float
+
+
+@dataclass(frozen=True)
+class ReplyComparison:
+    """Replies to one language's conversations with references."""
+
+    references: int
+    model: ReplyScores
+    baseline: ReplyScores | None = None
+
+
+@dataclass(frozen=True)
+class QuestionComparison:
+    """Answers to the questions in one language.
+
+    Attributes:
+        questions: Number of questions.
+        model: Quality of the model's answers.
+        baseline: Quality of the baseline's answers.
+        identical: Number of answers that equal the baseline's, id by id.
+    """
+
+    questions: int
+    model: Quality
+    baseline: Quality | None = None
+    identical: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Identifies an evaluated model.
+
+    Attributes:
+        folder: Name of its folder.
+        tokenizer_sha256: Fingerprint of its tokenizer.
+    """
+
+    folder: str
+    tokenizer_sha256: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of an evaluation: the content of `scores.json`.
+
+    Attributes:
+        glmja: Version of this package.
+        text: Likelihood of texts, by language.
+        retention: Comparison with the baseline; None if it was not measured.
+        generation: Replies compared with references, by language.
+        questions: Answers to the questions by language; None if none were asked.
+        model: The evaluated model.
+        baseline: The model that it is compared with, if any.
+        segmentation: Segmentation of Chinese and Japanese for BLEU and ROUGE.
+    """
+
+    glmja: str
+    text: dict[str, TextComparison]
+    retention: Retention | None
+    generation: dict[str, ReplyComparison]
+    questions: dict[str, QuestionComparison] | None
+    model: ModelInfo
+    baseline: ModelInfo | None
+    segmentation: Segmentation
+
+    @property
+    def compared(self) -> list[str]:
+        """The names `baseline`, if there is one, and `model`."""
+        return ["baseline", "model"] if self.baseline else ["model"]
+
+
+def as_json(value: Any) -> Any:
+    """Converts dataclasses to JSON objects; fields that are None by default are left out if they are None."""
+    if is_dataclass(value):
+        pairs = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {field.name: as_json(held) for field, held in pairs if held is not None or field.default is not None}
+    if isinstance(value, dict):
+        return {key: as_json(held) for key, held in value.items()}
+    return [as_json(held) for held in value] if isinstance(value, list | tuple) else value

@@ -3,97 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from glmja.evaluation.answers import Answer
+from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Retention, Scores, TextComparison
 from glmja.text.printable import printable
 
 _ANSWER_LEN = 80  # characters of an answer that are shown
-_MEASURES = ("bleu4", "rouge1", "rouge2", "rougeL", "repetition", "script_purity")
-_SHORT = ("BLEU-4", "ROUGE-1", "-2", "-L", "loops", "script")
+_MEASURES = {  # short headers: the table fits into 80 columns
+    "bleu4": "BLEU-4",
+    "rouge1": "R-1",
+    "rouge2": "R-2",
+    "rougeL": "R-L",
+    "repetition": "repeats",
+    "script_purity": "script",
+}
 
 
-def tables(scores: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> list[Table | Text]:
-    """What there is to show, the verdict on retention last."""
-    names = compared(scores)
+def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
+    """Formats scores and answers, the verdict on retention last.
+
+    Args:
+        scores: All scores.
+        answers: All answers; only those to the questions are shown.
+    """
+    names = scores.compared
     shown: list[Table | Text] = []
-    questions = [answer for answer in answers if answer["reference"] is None]
-    if questions:
-        shown.append(_questions(questions, names))
-        shown += _identical(scores["questions"])
-    if scores["generation"]:
-        shown.append(_generation(scores["generation"], names))
-    if scores["text"]:
-        shown.append(_text(scores["text"], names))
-    if scores["retention"]:
-        shown += [_retention(scores["retention"]), verdict(scores["retention"])]
+    questions = [answer for answer in answers if answer.reference is None]
+    if questions and scores.questions:
+        shown += [_questions(questions, names), *_identical(scores.questions)]
+    if scores.generation:
+        shown.append(_generation(scores.generation, names))
+    if scores.text:
+        shown.append(_text(scores.text, names))
+    if scores.retention:
+        shown += [_retention(scores.retention), verdict(scores.retention)]
     return shown
 
 
-def compared(scores: Mapping[str, Any]) -> list[str]:
-    """`baseline`, if there is one, and `model`."""
-    return [name for name in ("baseline", "model") if scores.get(name)]
-
-
-def verdict(retention: Mapping[str, Any]) -> Text:
-    """One line: whether what was there is still there."""
-    worst = retention["worst"]
-    drift = retention["languages"][worst]["drift"]
-    text = f"retention {'passed' if retention['passed'] else 'FAILED'}: bits per character of {worst} changed by "
+def verdict(retention: Retention) -> Text:
+    """Formats in one line whether retention passed."""
+    drift = retention.languages[retention.worst].drift
     return Text(
-        f"{text}{drift:+.2%}, {retention['max_drift']:+.2%} allowed",
-        style="bold green" if retention["passed"] else "bold red",
+        f"retention {'passed' if retention.passed else 'FAILED'}: bits per character of {retention.worst} changed by "
+        f"{drift:+.2%} (limit {retention.max_drift:+.2%})",
+        style="bold green" if retention.passed else "bold red",
     )
 
 
-def _identical(questions: Mapping[str, Any]) -> list[Text]:
-    """How many answers a baseline gave, too."""
-    compared = {lang: found for lang, found in questions.items() if "identical" in found}
-    counts = [f"{lang} {found['identical']} of {found['questions']}" for lang, found in compared.items()]
+def _identical(questions: Mapping[str, QuestionComparison]) -> list[Text]:
+    counts = [
+        f"{lang} {found.identical} of {found.questions}"
+        for lang, found in questions.items()
+        if found.identical is not None
+    ]
     return [Text(f"answers identical to the baseline's, id by id: {', '.join(counts)}")] if counts else []
 
 
-def _text(text: Mapping[str, Any], names: Sequence[str]) -> Table:
-    table = _table("text", ["", "characters", *_twice(["bits/char", "tokens/char"], names)])
+def _text(text: Mapping[str, TextComparison], names: Sequence[str]) -> Table:
+    headers = [f"{measure}\n{name}" for measure in ("bits/char", "tokens/char") for name in names]
+    table = _table("Likelihood of held-out text", ["", "characters", *headers])
     for lang, found in text.items():
-        cells = [f"{found[name][key]:.3f}" for key in ("bits_per_char", "tokens_per_char") for name in names]
-        table.add_row(lang, f"{found['characters']:,}", *cells)
+        both = [getattr(found, name) for name in names]
+        cells = [f"{getattr(one, key):.3f}" for key in ("bits_per_char", "tokens_per_char") for one in both]
+        table.add_row(lang, f"{found.characters:,}", *cells)
     return table
 
 
-def _retention(retention: Mapping[str, Any]) -> Table:
-    table = _table("retention", ["", "drift of bits/char", "mean KL, nats/token", "greedy continuations unchanged"])
-    for lang, found in retention["languages"].items():
-        kl = found["mean_kl_nats"]
-        share = f"{found['greedy_unchanged']:.0%} of {found['greedy_continuations']}"
-        table.add_row(lang, f"{found['drift']:+.2%}", "–" if kl is None else f"{kl:.4f}", share)
+def _retention(retention: Retention) -> Table:
+    table = _table("Retention", ["", "change of bits/char", "mean KL, nats/token", "greedy continuations unchanged"])
+    for lang, found in retention.languages.items():
+        kl = "–" if found.mean_kl_nats is None else f"{found.mean_kl_nats:.4f}"
+        share = f"{found.greedy_unchanged:.0%} of {found.greedy_continuations}"
+        table.add_row(lang, f"{found.drift:+.2%}", kl, share)
     return table
 
 
-def _generation(generation: Mapping[str, Any], names: Sequence[str]) -> Table:
-    table = _table("answers beside references", ["", "of", "answers", *_SHORT])
+def _generation(generation: Mapping[str, ReplyComparison], names: Sequence[str]) -> Table:
+    table = _table("Answers compared with references", ["", "model", "answers", *_MEASURES.values()])
     for lang, found in generation.items():
         for name in names:
-            cells = [f"{found[name][key]:.2f}" for key in _MEASURES]
-            table.add_row(lang, name, str(found["references"]), *cells)
+            cells = [f"{getattr(getattr(found, name), key):.2f}" for key in _MEASURES]
+            table.add_row(lang, name, str(found.references), *cells)
     return table
 
 
-def _questions(answers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
-    table = Table("question", "tokens", *names, title="eight questions, greedy", show_lines=True)
+def _questions(answers: Sequence[Answer], names: Sequence[str]) -> Table:
+    table = Table("question", "tokens", *names, title="Eight questions, greedy decoding", show_lines=True)
     for answer in answers:
-        tokens = " → ".join(str(answer["prompt_tokens"][name]) for name in names)
-        said = [Text(" ".join(printable(answer[name], _ANSWER_LEN).split())) for name in names]
-        if answer.get("identical"):
-            said[-1] = Text("identical", style="green")
-        table.add_row(Text(answer["prompt"]), tokens, *said)
+        tokens = " → ".join(str(answer.prompt_tokens[name]) for name in names)
+        cells = [Text(" ".join(printable(getattr(answer, name), _ANSWER_LEN).split())) for name in names]
+        if answer.identical:
+            cells[-1] = Text("identical", style="green")
+        table.add_row(Text(answer.prompt), tokens, *cells)
     return table
-
-
-def _twice(measures: Sequence[str], names: Sequence[str]) -> list[str]:
-    return [f"{measure}\n{name}" for measure in measures for name in names]
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

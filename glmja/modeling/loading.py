@@ -15,6 +15,22 @@ from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.tensors import all_finite
 
 
+def choose_dtype(name: str | None, device: str) -> torch.dtype | None:
+    """Returns the dtype to load weights in for inference.
+
+    Args:
+        name: Name of a dtype of torch, such as `bfloat16`; chosen by the device if None.
+        device: The device that the model will run on.
+
+    Returns:
+        The named dtype. Without a name, float32 on a CPU, which computes 16-bit types slowly, and elsewhere None, which
+        stands for the stored dtype.
+    """
+    if name:
+        return getattr(torch, name)
+    return torch.float32 if torch.device(device).type == "cpu" else None
+
+
 def load_model(
     folder: str | Path | ModelFolder, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
 ) -> GlmForCausalLM:

@@ -1,4 +1,4 @@
-"""What a model says, made safe to show."""
+"""Text made safe to print in a terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import unicodedata
 
 
 def printable(text: str, max_len: int | None = None) -> str:
-    """The text without characters that act on a terminal or turn the direction of writing; emoji keep their joiner.
+    """Replaces control characters, including those that change the writing direction, with U+FFFD.
+
+    Line feeds and the zero-width joiner of emoji are kept; tabs become spaces.
 
     Args:
-        text: What a model said, or a user wrote.
-        max_len: Characters after which an ellipsis stands for the rest.
+        text: Text of a model or a user.
+        max_len: Maximum number of characters; longer text is cut and ends with an ellipsis. Unlimited if None.
     """
     shown = text if max_len is None or len(text) <= max_len else text[:max_len] + "…"
     return "".join(

@@ -1,4 +1,4 @@
-"""What can be counted on generated text without a judge: loops, and letters that the language does not write."""
+"""Measures of generated text that need no reference: repetition, and letters in scripts of another language."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from glmja.text.scripts import is_han, is_kana, is_simplified_only
 
 
 def repetition_rate(tokens: Sequence[Hashable], n: int = 4) -> float:
-    """The share of n-grams that repeat an earlier one: 1 - distinct n-grams / n-grams.
+    """Computes the share of n-grams that repeat an earlier one: 1 - distinct n-grams / n-grams.
 
-    It is seq-rep-n of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training",
-    https://arxiv.org/abs/1908.04319. A text without loops is near 0, one word over and over near 1.
+    This is seq-rep-n of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training",
+    https://arxiv.org/abs/1908.04319. Text without loops is near 0, a single word repeated near 1.
 
     Args:
-        tokens: Ids, or a text, which counts as its characters.
-        n: Tokens of an n-gram.
+        tokens: Ids, or a text as its characters.
+        n: Length of an n-gram.
 
     Returns:
-        From 0 to 1; 0 if there are fewer than n tokens.
+        A share from 0 to 1; 0 if there are fewer than n tokens.
 
     Raises:
         ValueError: If n is below 1.
@@ -31,20 +31,20 @@ def repetition_rate(tokens: Sequence[Hashable], n: int = 4) -> float:
 
 
 def simplified_only_share(text: str) -> float:
-    """The share of the Han characters that are simplified-only; 0 if there is no Han character."""
+    """Computes the share of Han characters that are simplified-only; 0 if there is no Han character."""
     han = [character for character in text if is_han(character)]
     return sum(map(is_simplified_only, han)) / max(1, len(han))
 
 
 def script_purity(text: str, lang: str) -> float:
-    """The share of the letters that the language writes; 1 if there is none.
+    """Computes the share of letters in scripts of the language; 1 if there is no letter.
 
-    Japanese writes kana and Han characters but for the simplified-only ones, Chinese Han characters, and every language
-    Latin letters, which all of them borrow.
+    Japanese is written with kana and Han characters except simplified-only ones, Chinese with Han characters. Latin
+    letters count for every language, because all of them borrow Latin words.
 
     Args:
-        text: What a model said.
-        lang: `ja`, `zh`, or another that has Latin letters only.
+        text: Generated text.
+        lang: `ja`, `zh`, or another language, which has Latin letters only.
     """
     letters = [character for character in text if character.isalpha()]
     return sum(_writes(lang, letter) for letter in letters) / len(letters) if letters else 1.0

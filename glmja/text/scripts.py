@@ -1,12 +1,12 @@
-"""Scripts of characters, and the language of a text by its characters."""
+"""Scripts of characters, and detection of a text's language from them."""
 
 from __future__ import annotations
 
 
 def is_kana(character: str) -> bool:
-    """Whether the character is a hiragana or katakana letter, an iteration mark or ー.
+    """Returns whether a character is a hiragana or katakana letter, an iteration mark or ー.
 
-    The middle dot ・ (U+30FB) is left out: Chinese text uses it in foreign names.
+    The middle dot ・ (U+30FB) is excluded: Chinese text uses it in foreign names.
     """
     return (
         "\u3041" <= character <= "\u3096"
@@ -19,9 +19,9 @@ def is_kana(character: str) -> bool:
 
 
 def is_han(character: str) -> bool:
-    """Whether the character is a CJK ideograph.
+    """Returns whether a character is a CJK ideograph.
 
-    〇 and 々 are left out: they are marks, and Chinese writes the former in numbers (二〇〇八年).
+    〇 and 々 are excluded: they are marks, and Chinese uses 〇 in numbers (二〇〇八年).
     """
     return (
         "\u3400" <= character <= "\u4dbf"
@@ -32,11 +32,12 @@ def is_han(character: str) -> bool:
 
 
 def is_simplified_only(character: str) -> bool:
-    """Whether the character is a simplified Chinese form that neither Japanese nor traditional Chinese writes.
+    """Returns whether a character is a simplified Chinese form that Japanese and traditional Chinese do not use.
 
-    So it is in GB 2312, and in neither JIS X 0208 nor Big5; there are 2,191. 们, 这 and 说 are; 国, 学 and 会 are
-    Japanese too, 你 and 她 traditional too. Of the Han characters of Wikipedia, 22 % are in Chinese and 0.0005 % in
-    Japanese. JIS X 0212 and 0213 are not asked: they hold 关, 达 and 运, which no Japanese text of today has.
+    These are the 2,191 ideographs in GB 2312 that are in neither JIS X 0208 nor Big5: 们, 这 and 说, but not 国, 学
+    and 会, which Japanese uses, nor 你 and 她, which traditional Chinese uses. They are 22 % of the Han characters of
+    Chinese Wikipedia and 0.0005 % of those of Japanese Wikipedia. JIS X 0212 and 0213 are ignored: they contain 关, 达
+    and 运, which do not occur in modern Japanese.
     """
     in_gb2312, in_jis_x_0208, in_big5 = (
         character.encode(charset, "ignore") != b"" for charset in ("gb2312", "shift_jis", "big5")
@@ -45,19 +46,19 @@ def is_simplified_only(character: str) -> bool:
 
 
 def is_japanese(text: str) -> bool:
-    """Whether the text holds a kana."""
+    """Returns whether a text contains a kana."""
     return any(map(is_kana, text))
 
 
 def language_of(text: str) -> str:
-    """`ja` if the text holds a kana, else `zh` if it holds a Han character, else `other`."""
+    """Returns `ja` if a text contains a kana, else `zh` if it contains a Han character, else `other`."""
     if is_japanese(text):
         return "ja"
     return "zh" if any(map(is_han, text)) else "other"
 
 
 def can_encode(character: str, charset: str) -> bool:
-    """Whether a legacy character set holds the character."""
+    """Returns whether a legacy character set can encode a character."""
     try:
         character.encode(charset)
     except UnicodeEncodeError:

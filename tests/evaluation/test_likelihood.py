@@ -41,14 +41,14 @@ def test_every_token_of_a_text_is_predicted_once(zero, tokenizer, texts, batch_s
     assert found.tokens_per_char == pytest.approx(found.tokens / found.characters)
 
 
-def test_rows_hold_the_text_and_begin_with_the_prefix(tokenizer, texts):
+def test_rows_contain_the_text_and_begin_with_the_prefix(tokenizer, texts):
     prefix, ids = tokenizer.prefix_ids, tokenizer.encode(texts["ja"][0])
     rows = to_rows(texts["ja"][0], tokenizer, 20)
     assert [i for row in rows for i in row[len(prefix) :]] == ids
     assert all(row[: len(prefix)] == prefix and len(prefix) < len(row) <= 20 for row in rows)
 
 
-def test_what_is_kept_are_the_first_rows_whatever_the_batches(zero, tokenizer, texts):
+def test_the_first_rows_are_kept_for_any_batch_size(zero, tokenizer, texts):
     kept = [measure(zero, tokenizer, texts["zh"][:6], 32, size, keep=100)[1] for size in (1, 4)]
     assert (
         kept[0].ids
@@ -60,7 +60,7 @@ def test_what_is_kept_are_the_first_rows_whatever_the_batches(zero, tokenizer, t
     torch.testing.assert_close(*(torch.cat(one.states) for one in kept))
 
 
-def test_the_divergence_is_that_of_the_definition(base, base_tokenizer, zero, tokenizer, texts):
+def test_the_divergence_follows_its_definition(base, base_tokenizer, zero, tokenizer, texts):
     document = texts["zh"][0][:60]
     pairs = ((base, base_tokenizer), (zero, tokenizer))
     old, new = (measure(model, t, [document], 128, 1, keep=1000)[1] for model, t in pairs)
@@ -72,7 +72,7 @@ def test_the_divergence_is_that_of_the_definition(base, base_tokenizer, zero, to
     assert mean_kl(old, old)[0] == pytest.approx(0, abs=1e-6)
 
 
-def test_mean_rows_bound_how_far_zero_is_from_its_base(
+def test_mean_initialization_bounds_the_divergence_from_the_base(
     base, base_dir, base_tokenizer, tokenizer_dir, tokenizer, texts, tmp_path
 ):
     resize_embeddings(str(base_dir), str(tokenizer_dir), str(tmp_path / "zero"), init="mean", check_greedy=False)
@@ -83,7 +83,7 @@ def test_mean_rows_bound_how_far_zero_is_from_its_base(
     assert 0 < mean_kl(old, new)[0] <= math.log(1 + added / len(base_tokenizer)) + 1e-4
 
 
-def test_rows_that_are_tokenised_differently_are_left_out(base, base_tokenizer, zero, tokenizer, texts):
+def test_rows_that_are_tokenized_differently_are_skipped(base, base_tokenizer, zero, tokenizer, texts):
     alone, mixed = texts["zh"][:2], [texts["zh"][0], "おにぎり", texts["zh"][1]]
     pairs = ((base, base_tokenizer), (zero, tokenizer))
     kept = {n: [measure(m, t, docs, 64, 8, keep=999)[1] for m, t in pairs] for n, docs in (("a", alone), ("m", mixed))}
@@ -91,12 +91,15 @@ def test_rows_that_are_tokenised_differently_are_left_out(base, base_tokenizer, 
     assert found == pytest.approx(expected, rel=1e-4) and num_alone == num_mixed > 0
     japanese = [measure(m, t, texts["ja"][:1], 64, 8, keep=100)[1] for m, t in pairs]
     assert mean_kl(*japanese) == (None, 0)
-    with pytest.raises(ValueError, match="the old model has 3109 ids, the new one 2509"):
+    with pytest.raises(ValueError, match="the old model has 3109 ids, the new one only 2509"):
         mean_kl(*reversed(kept["a"]))
 
 
-def test_a_likelihood_that_is_no_number_is_told(zero_dir, tokenizer, texts):
+def test_a_likelihood_that_is_not_finite_is_rejected(zero_dir, tokenizer, texts):
     model = load_model(zero_dir, torch.float32)
     model.lm_head.weight.data[5] = torch.nan
-    with pytest.raises(ModelError, match=r"the likelihood nan nats; its weights are damaged"):
+    with pytest.raises(
+        ModelError,
+        match=r"the log-likelihood of a text is nan nats; the weights are damaged .* \(set `dtype` to float32\)",
+    ):
         measure(model, tokenizer, texts["zh"][:1], 64, 8)

@@ -17,7 +17,7 @@ def test_the_rate_is_one_minus_distinct_over_all_ngrams():
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5))
-def test_the_rate_is_a_share_and_saying_all_twice_does_not_lower_it(tokens, n):
+def test_the_rate_is_a_share_and_repeating_the_text_does_not_lower_it(tokens, n):
     assert 0 <= repetition_rate(tokens, n) <= 1
     assert repetition_rate(tokens * 2, n) >= repetition_rate(tokens, n)
 
@@ -26,18 +26,18 @@ def test_fewer_tokens_than_an_ngram_do_not_repeat():
     assert repetition_rate("") == repetition_rate("ああ") == 0
 
 
-def test_an_ngram_has_a_token():
+def test_n_must_be_at_least_1():
     with pytest.raises(ValueError, match=r"n \(0\) must be at least 1"):
         repetition_rate("abc", n=0)
 
 
 @pytest.mark.parametrize("character", "们这说关达运门东吗过还")
-def test_forms_of_mainland_china_alone_are_simplified_only(character):
+def test_forms_used_only_in_mainland_china_are_simplified_only(character):
     assert is_simplified_only(character)
 
 
 @pytest.mark.parametrize("character", "国学会里后没東國図働你她很あアー。a々〇")
-def test_what_japanese_or_traditional_chinese_writes_is_not(character):
+def test_characters_of_japanese_or_traditional_chinese_are_not_simplified_only(character):
     assert not is_simplified_only(character)
 
 
@@ -47,7 +47,7 @@ def test_the_share_is_over_han_characters_only():
     assert simplified_only_share("かな and ASCII") == simplified_only_share("") == 0
 
 
-def test_japanese_text_has_hardly_any_and_chinese_much(texts):
+def test_japanese_text_has_hardly_any_simplified_only_characters_and_chinese_many(texts):
     assert simplified_only_share("".join(texts["ja"])) < 0.001
     assert simplified_only_share("".join(texts["zh"])) > 0.15
 
@@ -57,7 +57,7 @@ def test_japanese_text_has_hardly_any_and_chinese_much(texts):
     [
         ("これはペンです。", "ja", 1.0),
         ("私は学生です", "ja", 1.0),
-        ("这是测试", "ja", 0.25),  # 是 is Japanese, too
+        ("这是测试", "ja", 0.25),  # Japanese uses 是, too
         ("我喜欢の猫", "zh", 0.8),
         ("Python を使う", "zh", 7 / 9),
         ("abc说", "en", 0.75),
@@ -66,5 +66,5 @@ def test_japanese_text_has_hardly_any_and_chinese_much(texts):
         ("", "zh", 1.0),
     ],
 )
-def test_script_purity_is_the_share_of_letters_that_the_language_writes(text, lang, purity):
+def test_script_purity_is_the_share_of_letters_in_scripts_of_the_language(text, lang, purity):
     assert script_purity(text, lang) == pytest.approx(purity)

@@ -1,0 +1,152 @@
+"""Computes scores from the outputs of a model and, if given, a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from glmja import __version__
+from glmja.conversation.replies import Reply
+from glmja.evaluation.evaluator import ModelOutputs
+from glmja.evaluation.likelihood import mean_kl
+from glmja.evaluation.scores import (
+    LanguageRetention,
+    ModelInfo,
+    Quality,
+    QuestionComparison,
+    ReplyComparison,
+    ReplyScores,
+    Retention,
+    Scores,
+    TextComparison,
+    TextScores,
+)
+from glmja.evaluation.tasks import EvalTasks
+from glmja.text.overlap import Segmentation, overlap
+from glmja.text.quality import repetition_rate, script_purity
+from glmja.text.scripts import language_of
+from glmja.tokenization.tokenizer import GLMTokenizer
+
+Segmenter = Callable[[str], list[str]]
+
+
+def score(
+    tasks: EvalTasks,
+    model: ModelOutputs,
+    baseline: ModelOutputs | None,
+    *,
+    max_drift: float,
+    segmentation: Segmentation,
+    segmenters: Mapping[str, Segmenter],
+    device: str = "cpu",
+) -> Scores:
+    """Computes all scores.
+
+    Args:
+        tasks: Inputs of the evaluation.
+        model: Outputs of the model.
+        baseline: Outputs of the baseline, if there is one.
+        max_drift: Largest relative increase of bits per character allowed in a retained language.
+        segmentation: Name of the segmentation of Chinese and Japanese.
+        segmenters: Segmenter of each language with references.
+        device: Device to compute KL divergences on.
+    """
+    return Scores(
+        glmja=__version__,
+        text={lang: _text(lang, model, baseline) for lang in tasks.texts},
+        retention=_retention(tasks.retained, model, baseline, max_drift, device),
+        generation={lang: _generation(lang, tasks, model, baseline, segmenters[lang]) for lang in tasks.references},
+        questions=_questions(tasks.questions, model, baseline) if tasks.questions else None,
+        model=_info(model),
+        baseline=_info(baseline) if baseline else None,
+        segmentation=segmentation,
+    )
+
+
+def _text(lang: str, model: ModelOutputs, baseline: ModelOutputs | None) -> TextComparison:
+    found, before = model.likelihoods[lang], baseline.likelihoods[lang] if baseline else None
+    return TextComparison(
+        documents=found.documents,
+        characters=found.characters,
+        model=TextScores(found.bits_per_char, found.tokens_per_char),
+        baseline=TextScores(before.bits_per_char, before.tokens_per_char) if before else None,
+    )
+
+
+def _retention(
+    languages: Sequence[str], model: ModelOutputs, baseline: ModelOutputs | None, max_drift: float, device: str
+) -> Retention | None:
+    if not baseline or not languages:
+        return None
+    found = {lang: _language_retention(lang, model, baseline, device) for lang in languages}
+    worst = max(found, key=lambda lang: found[lang].drift)
+    return Retention(found, max_drift, worst, found[worst].drift <= max_drift)
+
+
+def _language_retention(lang: str, model: ModelOutputs, baseline: ModelOutputs, device: str) -> LanguageRetention:
+    before, after = (outputs.likelihoods[lang].bits_per_char for outputs in (baseline, model))
+    pairs = list(zip(baseline.continuations[lang], model.continuations[lang], strict=True))
+    kl, kl_tokens = mean_kl(baseline.distributions[lang], model.distributions[lang], device)
+    return LanguageRetention(
+        drift=after / before - 1 if before else 0.0,
+        mean_kl_nats=kl,
+        kl_tokens=kl_tokens,
+        greedy_unchanged=sum(old == new for old, new in pairs) / len(pairs),
+        greedy_continuations=len(pairs),
+    )
+
+
+def _generation(
+    lang: str, tasks: EvalTasks, model: ModelOutputs, baseline: ModelOutputs | None, segment: Segmenter
+) -> ReplyComparison:
+    references = [reference.answer for reference in tasks.references[lang]]
+
+    def reply_scores(replies: Sequence[Reply]) -> ReplyScores:
+        found = overlap([reply.whole for reply in replies], references, segment)
+        return ReplyScores(**vars(found), **vars(_quality(lang, replies, model.tokenizer)))
+
+    return ReplyComparison(
+        references=len(references),
+        model=reply_scores(model.replies[lang]),
+        baseline=reply_scores(baseline.replies[lang]) if baseline else None,
+    )
+
+
+def _questions(
+    questions: Sequence[str], model: ModelOutputs, baseline: ModelOutputs | None
+) -> dict[str, QuestionComparison]:
+    langs = [language_of(question) for question in questions]
+    return {
+        lang: _language_questions(lang, [i for i, other in enumerate(langs) if other == lang], model, baseline)
+        for lang in dict.fromkeys(langs)
+    }
+
+
+def _language_questions(
+    lang: str, numbers: Sequence[int], model: ModelOutputs, baseline: ModelOutputs | None
+) -> QuestionComparison:
+    def quality(outputs: ModelOutputs) -> Quality:
+        return _quality(lang, [outputs.answers[i] for i in numbers], model.tokenizer)
+
+    return QuestionComparison(
+        questions=len(numbers),
+        model=quality(model),
+        baseline=quality(baseline) if baseline else None,
+        identical=sum(model.answers[i].ids == baseline.answers[i].ids for i in numbers) if baseline else None,
+    )
+
+
+def _quality(lang: str, replies: Sequence[Reply], tokenizer: GLMTokenizer) -> Quality:
+    """Returns means over replies. One tokenizer counts for both models: shorter tokens repeat more often."""
+    return Quality(
+        repetition=_mean([repetition_rate(tokenizer.encode(reply.whole)) for reply in replies]),
+        script_purity=_mean([script_purity(reply.whole, lang) for reply in replies]),
+        stopped=_mean([float(reply.stopped) for reply in replies]),
+    )
+
+
+def _info(outputs: ModelOutputs) -> ModelInfo:
+    return ModelInfo(outputs.name, outputs.tokenizer.fingerprint)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

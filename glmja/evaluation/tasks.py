@@ -1,0 +1,131 @@
+"""What models are evaluated on, read and checked before any weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glmja.conversation.messages import Message
+from glmja.conversation.rendering import has_roles, render_prompt
+from glmja.evaluation.references import Reference
+from glmja.files.documents import read_documents
+from glmja.modeling.model_folder import ModelFolder
+
+_MIN_ROW_LEN = 8  # tokens: two of the prefix, and some text
+
+
+@dataclass(frozen=True)
+class EvalLimits:
+    """Sizes of an evaluation.
+
+    Attributes:
+        max_characters: Maximum number of characters per language (whole documents).
+        max_references: Maximum number of conversations per language.
+        max_new_tokens: Maximum tokens per answer.
+        row_len: Maximum length of a row of text, in tokens.
+        batch_size: Rows per forward pass.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    max_characters: int
+    max_references: int
+    max_new_tokens: int
+    row_len: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            smallest = _MIN_ROW_LEN if name == "row_len" else 1
+            if value < smallest:
+                raise ValueError(f"`{name}` ({value}) must be at least {smallest}")
+
+
+@dataclass(frozen=True)
+class EvalTasks:
+    """Inputs of an evaluation.
+
+    Attributes:
+        texts: Documents of each language, for bits per character.
+        references: Conversations with reference answers of each language.
+        questions: Questions of a user, each a conversation of its own.
+        retained: Languages of `texts` in which the model is compared with a baseline token by token.
+        limits: Sizes of the evaluation.
+
+    Raises:
+        ValueError: If there is nothing to evaluate.
+    """
+
+    texts: dict[str, list[str]]
+    references: dict[str, list[Reference]]
+    questions: Sequence[str]
+    retained: Sequence[str]
+    limits: EvalLimits
+
+    def __post_init__(self) -> None:
+        if not (self.texts or self.references or self.questions):
+            raise ValueError("nothing to evaluate; give `text` or `generate`, or set `questions` to true")
+
+    def question_prompts(self) -> list[list[Message]]:
+        """Returns the questions as conversations."""
+        return [[{"role": "user", "content": question}] for question in self.questions]
+
+
+def first_documents(files: Sequence[Path], text_key: str, max_characters: int) -> list[str]:
+    """Reads whole documents until they have at least `max_characters` characters.
+
+    Args:
+        files: Files of one language.
+        text_key: Key or column of the text in .jsonl and .parquet files.
+        max_characters: Number of characters to read.
+
+    Raises:
+        ValueError: If a file is damaged or holds no text; gives `path:line`.
+    """
+    documents: list[str] = []
+    num_characters = 0
+    for document in read_documents(files, text_key):
+        documents.append(document)
+        num_characters += len(document)
+        if num_characters >= max_characters:
+            break
+    return documents
+
+
+def check_fits(tasks: EvalTasks, model: ModelFolder) -> None:
+    """Checks that rows, prompts and answers fit into the positions of a model, without loading its weights.
+
+    Args:
+        tasks: Inputs of the evaluation.
+        model: An opened model folder.
+
+    Raises:
+        ValueError: If something is too long, or the model has no chat format but has to answer.
+    """
+    limits, num_positions = tasks.limits, model.max_positions
+    if limits.row_len > num_positions:
+        raise ValueError(f"`row_len` ({limits.row_len}) exceeds the {num_positions} positions of {model.path}")
+    if not (tasks.questions or tasks.references):
+        return
+    if not has_roles(model.tokenizer):
+        raise ValueError(
+            f"{model.path} has no chat format (no <|user|> and <|assistant|> tokens) and cannot answer; leave out "
+            "`generate` and set `questions` to false"
+        )
+    for name, prompt in _prompts(tasks):
+        num_tokens = len(render_prompt(prompt, model.tokenizer))
+        if num_tokens + limits.max_new_tokens > num_positions:
+            raise ValueError(
+                f"{name} has {num_tokens} tokens; with `max_new_tokens` ({limits.max_new_tokens}) that exceeds the "
+                f"{num_positions} positions of {model.path}"
+            )
+
+
+def _prompts(tasks: EvalTasks) -> Iterator[tuple[str, Sequence[Message]]]:
+    for number, prompt in enumerate(tasks.question_prompts(), start=1):
+        yield f"question {number}", prompt
+    for lang, references in tasks.references.items():
+        for number, reference in enumerate(references, start=1):
+            yield f"`generate` {lang}: conversation {number}", reference.prompt
