@@ -1,4 +1,4 @@
-"""Choices of how weights are written, without torch: the command line lists them in `--help`."""
+"""Choices of how weights are written, without torch: the help of the commands lists them."""
 
 from __future__ import annotations
 
