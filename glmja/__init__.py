@@ -1,8 +1,7 @@
-"""Gives ChatGLM3-6B Japanese without taking anything away, and proves it.
+"""Adds Japanese to ChatGLM3-6B; Chinese and English tokenization stays unchanged.
 
-Nouns (`tokenizer`, `conversation`, `checkpoint`, …) are the library; verbs
-(`build_tokenizer`, `resize_embeddings`, `fit`, …) are run as `python -m glmja.<verb>`.
-Nothing here but `fit` knows of Lightning.
+The root holds the commands (`build_tokenizer`, `resize_embeddings`, `fit`, …), run as `python -m glmja.<verb>`. The
+library is in the sub-packages. Only `fit` imports Lightning.
 """
 
 __version__ = "0.1.0"

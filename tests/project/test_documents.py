@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import glmja
 from tests.project.test_architecture import MAY_IMPORT
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +48,9 @@ def test_every_file_that_a_document_names_exists(name):
     links = [folder / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
     files = [ROOT / path for path in re.findall(rf"`((?:{CODE}|configs|tests|docs)/[\w/-]+\.\w+)`", text)]
     assert not [str(path) for path in links + files if not path.exists()]
+
+
+def test_the_newest_release_in_the_change_log_is_the_version_of_the_package():
+    releases = re.findall(r"^## (\S+) - (\d{4}-\d\d-\d\d)$", read("CHANGELOG.md"), re.MULTILINE)
+    assert releases[0][0] == glmja.__version__
+    assert [date for _, date in releases] == sorted((date for _, date in releases), reverse=True)
