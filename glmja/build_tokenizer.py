@@ -130,7 +130,7 @@ def _print(report: dict[str, Any], reports: dict[str, certificate.TextReport], o
 
 def main(args: list[str] | None = None) -> dict[str, Any]:
     """Runs the command line."""
-    return run_command(build_tokenizer, args, many=("corpus", "check"))
+    return run_command(build_tokenizer, args)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def _show(scores: Scores, answers: Sequence[Answer], page: Path, retained: Seque
 
 def main(args: list[str] | None = None) -> Scores:
     """Runs the command line."""
-    scores = run_command(evaluate, args, many=("text", "generate", "runs", "retain"))
+    scores = run_command(evaluate, args)
     if scores.retention and not scores.retention.passed:
         raise SystemExit(RETENTION_FAILED)
     return scores

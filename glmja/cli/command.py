@@ -1,4 +1,4 @@
-"""The manners of a verb: arguments from its signature and docstring, one line for bad input."""
+"""Shared command-line parsing and error reporting."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from docstring_parser import parse as parse_docstring
@@ -17,57 +18,82 @@ from glmja.cli.parser import USAGE_ERROR, CliParser
 from glmja.errors import LESS_MEMORY, DataError, MachineError, ModelError, is_out_of_memory
 from glmja.text.printable import printable
 
-DATA_ERROR, MODEL_ERROR, ENVIRONMENT_ERROR = 3, 4, 5
+DATA_ERROR, MODEL_ERROR, MACHINE_ERROR = 3, 4, 5
 
-# What is the machine's fault, and what to do then.
-_ENVIRONMENT = {
+# Errors of the operating system that are not about the input, and the remedy for each.
+_REMEDIES = {
     errno.ENOSPC: "make room, or choose another disk",
     errno.EDQUOT: "make room, or choose another disk",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another disk",
-    errno.EROFS: "choose a folder that can be written",
+    errno.EROFS: "choose a writable folder",
     errno.EACCES: "change the permissions, or choose another folder",
     errno.EPERM: "change the permissions, or choose another folder",
     errno.EADDRINUSE: "choose another port",
     errno.ENOMEM: "use a machine with more memory",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
-_USES_MEMORY = ("batch_size", "row_len", "max_new_tokens")
+_USE_MEMORY = ("batch_size", "row_len", "max_new_tokens")  # parameters of commands
 _UNION = "Does not validate against any of the Union subtypes"
 
 
-def run_command(act: Callable[..., Any], args: list[str] | None = None, many: Sequence[str] = ()) -> Any:
-    """Parses the command line and carries out the verb.
-
-    Bad input, which the library reports as `ValueError` or `OSError`, becomes one line on stderr and an exit code: 3
-    for data, 4 for models, tokenizers and checkpoints, 5 for the machine, 2 for the rest; set `GLMJA_DEBUG=1` to see
-    the traceback.
+def program(command: str) -> str:
+    """Returns a command as the user called it: `glmja export`, or `python -m glmja.export`.
 
     Args:
-        act: The verb's function; its signature and docstring are the command line.
-        args: The arguments; the command line's if None.
-        many: Parameters that take several values after one flag.
+        command: Name of the command's module, such as `resize_embeddings`.
+    """
+    called = Path(sys.argv[0])
+    if called.stem == "glmja":
+        return f"glmja {command.replace('_', '-')}"
+    if called.parts[-2:] == ("glmja", "__main__.py"):
+        return f"python -m glmja {command.replace('_', '-')}"
+    return f"python -m glmja.{command}"
+
+
+def run_command(function: Callable[..., Any], args: list[str] | None = None) -> Any:
+    """Parses the command line of a function and calls it; see `one_line_errors` for what happens to exceptions.
+
+    Each parameter becomes a flag, with the type of its annotation and the text of the docstring. A flag of type
+    `list[str]` takes several values and can be repeated.
+
+    Args:
+        function: Function of the command, named like the command's module.
+        args: Arguments; those of the process by default.
 
     Returns:
-        What the function returns.
+        The return value of the function.
     """
-    parser = CliParser(prog=f"python -m {act.__module__}".replace("__main__", f"glmja.{act.__name__}"))
-    docstring = parse_docstring(inspect.getdoc(act) or "")
-    parser.description = docstring.short_description
-    parser.add_argument("--config", action="config", help="YAML file with any of these arguments.")
-    parser.add_function_arguments(act, as_group=False, skip=set(many))
-    for name in many:
-        parameter = inspect.signature(act).parameters[name]
-        described = next(p.description for p in docstring.params if p.arg_name == name)
-        default = None if parameter.default is inspect.Parameter.empty else parameter.default
-        # a flag that is given twice adds to itself
+    parser = _function_parser(function)
+    values = {key: value for key, value in parser.parse_args(args).as_dict().items() if key != "config"}
+    less_memory = " or ".join(f"`{name}`" for name in _USE_MEMORY if name in values) or "the use of memory elsewhere"
+    flags = {name: f"--{name}" for name in values}
+    with one_line_errors(str(parser.prog), less_memory=less_memory, flags=flags):
+        return function(**values)
+
+
+def _function_parser(function: Callable[..., Any]) -> CliParser:
+    parameters = inspect.signature(function).parameters
+    docstring = parse_docstring(inspect.getdoc(function) or "")
+    helps = {parameter.arg_name: parameter.description for parameter in docstring.params}
+    required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+    prog = program(function.__name__)
+    usage = " ".join([prog, *(f"--{name} {name.upper()}" for name in parameters if name in required), "[OPTION ...]"])
+    parser = CliParser(prog=prog, usage=usage, description=docstring.short_description)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+    lists = [name for name, parameter in parameters.items() if parameter.annotation in (list[str], "list[str]")]
+    parser.add_function_arguments(function, as_group=False, skip={*lists})
+    for name in lists:
+        default = None if name in required else parameters[name].default
         parser.add_argument(
-            f"--{name}", nargs="+", action="extend", type=str, default=default, help=described, required=default is None
+            f"--{name}",
+            nargs="+",
+            action="extend",
+            type=str,
+            default=default,
+            required=name in required,
+            help=helps[name],
         )
-    config = parser.parse_args(args)
-    values = {key: value for key, value in config.as_dict().items() if key != "config"}
-    less = " or ".join(f"`{name}`" for name in _USES_MEMORY if name in values) or "what else runs on this machine"
-    with one_line_errors(str(parser.prog), less_memory=less, flags={name: f"--{name}" for name in values}):
-        return act(**values)
+    return parser
 
 
 @contextmanager
@@ -77,21 +103,24 @@ def one_line_errors(
     less_memory: str = LESS_MEMORY,
     flags: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
-    """Turns bad input, which the library reports as `ValueError` or `OSError`, into a line and an exit code.
+    """Reports bad input, which the library raises as `ValueError` or `OSError`, in one line and ends the program.
+
+    The exit code is 3 for data; 4 for models, tokenizers and checkpoints; 5 for the machine; and 2 for all other
+    input. Any other exception is a bug and passes. Set `GLMJA_DEBUG=1` to see the traceback.
 
     Args:
-        command: What the line begins with.
-        more: Other exceptions that are no bugs, and their exit codes.
-        less_memory: What to lower if memory runs out.
-        flags: How the command spells a parameter that a message names in backticks.
+        command: Start of the line.
+        more: Further exceptions that are not bugs, and their exit codes.
+        less_memory: Parameters to lower if memory runs out.
+        flags: The command's flag, or key of its configuration, for each parameter that a message names in backticks.
     """
     codes: dict[type[Exception], int] = {
         **(more or {}),
         DataError: DATA_ERROR,
         ModelError: MODEL_ERROR,
-        MachineError: ENVIRONMENT_ERROR,
-        ChildProcessError: ENVIRONMENT_ERROR,
-        MemoryError: ENVIRONMENT_ERROR,
+        MachineError: MACHINE_ERROR,
+        ChildProcessError: MACHINE_ERROR,
+        MemoryError: MACHINE_ERROR,
         ValueError: USAGE_ERROR,
         OSError: USAGE_ERROR,
     }
@@ -99,44 +128,44 @@ def one_line_errors(
         yield
     except Exception as raised:
         errors = raised.exceptions if isinstance(raised, ExceptionGroup) else (raised,)
-        judged = [_judge(_meant(error), codes, less_memory) for error in errors]
-        if any(code is None for code, _ in judged) or os.environ.get("GLMJA_DEBUG") == "1":
+        reports = [_report(_without_union(error), codes, less_memory) for error in errors]
+        if any(code is None for code, _ in reports) or os.environ.get("GLMJA_DEBUG") == "1":
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # what all processes of a run raise is said once
-            for text in dict.fromkeys(text for _, text in judged):
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes of a run raise the same
+            for text in dict.fromkeys(text for _, text in reports):
                 line = with_flags(" ".join(text.split()), flags or {})
                 print(f"{command}: error: {printable(line)}", file=sys.stderr)
-        raise SystemExit(judged[0][0]) from raised
+        raise SystemExit(reports[0][0]) from raised
 
 
 def with_flags(message: str, flags: Mapping[str, str]) -> str:
-    """Replaces parameters in backticks by the flags of a command, as `overwrite` by --overwrite.
+    """Replaces parameters in backticks by the flags of a command, such as `overwrite` by --overwrite.
 
     Args:
         message: Message of an exception of the library.
-        flags: Flag, or key of a configuration, of each parameter that the command takes; others stay as they are.
+        flags: The command's flag for each of its parameters; other words in backticks stay.
     """
     return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), message)
 
 
-def _judge(error: Exception, codes: Mapping[type[Exception], int], less_memory: str) -> tuple[int | None, str]:
-    """The exit code, None for a bug, and what to say."""
+def _report(error: Exception, codes: Mapping[type[Exception], int], less_memory: str) -> tuple[int | None, str]:
+    """Returns the exit code, None for a bug, and the message."""
     if is_out_of_memory(error):
-        return ENVIRONMENT_ERROR, f"out of memory ({_first_sentences(error)}); lower {less_memory}"
+        return MACHINE_ERROR, f"out of memory ({_first_sentences(error)}); lower {less_memory}"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return ENVIRONMENT_ERROR, f"{_first_sentences(error)}; lower `num_workers`, or free /dev/shm"
-    if isinstance(error, OSError) and error.errno in _ENVIRONMENT:
-        return ENVIRONMENT_ERROR, f"{error}; {_ENVIRONMENT[error.errno]}"
+        return MACHINE_ERROR, f"{_first_sentences(error)}; lower `num_workers`, or free /dev/shm"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return MACHINE_ERROR, f"{error}; {_REMEDIES[error.errno]}"
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None), str(error)
 
 
-def _meant(error: Exception) -> Exception:
-    """What a class raised that a configuration names; jsonargparse adds all that it was given."""
+def _without_union(error: Exception) -> Exception:
+    """Returns the exception of a configured class; jsonargparse wraps it in a list of all possible types."""
     while str(error).startswith(_UNION) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error
 
 
 def _first_sentences(error: Exception) -> str:
-    """What was asked for; of what torch says after it, nobody can read all in one line."""
+    """Returns the requested size from torch's message, without its long advice."""
     return ". ".join(str(error).split("\n", 1)[0].split(". ")[:2])[:100].rstrip(".") or type(error).__name__

@@ -1,57 +1,57 @@
-"""A command line that says in one line what is wrong with it: which file, which key, which value, what to do."""
+"""A jsonargparse parser with errors of one line: which file, which key, which value, and what to do."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-from glmja.cli.config_safety import ALLOW_VARIABLE, ALLOWED, check_file, refuse_duplicate_keys
+from glmja.cli.config_safety import ALLOW_VARIABLE, ALLOWED, MODE, check_file
 from glmja.text.printable import printable
 
 USAGE_ERROR = 2
 
-# Of what jsonargparse says about a class, only the reason helps; the rest names Python types.
-_NOISE = re.compile(
-    r"does not validate against any of the union subtypes|subtypes:|errors:|given value type|expected a path but"
-    r"|expected a (dot import path|<class 'nonetype'>)|not a valid subclass|subclass types expect|a class path \(str\)"
-    r"|a dict (with|without) ",
-    re.IGNORECASE,
-)
-_SHORTER = (
-    (re.compile(r"Problem with given class_path '[^']*':\s*"), ""),
-    (re.compile(r"Type [\w.]*Callable\[.*?\] expects a function or a callable class:\s*"), ""),
-    (re.compile(r'Parser key "([^"]*)":'), r"\1:"),
-    (re.compile(r"Expected an? <class '([^']*)'>"), r"expected \1"),
-    (re.compile(r"Expected an? typing\.Literal\[(.*?)\]"), r"expected one of \1"),
-    (re.compile(r"\.? (?:Got|Given) value: (?=[^\s\[{])(?!Namespace|NestedArg)(.*)"), r", got \1"),
-    (re.compile(r"\.? (?:Got|Given) value: .*"), ""),
-)
-_NOT_ALLOWED = re.compile(r"(Importing '[^']*') is not allowed.*", re.DOTALL)
-_NO_CLASS = re.compile(r"module '([^']*)' has no attribute '([^']*)'")
 _NO_OPTION = re.compile(r"(?:Group '(?P<group>[^']*)' does not accept option|Option) '(?P<key>[^']*)'(?: is .*)?")
 _NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.]+).*")
-_UNQUOTED = re.compile(r"expected str, got (?:True|False)$")
+
+# jsonargparse reports a problem inside a class as a tree of lines: the key, each type of a union, why each fails
+_KEY = re.compile(r'Parser key "([^"]*)":')
+_REASONS = re.compile(r'Parser key "[^"]*":|Errors:')
+_EXPECTED = re.compile(r"Expected an? (?:<class '(?P<kind>[^']*)'>|typing\.Literal\[(?P<choices>[^\]]*)\])")
+_VALUE = re.compile(r"(?:Got|Given) value: (?!Namespace|NestedArg)([^\s\[{].*?)(?:\. Got value: .*)?$", re.MULTILINE)
+_NOT_ALLOWED = re.compile(r"(Importing '[^']*') is not allowed")
+_NO_CLASS = re.compile(r"module '([^']*)' has no attribute '([^']*)'")
 
 
 class CliParser(ArgumentParser):
-    """Reports a wrong command line in one line; set `GLMJA_DEBUG=1` to see all that jsonargparse says."""
+    """Reports a wrong command line in one line; set `GLMJA_DEBUG=1` to see the whole report of jsonargparse.
+
+    Flags may be written with `-` or `_`, and a boolean flag without a value means true.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As jsonargparse's, but a YAML file may say a thing once only."""
-        refuse_duplicate_keys()
+        """Creates a parser whose YAML files may hold each key only once; takes what `ArgumentParser` takes."""
         self._file = ""
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"parser_mode": MODE} | kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parses the arguments, those of the process by default."""
+        given = sys.argv[1:] if args is None else args
+        return super().parse_args(spell_flags(given, self._boolean_flags()), *more, **kwargs)
+
+    def _boolean_flags(self) -> set[str]:
+        return {key for key, value in self.get_defaults(skip_validation=True).items() if isinstance(value, bool)}
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As jsonargparse's; what is wrong in the file is told with its name."""
+        """Parses a configuration file; errors name the file."""
         if Path(path).is_file():
             try:
                 check_file(Path(path))
@@ -64,7 +64,7 @@ class CliParser(ArgumentParser):
             self._file = before
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the program with exit code 2; raises where a caller wants it, as around the parser of a class."""
+        """Ends the program with exit code 2; raises where jsonargparse expects it, as for the parser of a class."""
         message = self._with_known_keys(message)
         if not self.exit_on_error or os.environ.get("GLMJA_DEBUG") == "1":
             super().error(message, ex)
@@ -77,39 +77,58 @@ class CliParser(ArgumentParser):
         raise SystemExit(USAGE_ERROR)
 
     def _with_known_keys(self, message: str) -> str:
-        """What is not accepted, with the nearest of what is."""
+        """Adds to the message about an unknown key the nearest known one."""
         found = _NO_OPTION.fullmatch(message) or _NO_ARGUMENT.fullmatch(message)
         if not found:
             return message
         group = f"{found['group']}." if found.groupdict().get("group") else ""
-        known = [action.dest.removeprefix(group) for action in self._actions if action.dest.startswith(group)]
-        return f"{message}; {_nearest(found['key'], known)}"
+        keys = self.get_defaults(skip_validation=True).keys()
+        return f"{message}; {_nearest(found['key'], [k.removeprefix(group) for k in keys if k.startswith(group)])}"
+
+
+def spell_flags(args: Sequence[str], booleans: Collection[str]) -> list[str]:
+    """Returns arguments with `_` in the names of flags, and `true` for boolean flags without a value.
+
+    Args:
+        args: Arguments of a command line; `--max-steps=1`, `--max_steps 1` and `--overwrite` are possible.
+        booleans: Names of the flags that may stand alone.
+    """
+    spelled = []
+    for arg, following in pairwise([*args, "--"]):
+        name, equals, value = arg.partition("=")
+        if name.startswith("--"):
+            name = f"--{name[2:].replace('-', '_')}"
+        alone = name[2:] in booleans and not equals and following.startswith("--")
+        spelled.append(f"{name}=true" if alone else f"{name}{equals}{value}")
+    return spelled
 
 
 def in_one_line(message: str) -> str:
-    """What jsonargparse says, without what only a programmer would want to know."""
-    message = _NOT_ALLOWED.sub(rf"\1 is not allowed; only {', '.join(ALLOWED)} and ${ALLOW_VARIABLE} are", message)
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    text = " ".join(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
-    for pattern, short in _SHORTER:
-        text = pattern.sub(short, text)
-    before, expected, kinds = text.partition("expected ")
-    text = before + expected + kinds.replace(" expected ", " or ")
-    text = _NO_CLASS.sub(_with_known_classes, text)
-    if _UNQUOTED.search(text):
-        text += "; quote it: YAML reads no, off, yes and on as false and true"
-    return text
-
-
-def _with_known_classes(found: re.Match[str]) -> str:
-    module, name = found.groups()
-    # of a module that was imported, as its class was looked for; nothing is imported here
-    known = [key for key, value in vars(sys.modules.get(module, re)).items() if isinstance(value, type)]
-    return f"there is no {module}.{name}; {_nearest(name, known)}"
+    """Returns the keys and the first reason of a report of jsonargparse."""
+    *_, last = [None, *_REASONS.finditer(message)]
+    if last is None:
+        return " ".join(message.split())
+    lines = [line.strip().removeprefix("- ") for line in message[last.end() :].splitlines()]
+    # a line that ends with a colon says of which class the next one is
+    reason = next((line for line in lines if line and not line.endswith(":")), "not accepted")
+    reason = re.sub(r"^Type .*? callable class:\s*", "", reason)
+    reason = reason.split(" Got value: ")[0].rstrip(".")
+    if found := _EXPECTED.match(reason):
+        value = _VALUE.search(message, last.end())
+        reason = f"expected {found['kind'] or 'one of ' + found['choices']}" + (f", got {value[1]}" if value else "")
+        if reason in ("expected str, got True", "expected str, got False"):
+            reason += "; quote it: YAML reads no, off, yes and on as false and true"
+    elif found := _NOT_ALLOWED.search(reason):
+        reason = f"{found[1]} is not allowed; only {', '.join(ALLOWED)} and ${ALLOW_VARIABLE} are"
+    elif found := _NO_CLASS.search(reason):
+        # the module was imported when its class was looked for; nothing is imported here
+        known = [key for key, value in vars(sys.modules.get(found[1], re)).items() if isinstance(value, type)]
+        reason = f"there is no {found[1]}.{found[2]}; {_nearest(found[2], known)}"
+    return ": ".join([*_KEY.findall(message), reason])
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    names = [key for key in known if not key.startswith(("_", "print_", "help")) and not key.endswith(".help")]
+    names = [key for key in known if not key.startswith("_")]
     if near := get_close_matches(name, names, n=1):
         return f"did you mean {near[0]}?"
     return f"known are {shorten(', '.join(names), 80, placeholder=' …')}"

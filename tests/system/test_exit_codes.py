@@ -50,7 +50,7 @@ def test_each_kind_of_error_has_its_code(error, code, capsys):
     [
         (errno.ENOSPC, "make room, or choose another disk"),
         (errno.EFBIG, "raise the limit of file sizes (ulimit -f), or choose another disk"),
-        (errno.EROFS, "choose a folder that can be written"),
+        (errno.EROFS, "choose a writable folder"),
         (errno.EACCES, "change the permissions, or choose another folder"),
         (errno.EMFILE, "raise the limit of open files (ulimit -n)"),
     ],

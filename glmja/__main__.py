@@ -1,0 +1,67 @@
+"""`glmja COMMAND …`, or `python -m glmja COMMAND …`: runs one of the commands, as `python -m glmja.COMMAND` does."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from glmja import __version__
+from glmja.text.printable import printable
+
+USAGE_ERROR = 2
+
+# in the order in which they are used
+COMMANDS = {
+    "build-tokenizer": "Add Japanese pieces to a ChatGLM tokenizer.",
+    "resize-embeddings": "Add embedding rows for the new pieces: the Zero model.",
+    "fit": "Train a model, as YAML files configure it.",
+    "export": "Write the trained model, or a language pack, from a checkpoint.",
+    "evaluate": "Measure a model and compare it with a baseline.",
+    "chat": "Talk to a model in the terminal.",
+    "demo": "Run all steps on a tiny model; takes two minutes on a laptop.",
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs a command, or lists the commands.
+
+    Args:
+        args: Name of the command, with `-` or `_`, and its arguments; those of the process by default.
+    """
+    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    prog = "glmja" if Path(sys.argv[0]).stem == "glmja" else "python -m glmja"
+    if name in ("-h", "--help", "help"):
+        print(_help(prog))
+    elif name == "--version":
+        print(f"glmja {__version__}")
+    elif (command := name.replace("_", "-")) in COMMANDS:
+        importlib.import_module(f"glmja.{command.replace('-', '_')}").main(rest)
+    else:
+        near = get_close_matches(command, COMMANDS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
+        print(f"{prog}: error: no command {printable(name)!r}; {remedy}", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR)
+
+
+def _help(prog: str) -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"usage: {prog} COMMAND [OPTION ...]",
+            "",
+            "Adds Japanese to ChatGLM3-6B. Chinese and English tokenization stays unchanged.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            f"`{prog} COMMAND --help` lists the options of a command; `{prog} --version` prints the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonargparse import capture_parser
+
+from glmja.cli.parser import CliParser, spell_flags
+
+ROOT = Path(__file__).parents[2]
+REQUIRED = {
+    "build_tokenizer": ["--base=a", "--output=b"],
+    "resize_embeddings": ["--base=a", "--tokenizer=b", "--output=c"],
+    "export": ["--output=a"],
+    "evaluate": ["--model=a", "--output=b"],
+    "chat": ["--model=a"],
+    "fit": [f"--config={ROOT}/configs/demo_pretrain.yaml"],
+    "demo": [],
+}
+VERBS = list(REQUIRED)
+
+
+def parser_of(verb):
+    return capture_parser(importlib.import_module(f"glmja.{verb}").main, [])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_flag_can_be_written_with_hyphens(verb):
+    parser = parser_of(verb)
+    defaults = parser.get_defaults().items()
+    values = {key: json.dumps(value) for key, value in defaults if type(value) in (bool, int, float)}
+    values |= {key: value for key, value in defaults if isinstance(value, str)}
+    with_hyphens = {key.replace("_", "-"): value for key, value in values.items()}
+    plain, joined, separate = (
+        parser.parse_args([*REQUIRED[verb], *args])
+        for args in (
+            [f"--{key}={value}" for key, value in values.items()],
+            [f"--{key}={value}" for key, value in with_hyphens.items()],
+            [arg for key, value in with_hyphens.items() for arg in (f"--{key}", value)],
+        )
+    )
+    assert plain == joined == separate
+    for key, _ in defaults:
+        assert spell_flags([f"--{key.replace('_', '-')}=a-b", "c-d"], ()) == [f"--{key}=a-b", "c-d"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_boolean_flag_can_stand_alone(verb):
+    parser = parser_of(verb)
+    booleans = [key for key, default in parser.get_defaults().items() if isinstance(default, bool)]
+    alone = parser.parse_args([*(f"--{key}" for key in booleans), *REQUIRED[verb]])
+    given = parser.parse_args([*REQUIRED[verb], *(arg for key in booleans for arg in (f"--{key}", "true"))])
+    refused = parser.parse_args([*REQUIRED[verb], *(arg for key in booleans for arg in (f"--{key}", "false"))])
+    assert alone == given
+    assert all(given[key] is True and refused[key] is False for key in booleans)
+
+
+NAMES = st.from_regex(r"[a-z]+([_.-][a-z]+)*", fullmatch=True)
+VALUES = st.text(max_size=5).filter(lambda text: not text.startswith("--"))
+
+
+@given(NAMES, VALUES)
+def test_values_are_never_changed(name, value):
+    name = name.replace("-", "_")
+    assert spell_flags([f"--{name}={value}"], [name]) == [f"--{name}={value}"]
+    assert spell_flags([f"--{name}", value], [name]) == [f"--{name}", value]
+
+
+def test_a_value_may_begin_with_a_hyphen(capsys):
+    parser = CliParser(prog="x")
+    parser.add_argument("--max_steps", type=int)
+    parser.add_argument("--some_text", type=str)
+    config = parser.parse_args(["--max-steps", "-1", "--some-text=--a-b"])
+    assert (config.max_steps, config.some_text) == (-1, "--a-b")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--max-steps"])
+    assert "x: error: argument --max_steps: expected one argument" in capsys.readouterr().err
+
+
+def test_the_loader_of_other_parsers_is_unchanged(tmp_path):
+    from jsonargparse import ArgumentParser
+
+    CliParser()
+    other = ArgumentParser(exit_on_error=False)
+    other.add_argument("--a", type=int)
+    assert other.parse_string("a: 1\na: 2").a == 2
