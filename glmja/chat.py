@@ -1,7 +1,7 @@
-"""`python -m glmja.chat`: a conversation with a model in the terminal, or one answer for a script.
+"""`python -m glmja.chat`: an interactive conversation with a model, or one answer for a script.
 
-What the model says is not trusted: characters that act on a terminal are shown as �, and nothing in it is markup.
-Answers go to stdout; all else goes to stderr.
+Text of the model is not trusted: control characters are replaced with � and nothing is interpreted as markup. Answers
+go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 from glmja.cli.arguments import check_device
 from glmja.cli.command import run_command, with_flags
 from glmja.conversation.formats import TOOL_PROMPT
-from glmja.conversation.messages import Message
+from glmja.conversation.messages import Message, Tool
 from glmja.conversation.rendering import PromptFormat
 from glmja.files.json_files import parse_json
 from glmja.modeling.sampling import Sampling
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from glmja.conversation.dialogue import Dialogue, Ending
 
 _HELP = """\
-/reset        forget what was said
-/system TEXT  start anew with this system message; without TEXT, with none
-/show         the ids that the model read at the last turn, and in green those that it said
-/help         this list
-/exit         leave, as Ctrl-D does; Ctrl-C stops an answer"""
+/reset        start a new conversation
+/system TEXT  start a new conversation with this system message, or with none if TEXT is left out
+/show         show the tokens of the last prompt, and those of the answer in green
+/help         show this list
+/exit         leave, like Ctrl-D; Ctrl-C stops an answer"""
 _COMMANDS = [line.split()[0] for line in _HELP.splitlines()]
 
-_INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+_INTERRUPTED = 130  # exit code of a program ended by Ctrl-C, as shells report it
 
 
 def chat(
@@ -56,46 +56,43 @@ def chat(
     top_p: float = 0.8,
     seed: int | None = None,
 ) -> list[Message]:
-    """Talks with a model, line by line; /help lists what else a line can be.
+    """Chats with a model interactively, one message per line; /help lists the commands.
 
     Args:
-        model: Folder of a model, in either layout.
-        system: System message before everything else.
-        prompt: One question; its answer alone is written to stdout. `-` reads it from stdin.
-        tools: JSON file with the list of tools that the assistant may call, each an object with a `name`, as ChatGLM3
-            takes them. Their answers are asked for.
-        format: Of the prompts: `chatglm3`, or the numbered rounds of `chatglm2` or `chatglm`.
-        device: cuda, cuda:1, cpu, …; auto takes the first GPU, if there is one.
-        dtype: Of the weights; by default as stored, but float32 on a CPU.
-        max_new_tokens: An answer ends after so many tokens.
-        do_sample: Sample instead of taking the likeliest token each time.
-        temperature: Divides the logits before sampling.
-        top_p: Sample from the fewest tokens that hold this share of the probability.
-        seed: Of the sampling; the same seed gives the same answers. Drawn if left out.
+        model: Folder of the model, in ChatGLM's layout or transformers'.
+        system: System message at the beginning of the conversation.
+        prompt: A single question; only its answer is written to stdout. `-` reads the question from stdin.
+        tools: JSON file with a list of tools that the assistant may call, each an object with a `name`, as for
+            ChatGLM3. When a tool is called, its result is read from the next line.
+        format: Format of the prompts: `chatglm3`, or the numbered rounds of `chatglm2` or `chatglm`.
+        device: Device to run on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one.
+        dtype: Dtype of the weights; by default as stored, but float32 on a CPU.
+        max_new_tokens: Maximum tokens per answer.
+        do_sample: Sample from the distribution; if false, take the most likely token each time (greedy decoding).
+        temperature: Divisor of the logits before sampling; smaller values are closer to greedy decoding.
+        top_p: Sample from the smallest set of tokens whose probabilities sum to at least this share.
+        seed: Seed of the sampling; the same seed gives the same answers. Random by default.
 
     Returns:
         The conversation.
 
     Raises:
-        ValueError: If a value is out of its range, or the model, the tools or the prompt cannot be used.
+        ValueError: If a value is out of range, or the model, the tools or the prompt cannot be used.
         OSError: If a file does not exist.
     """
-    import torch
-
     from glmja.conversation.dialogue import Dialogue
-    from glmja.modeling.loading import load_model
-    from glmja.modeling.model_folder import check_folder, glm_config
+    from glmja.modeling.loading import choose_dtype, load_model
+    from glmja.modeling.model_folder import ModelFolder
 
     sampling = Sampling(max_new_tokens, do_sample, temperature, top_p, seed)
     place = check_device(device)
     opening = _opening(system, _read_tools(Path(tools)) if tools else [])
-    tokenizer = check_folder(model)
-    dialogue = Dialogue(tokenizer, format, sampling, glm_config(model)["max_position_embeddings"], opening)
+    folder = ModelFolder.open(model)
+    dialogue = Dialogue(folder.tokenizer, format, sampling, folder.max_positions, opening)
     if prompt is not None:
         dialogue.add_message(_question(prompt))
     _note(f"loading {model} on {place}")
-    wanted = getattr(torch, dtype) if dtype else torch.float32 if place == "cpu" else None
-    glm: Any = load_model(model, wanted).to(place)
+    glm: Any = load_model(folder, choose_dtype(dtype, place)).to(place)
     if prompt is None:
         _converse(dialogue, glm)
     elif _answer(dialogue, glm) == "interrupted":
@@ -103,21 +100,21 @@ def chat(
     return dialogue.messages
 
 
-def _opening(system: str | None, tools: list[dict[str, Any]]) -> list[Message]:
+def _opening(system: str | None, tools: list[Tool]) -> list[Message]:
     if tools:
         return [{"role": "system", "content": TOOL_PROMPT if system is None else system, "tools": tools}]
     return [] if system is None else [{"role": "system", "content": system}]
 
 
-def _read_tools(path: Path) -> list[dict[str, Any]]:
+def _read_tools(path: Path) -> list[Tool]:
     try:
-        tools = parse_json(path.read_text(encoding="utf-8"), f"--tools {path}")
+        tools = parse_json(path.read_text(encoding="utf-8"), f"`tools` {path}")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--tools {path}: not UTF-8 ({error})") from error
+        raise ValueError(f"`tools` {path}: not UTF-8 ({error})") from error
     named = isinstance(tools, list) and all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in tools)
     if not named or not tools:
         raise ValueError(
-            f'--tools {path}: not a list of tools, as in [{{"name": …, "description": …, "parameters": …}}]'
+            f'`tools` {path}: expected a list of tools, as in [{{"name": …, "description": …, "parameters": …}}]'
         )
     return tools
 
@@ -125,48 +122,48 @@ def _read_tools(path: Path) -> list[dict[str, Any]]:
 def _question(prompt: str) -> str:
     question = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
     if not question.strip():
-        raise ValueError("--prompt is empty; leave it out to talk line by line")
+        raise ValueError("`prompt` is empty; leave it out for an interactive chat")
     return question
 
 
 def _converse(dialogue: Dialogue, model: GlmForCausalLM) -> None:
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
-        with suppress(ImportError):  # not on every machine; it makes input() editable
+        with suppress(ImportError):  # not on every platform; makes the line editable
             importlib.import_module("readline")
-        _note("/help lists what a line can be")
+        _note("/help lists the commands")
     with suppress(EOFError, KeyboardInterrupt):
         while True:
             label = f"{printable(dialogue.called_tool or '')}> " if at_terminal else ""
             line = input(label)
             try:
-                _take(line, dialogue, model)
+                _handle(line, dialogue, model)
             except ValueError as error:
                 flags = {name: f"--{name}" for name in inspect.signature(chat).parameters}
                 _note(with_flags(str(error), flags))
 
 
-def _take(line: str, dialogue: Dialogue, model: GlmForCausalLM) -> None:
-    """Does what a line of the user asks for.
+def _handle(line: str, dialogue: Dialogue, model: GlmForCausalLM) -> None:
+    """Executes a command, or sends a message and prints the answer.
 
     Raises:
-        ValueError: If it cannot be done.
+        ValueError: If the command is unknown or the message does not fit.
         EOFError: If the user leaves.
     """
     word, _, rest = line.strip().partition(" ")
     if word in _COMMANDS:
-        _obey(word, rest.strip(), dialogue)
+        _execute(word, rest.strip(), dialogue)
     elif word[:1] == "/" and word[1:].isalpha():
-        raise ValueError(f"no command {word}; /help lists them")
+        raise ValueError(f"unknown command {word}; /help lists the commands")
     elif word:
-        if left_out := dialogue.add_message(line):
-            _note(f"left out to make room: the oldest {left_out} turn{'s' * (left_out > 1)}")
+        if num_dropped := dialogue.add_message(line):
+            _note(f"dropped to make room: the oldest {num_dropped} turn{'s' * (num_dropped > 1)}")
         _answer(dialogue, model)
         if dialogue.called_tool:
-            _note(f"the assistant calls {dialogue.called_tool}; the next line is what it answers")
+            _note(f"the assistant calls the tool {dialogue.called_tool}; enter its result")
 
 
-def _obey(command: str, text: str, dialogue: Dialogue) -> None:
+def _execute(command: str, text: str, dialogue: Dialogue) -> None:
     match command:
         case "/exit":
             raise EOFError
@@ -176,23 +173,23 @@ def _obey(command: str, text: str, dialogue: Dialogue) -> None:
             Console().print(dialogue.show(), soft_wrap=True)
         case "/reset":
             dialogue.restart(dialogue.opening)
-            _note("a new conversation")
+            _note("new conversation")
         case "/system":
             tools = dialogue.opening[0].get("tools") if dialogue.opening else None
             dialogue.restart(_opening(text or None, tools or []))
-            _note("a new conversation")
+            _note("new conversation")
 
 
 def _answer(dialogue: Dialogue, model: GlmForCausalLM) -> Ending:
-    ending = dialogue.answer(model, _say)
+    ending = dialogue.answer(model, _print)
     print(flush=True)
     if ending != "ended":
-        _note("stopped" if ending == "interrupted" else "stopped after --max_new_tokens")
+        _note("stopped" if ending == "interrupted" else "stopped at --max_new_tokens")
     return ending
 
 
-def _say(text: str) -> None:
-    """Without what acts on a terminal; but code needs its tabs."""
+def _print(text: str) -> None:
+    """Prints text without control characters; tabs are kept, because code needs them."""
     print("\t".join(map(printable, text.split("\t"))), end="", flush=True)
 
 
@@ -204,7 +201,7 @@ def main(args: list[str] | None = None) -> list[Message]:
     """Runs the command line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may have few characters
+            stream.reconfigure(errors="replace")  # the terminal's encoding may lack characters
     try:
         return run_command(chat, args)
     except KeyboardInterrupt:

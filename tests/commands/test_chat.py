@@ -13,6 +13,7 @@ import pytest
 
 from glmja import chat
 from glmja.files.json_files import read_json, write_json
+from tests.support.file_reads import counted_opens, reads_of
 from tests.support.taught import HELLO, TOOLS, WEATHER, taught_folder
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def model_dir(zero_dir, tmp_path_factory):
 
 @pytest.fixture
 def talk(model_dir, monkeypatch, capfd):
-    """Runs the command; what it returns, and what it writes to stdout and stderr."""
+    """Runs the command and returns its result, stdout and stderr."""
 
     def run(*lines, model=model_dir, **flags):
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
@@ -39,8 +40,8 @@ def talk(model_dir, monkeypatch, capfd):
 
 
 @pytest.fixture
-def refused(talk, capfd, monkeypatch):
-    """What the command says about bad input, in one line, before it loads weights."""
+def rejected(talk, capfd, monkeypatch):
+    """Runs the command on bad input and returns its error, which is one line and comes before weights are loaded."""
     monkeypatch.setattr("glmja.modeling.loading.load_model", lambda *_: pytest.fail("loaded"))
 
     def run(*lines, **flags):
@@ -55,11 +56,17 @@ def refused(talk, capfd, monkeypatch):
 
 
 @pytest.mark.parametrize(("prompt", "lines"), [(HELLO[0]["content"], []), ("-", [HELLO[0]["content"]])])
-def test_a_prompt_has_one_answer_and_stdout_nothing_else(talk, model_dir, prompt, lines):
+def test_with_a_prompt_only_its_answer_is_on_stdout(talk, model_dir, prompt, lines):
     messages, out, err = talk(*lines, prompt=prompt)
     assert out == ANSWERS[0] + "\n"
     assert err == f"loading {model_dir} on cpu\n"
     assert [message["content"] for message in messages] == [HELLO[0]["content"], ANSWERS[0]]
+
+
+def test_config_and_tokenizer_are_read_once(talk, model_dir):
+    with counted_opens() as opens:
+        talk("海", max_new_tokens=2)
+    assert reads_of(opens, model_dir) == (1, 1)
 
 
 def test_lines_are_turns_of_one_conversation(talk):
@@ -68,33 +75,33 @@ def test_lines_are_turns_of_one_conversation(talk):
     assert [message["content"] for message in messages] == [message["content"] for message in HELLO]
 
 
-def test_what_a_model_says_acts_on_nothing_and_its_tabs_stay(talk):
+def test_control_characters_of_an_answer_are_replaced_and_tabs_are_kept(talk):
     out = talk(HELLO[0]["content"], HELLO[2]["content"])[1]
     assert "\x1b" not in out and "\n\t[bold]𠮷[/bold]\ufffd[31m。\n" in out
 
 
-def test_a_tool_that_is_called_is_answered_by_the_next_line(talk, model_dir):
+def test_the_result_of_a_called_tool_is_the_next_line(talk, model_dir):
     messages, out, err = talk(WEATHER[1]["content"], WEATHER[3]["content"], tools=model_dir / "tools.json")
     assert out == f"get_weather\n{WEATHER[2]['content']}\n{WEATHER[4]['content']}\n"
-    assert "the assistant calls get_weather; the next line is what it answers\n" in err
+    assert "the assistant calls the tool get_weather; enter its result\n" in err
     assert [message["role"] for message in messages] == [message["role"] for message in WEATHER]
     assert messages[0]["tools"] == TOOLS
 
 
-def test_reset_forgets_and_keeps_the_opening(talk):
+def test_reset_starts_a_new_conversation_with_the_same_opening(talk):
     messages, _, err = talk("海", "/reset", HELLO[0]["content"], system="短く")
     assert [message["content"] for message in messages[:2]] == ["短く", HELLO[0]["content"]]
-    assert "a new conversation\n" in err
+    assert "new conversation\n" in err
 
 
-def test_system_starts_anew_and_keeps_the_tools(talk, model_dir):
+def test_system_starts_a_new_conversation_and_keeps_the_tools(talk, model_dir):
     messages, *_ = talk("海", "/system  はい ", tools=model_dir / "tools.json")
     assert messages == [{"role": "system", "content": "はい", "tools": TOOLS}]
     messages, *_ = talk("/system はい", "海", "/system")
     assert messages == []
 
 
-def test_show_prints_the_ids_as_pieces(talk):
+def test_show_prints_the_tokens(talk):
     out = talk(HELLO[0]["content"], "/show")[1]
     assert "[gMASK]<sop><|user|>" in out.split("\n", 1)[1]
     assert "<0xF0><0x9F><0x98><0x80>" in out
@@ -110,24 +117,24 @@ def test_exit_leaves(talk):
 
 
 @pytest.mark.parametrize(("line", "is_message"), [("/hlep", False), ("/usr/bin とは", True), ("/ とは", True)])
-def test_a_misspelt_command_is_not_sent(talk, line, is_message):
+def test_an_unknown_command_is_not_sent_as_a_message(talk, line, is_message):
     messages, _, err = talk(line)
     assert [message["content"] for message in messages[:1]] == [line] * is_message
-    assert (f"no command {line}; /help lists them\n" in err) is not is_message
+    assert (f"unknown command {line}; /help lists the commands\n" in err) is not is_message
 
 
-def test_the_oldest_turns_are_left_out_in_one_line(talk):
+def test_a_note_says_how_many_turns_were_dropped(talk):
     _, _, err = talk(*["海" * 600] * 3, max_new_tokens=200)
-    assert err.count("left out to make room: the oldest 1 turn\n") >= 1
+    assert err.count("dropped to make room: the oldest 1 turn\n") >= 1
 
 
-def test_a_line_that_is_too_long_is_refused_and_the_chat_goes_on(talk):
+def test_a_message_that_is_too_long_is_rejected_and_the_chat_continues(talk):
     _, out, err = talk("海" * 3000, HELLO[0]["content"])
     assert out == ANSWERS[0] + "\n"
     assert "tokens, but only 1988 fit: the model has 2048 positions, of which --max_new_tokens (60) are reserved" in err
 
 
-def test_a_line_that_is_no_text_is_refused_and_the_chat_goes_on(talk):
+def test_invalid_unicode_is_rejected_and_the_chat_continues(talk):
     _, out, err = talk("\ud800", HELLO[0]["content"])
     assert out == ANSWERS[0] + "\n"
     assert "a lone surrogate" in err
@@ -142,7 +149,7 @@ def test_rounds_need_no_roles(talk, model_dir, tmp_path, format):
     assert "metadata" not in messages[1]
 
 
-def test_a_prompt_that_is_interrupted_ends_as_ctrl_c_does(talk, monkeypatch):
+def test_an_interrupted_prompt_exits_with_the_code_of_ctrl_c(talk, monkeypatch):
     monkeypatch.setattr("glmja.conversation.dialogue.Dialogue.answer", lambda *_: "interrupted")
     with pytest.raises(SystemExit) as left:
         talk(prompt="海")
@@ -161,49 +168,49 @@ def test_a_prompt_that_is_interrupted_ends_as_ctrl_c_does(talk, monkeypatch):
         ),
         ({"device": "cuda:99"}, "--device cuda:99: not on this machine"),
         ({"model": "nowhere"}, "no config.json in nowhere"),
-        ({"prompt": " "}, "--prompt is empty; leave it out to talk line by line"),
+        ({"prompt": " "}, "--prompt is empty; leave it out for an interactive chat"),
         ({"prompt": "海" * 3000}, "tokens, but only 1988 fit: the model has 2048 positions"),
         ({"tools": "nowhere.json"}, "nowhere.json"),
         ({"format": "chatglm2", "system": "短く"}, "message 0 has the role system, not user; the format chatglm2"),
         ({"format": "chatglm4"}, "got chatglm4"),
     ],
 )
-def test_bad_input_is_one_line_before_weights_are_loaded(refused, flags, message):
-    assert message in refused(**flags)
+def test_bad_input_is_one_line_before_weights_are_loaded(rejected, flags, message):
+    assert message in rejected(**flags)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "not JSON"),
-        ("{}", "not a list of tools, as in"),
-        ("[]", "not a list of tools, as in"),
-        ('[{"description": "a"}]', "not a list of tools, as in"),
+        ("{}", "expected a list of tools, as in"),
+        ("[]", "expected a list of tools, as in"),
+        ('[{"description": "a"}]', "expected a list of tools, as in"),
         ("\x80", "not UTF-8"),
     ],
 )
-def test_a_file_without_tools_is_refused(refused, tmp_path, content, message):
+def test_a_file_without_tools_is_rejected(rejected, tmp_path, content, message):
     path = tmp_path / "tools.json"
     path.write_bytes(content.encode("latin-1"))
-    assert f"--tools {path}: {message}" in refused(tools=path)
+    assert f"--tools {path}: {message}" in rejected(tools=path)
 
 
-def test_an_empty_stdin_is_no_prompt(refused):
-    assert "--prompt is empty" in refused(prompt="-")
+def test_an_empty_stdin_is_rejected(rejected):
+    assert "--prompt is empty" in rejected(prompt="-")
 
 
-def test_a_model_without_roles_is_refused_with_a_way_out(refused, base_dir, tmp_path):
+def test_a_model_without_role_tokens_is_rejected_with_a_solution(rejected, base_dir, tmp_path):
     folder = tmp_path / "chatglm2-6b"
     shutil.copytree(base_dir, folder)
     write_json(folder / "config.json", read_json(folder / "config.json") | {"_name_or_path": "THUDM/chatglm2-6b"})
-    assert "the tokenizer has no role tokens" in refused(model=folder)
+    assert "the tokenizer has no role tokens" in rejected(model=folder)
 
 
 def command(*flags):
     return [sys.executable, "-m", "glmja.chat", "--device=cpu", *map(str, flags)]
 
 
-def test_a_script_can_talk_through_a_pipe(model_dir):
+def test_messages_can_be_piped(model_dir):
     lines = "".join(f"{message['content']}\n" for message in HELLO[::2])
     flags = (f"--model={model_dir}", "--do_sample=false", "--max_new_tokens=60")
     done = subprocess.run(
@@ -212,12 +219,12 @@ def test_a_script_can_talk_through_a_pipe(model_dir):
     assert done.stdout == "".join(answer + "\n" for answer in ANSWERS)
 
 
-# A process that opens a terminal when its session has none makes it the one whose keys send signals.
+# A session leader without a controlling terminal gets one by opening it; Ctrl-C then sends SIGINT.
 ADOPT = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.executable, sys.argv[1:])"
 
 
 class Terminal:
-    """The command at a terminal of its own."""
+    """The command in a terminal of its own."""
 
     def __init__(self, *flags):
         self.screen, theirs = pty.openpty()
@@ -229,7 +236,7 @@ class Terminal:
         self.seen = b""
 
     def wait_for(self, text=None):
-        """Waits for a text on the screen, or for any, after what was waited for before."""
+        """Waits for a text, or for any output, after the text that was waited for before."""
         wanted, end = (text or "").encode(), time.monotonic() + 60
         while not self.seen or wanted not in self.seen:
             assert time.monotonic() < end, f"no {text!r} in {self.seen.decode(errors='replace')!r}"
@@ -241,7 +248,7 @@ class Terminal:
         os.write(self.screen, text.encode())
 
     def leave(self, key):
-        """The exit code after a key, which is lost if it comes before the prompt listens."""
+        """Presses a key until the command exits, since a key before the prompt is lost; returns the exit code."""
         for _ in range(5):
             self.type(key)
             with suppress(subprocess.TimeoutExpired):
@@ -258,7 +265,7 @@ class Terminal:
 def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt_as_ctrl_d_does(zero_dir, key):
     terminal = Terminal(f"--model={zero_dir}", "--max_new_tokens=1900", "--format=chatglm2", "--do_sample=false")
     try:
-        terminal.wait_for("/help lists")
+        terminal.wait_for("/help lists the commands")
         terminal.wait_for("> ")
         terminal.type("海\n")
         terminal.wait_for("海\r\n")
@@ -267,7 +274,7 @@ def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt_as_ctrl_d_does(zero_dir
         terminal.wait_for("stopped\r\n")
         terminal.wait_for("> ")
         terminal.type("/hlep\n")
-        terminal.wait_for("/help lists them")
+        terminal.wait_for("unknown command /hlep; /help lists the commands")
         terminal.wait_for("> ")
         assert terminal.leave(key) == 0
     finally:
