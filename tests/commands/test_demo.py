@@ -9,11 +9,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from glmja import demo
 
 
-def test_the_demo_goes_all_the_way(tmp_path):
+def test_the_demo_runs_to_the_end(tmp_path):
     command = [sys.executable, "-m", "glmja.demo", "--output", str(tmp_path / "demo"), "--pretrain_steps", "3",
                "--sft_steps", "2"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
-    for said in (
+    for text in (
         "python -m glmja.build_tokenizer",
         "premises of non-interference",
         "greedy equal",
@@ -23,7 +23,7 @@ def test_the_demo_goes_all_the_way(tmp_path):
         "> こんにちは。",
         "evaluation/report.html",
     ):
-        assert said in done.stdout
+        assert text in done.stdout
     assert {p.name for p in (tmp_path / "demo").iterdir()} == set(demo.PARTS)
     assert {"scores.json", "report.html"} < {p.name for p in (tmp_path / "demo" / "evaluation").iterdir()}
     scores = json.loads((tmp_path / "demo" / "evaluation" / "scores.json").read_text())
@@ -35,7 +35,7 @@ def test_the_demo_goes_all_the_way(tmp_path):
     assert {"config.yaml", "ledger.json", "chats.jsonl"} < {p.name for p in (tmp_path / "demo" / "sft").iterdir()}
 
 
-def test_the_demo_does_not_overwrite_by_itself(tmp_path, capsys):
+def test_the_demo_does_not_overwrite_without_the_flag(tmp_path, capsys):
     (tmp_path / "mine.txt").touch()
     with pytest.raises(SystemExit) as stop:
         demo.main(["--output", str(tmp_path)])
