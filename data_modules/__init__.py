@@ -1,4 +1,4 @@
-"""Batches: documents and conversations as rows of ids."""
+"""Data modules: documents and conversations as batches of token ids."""
 
 from data_modules.pretraining import PackedPretrainingData
 from data_modules.sft import PaddedSFTData

@@ -1,4 +1,4 @@
-"""Where text and conversations come from."""
+"""Sources of documents and conversations, as named in a configuration."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ class TextSource:
     """A named set of documents in one language, from files or from a Hugging Face dataset.
 
     Attributes:
-        name: Of the source, as in `val/NAME/loss`.
-        lang: Its language, as in `val/LANG/bits_per_char`.
-        files: `.txt` (a document a line), `.jsonl`, `.jsonl.gz` or `.parquet` files.
+        name: Name of the source, as in `val/NAME/loss`.
+        lang: Language of the source, as in `val/LANG/bits_per_char`.
+        files: Paths of `.txt` (a document per line), `.jsonl`, `.jsonl.gz` or `.parquet` files.
         text_key: Key or column of the text.
-        hub: Instead of files, the name of a dataset on the Hugging Face Hub, or a local folder of data files.
+        hub: Name of a dataset on the Hugging Face Hub, or of a local folder of data files, instead of `files`.
         hub_config: Configuration of the dataset, if it has several.
-        split: Of the dataset; `train[:10%]` takes a part.
-        weight: Share of the source in the run's tokens, relative to the other sources' weights; by its size if None.
-        val_files: Files of validation documents, instead of a held-out share of the source.
+        split: Split of the dataset; `train[:10%]` takes a part.
+        weight: Share of the source in the tokens of the run, relative to the weights of the other sources. None, for
+            all sources, means shares in proportion to their sizes.
+        val_files: Paths of files with validation documents, instead of a held-out share of the source.
     """
 
     name: str
@@ -39,16 +40,16 @@ class TextSource:
     val_files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Checks what one field cannot say.
+        """Checks the fields against each other and their ranges.
 
         Raises:
-            ValueError: If there are files and a dataset, or neither, or if the weight is not a positive number.
+            ValueError: If there are both files and a dataset, or neither, or if the weight is not a positive number.
         """
         if bool(self.files) == bool(self.hub):
             found = f"files {self.files} and hub {self.hub!r}" if self.files else "neither"
-            raise ValueError(f"source {self.name!r} has {found}; give either files or hub")
+            raise ValueError(f"source {self.name!r} has {found}; set either `files` or `hub`")
         if self.weight is not None and not 0 < self.weight < math.inf:
-            raise ValueError(f"weight of source {self.name!r} is {self.weight}; give a positive number, or none")
+            raise ValueError(f"weight of source {self.name!r} is {self.weight}; set a positive number, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,14 @@ class ChatSource:
     """A named set of conversations in one language.
 
     Attributes:
-        name: Of the source, as in `val/NAME/loss`.
-        lang: Its language, as in `val/LANG/bits_per_char`; `code` for programs.
-        files: `.jsonl`, `.jsonl.gz`, `.parquet`, or `.json` files (an array, or an object a line).
-        format: What a record looks like: `messages` (role, content), `sharegpt` (conversations of from, value),
-            `alpaca` (instruction, input, output, history, system), or `adgen` (content, summary).
-        weight: Share of the source in the run's tokens, relative to the other sources' weights; by its size if None.
-        val_files: Files of validation conversations, instead of a held-out share of the source.
+        name: Name of the source, as in `val/NAME/loss`.
+        lang: Language of the source, as in `val/LANG/bits_per_char`; `code` for programs.
+        files: Paths of `.jsonl`, `.jsonl.gz`, `.parquet`, or `.json` files (an array, or an object per line).
+        format: Format of the records: `messages` (role, content), `sharegpt` (conversations of from, value), `alpaca`
+            (instruction, input, output, history, system), or `adgen` (content, summary).
+        weight: Share of the source in the tokens of the run, relative to the weights of the other sources. None, for
+            all sources, means shares in proportion to their sizes.
+        val_files: Paths of files with validation conversations, instead of a held-out share of the source.
     """
 
     name: str
@@ -73,7 +75,7 @@ class ChatSource:
     val_files: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Checks the ranges.
+        """Checks the ranges of the fields.
 
         Raises:
             ValueError: If there is no file, the format is unknown, or the weight is not a positive number.
@@ -85,13 +87,13 @@ class ChatSource:
                 f"source {self.name!r} has format {self.format!r}; known are {', '.join(get_args(ChatFormat))}"
             )
         if self.weight is not None and not 0 < self.weight < math.inf:
-            raise ValueError(f"weight of source {self.name!r} is {self.weight}; give a positive number, or none")
+            raise ValueError(f"weight of source {self.name!r} is {self.weight}; set a positive number, or leave it out")
 
     def check_files(self) -> None:
         """Checks that the files exist and are of a known kind.
 
         Raises:
-            FileNotFoundError: If one does not exist.
-            ValueError: If one is of another kind.
+            FileNotFoundError: If a file does not exist.
+            ValueError: If one is of an unknown kind.
         """
         check_files([*self.files, *self.val_files], CHAT_SUFFIXES)

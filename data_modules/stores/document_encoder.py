@@ -1,7 +1,7 @@
-"""Text to ids, fast.
+"""Encodes documents fast.
 
-BPE takes longer per token the longer its text is, so documents are encoded in parts. That changes no id: the cuts are
-where no piece of the vocabulary could join the two characters, so no merge would have crossed them.
+BPE takes longer per token for longer texts, so documents are encoded in parts. This changes no id: a text is only cut
+between two characters that occur side by side in no piece of the vocabulary, so no merge would have crossed the cut.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import WORD_BOUNDARY, isolated_processor
 
-_PART_LEN = 256  # characters of a part, or a few more; from 100 to 800 the speed is the same
+_PART_LEN = 256  # minimum number of characters of a part; from 100 to 800 the speed is the same
 _BPE = 2  # `TrainerSpec.ModelType.BPE`
 
 
 class Encoded(NamedTuple):
-    """Documents as ids."""
+    """Documents as token ids."""
 
     ids: NDArray[np.uint32]  # of all documents
-    lengths: NDArray[np.int64]  # of each
-    digests: list[bytes]  # equal for equal documents
-    num_blank: int  # documents without text, which have no ids
+    lengths: NDArray[np.int64]  # tokens of each document
+    digests: list[bytes]  # of each document; equal for equal documents
+    num_blank: int  # documents that were left out because they are empty or white space
 
 
 class DocumentEncoder:
-    """Chunks to ids: of each document `tokenizer.encode(text)` and the EOS."""
+    """Encodes chunks of documents: each becomes the ids of `tokenizer.encode(text)` and an EOS."""
 
     def __init__(self, tokenizer: GLMTokenizer, text_key: str) -> None:
-        """Prepares the vocabulary.
+        """Prepares the vocabulary for cutting texts.
 
         Args:
-            tokenizer: The tokenizer.
-            text_key: Where a record of JSON has its text.
+            tokenizer: Tokenizer.
+            text_key: Key or column of the text.
         """
         self.text_key, self.eos_id = text_key, tokenizer.eos_id
         self.cutter = _Cutter(tokenizer)
         self.processor = self.cutter.processor
 
     def __call__(self, chunk: Chunk) -> Encoded:
-        """The documents of a chunk; raises as `glmja.files.documents.documents_of`."""
+        """Encodes the documents of a chunk; errors as `glmja.files.documents.documents_of`."""
         parts: list[str] = []
         first_parts: list[int] = []
         for text in documents_of(chunk, self.text_key):
@@ -66,17 +66,17 @@ class DocumentEncoder:
 
 
 class _Cutter:
-    """Cuts a text such that the ids of its parts, one after the other, are those of the text.
+    """Cuts a text so that the ids of its parts, one after the other, are those of the text.
 
     Attributes:
-        processor: Encodes the parts.
+        processor: SentencePiece processor that encodes the parts.
     """
 
     def __init__(self, tokenizer: GLMTokenizer) -> None:
         proto = tokenizer.proto
         normalizer, trainer = proto.normalizer_spec, proto.trainer_spec
-        # What the argument needs: merges are the only thing that looks at two characters at once. A normaliser could,
-        # and so does the fusion of unknown characters in a vocabulary without bytes.
+        # Cuts are safe only if nothing but merges looks at two characters at once. A normalizer could, and so does the
+        # fusion of unknown characters in a vocabulary without bytes.
         self.cuts = (
             trainer.model_type == _BPE
             and trainer.byte_fallback
@@ -94,7 +94,7 @@ class _Cutter:
             self.processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
 
     def parts(self, text: str) -> Iterator[str]:
-        """Yields the parts of a text, with what the processor would do to it done."""
+        """Yields the parts of a text, after the changes that the tokenizer makes to it."""
         if not self.cuts:
             yield text
             return

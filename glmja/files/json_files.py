@@ -1,4 +1,4 @@
-"""JSON in files and in their lines."""
+"""JSON files and lines of JSON."""
 
 from __future__ import annotations
 
@@ -14,33 +14,37 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is not a JSON object.
+        ValueError: If it is not a JSON object in UTF-8.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        raise ModelError(f"{path}: not JSON that can be read ({error})") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+        raise ModelError(f"{path}: not JSON that Python can read ({error})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object")
     return content
 
 
 def parse_json(text: str, place: str) -> Any:
-    """Parses a line.
+    """Parses a line of JSON.
+
+    Args:
+        text: The line.
+        place: Place of the line, `path:number`, for error messages.
 
     Raises:
-        ValueError: If it is not JSON that Python can read; gives the place.
+        ValueError: If it is not JSON, or not JSON that Python can read; the message begins with the place.
     """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets thousands deep
-        raise DataError(f"{place}: not JSON that can be read ({error})") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
+        raise DataError(f"{place}: not JSON that Python can read ({error})") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON object."""
+    """Writes a JSON object, indented and in UTF-8."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Output folders that are either complete or absent."""
+"""Output folders that are either complete or absent: the one way to write results atomically."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from pathlib import Path
 
 
 def check_free(output: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
-    """Checks, before any work, that the output may be written.
+    """Checks that an output folder may be written, before any work is done.
+
+    Args:
+        output: Final path of the folder.
+        overwrite: Whether a folder that is not empty may be replaced.
+        inputs: Files and folders that are read and must not lie in `output`.
 
     Raises:
         FileExistsError: If `output` is a folder that is not empty and `overwrite` is false.
-        ValueError: If `output` is a file, or holds one of the inputs.
+        ValueError: If `output` is a file, or contains one of the inputs.
     """
     output = Path(output)
     for path in map(Path, inputs):
         if output.resolve() in (path.resolve(), *path.resolve().parents) and path.exists():
-            raise ValueError(f"`output` {output} holds the input {path} and would replace it; choose another folder")
+            raise ValueError(f"`output` {output} contains the input {path} and would replace it; choose another folder")
     if output.exists() and not output.is_dir():
         raise ValueError(f"`output` {output} is a file, not a folder")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
@@ -30,28 +35,28 @@ def check_free(output: str | Path, overwrite: bool, inputs: Iterable[str | Path]
 
 @contextmanager
 def atomic_output_folder(output: str | Path, overwrite: bool = False, needed_bytes: int = 0) -> Iterator[Path]:
-    """A folder to write into that takes its name only when the block ends well.
+    """Yields a temporary folder and renames it to `output` on success; removes it on failure.
 
     Args:
-        output: The folder's final name. What is there is replaced at the end, and kept on failure.
-        overwrite: Whether `output` may hold something.
-        needed_bytes: What will be written; checked against the free space of the disk first.
+        output: Final path of the folder. An existing folder is replaced on success and kept on failure.
+        overwrite: Whether a folder that is not empty may be replaced.
+        needed_bytes: Number of bytes that will be written; compared with the free space of the disk first.
 
     Raises:
-        FileExistsError: As `check_free`; also if somebody else was faster.
+        FileExistsError: As `check_free`; also if another process created `output` in the meantime.
         ValueError: As `check_free`.
-        OSError: If the disk has or gets no room; the partial folder is removed.
+        OSError: If the disk has too little room.
     """
     output = Path(output)
     check_free(output, overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(output.parent).free
     if needed_bytes > free:
-        raise OSError(errno.ENOSPC, f"{needed_bytes / 1e9:.2f} GB are needed but {free / 1e9:.2f} GB free", str(output))
+        raise OSError(errno.ENOSPC, f"{needed_bytes / 1e9:.2f} GB are needed but only {free / 1e9:.2f} GB are free", str(output))
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        partial.chmod(0o777 & ~_umask())  # mkdtemp grants access to the owner only
         check_free(output, overwrite)
         _take_name(partial, output)
     except BaseException:
@@ -60,7 +65,7 @@ def atomic_output_folder(output: str | Path, overwrite: bool = False, needed_byt
 
 
 def _take_name(partial: Path, output: Path) -> None:
-    """Renames the folder; what has the name gives way only if that succeeds."""
+    """Renames the folder; an existing folder of that name is removed only if this succeeds."""
     if not output.exists():
         partial.rename(output)
         return

@@ -94,7 +94,7 @@ def test_an_output_that_holds_the_input_is_refused(base_dir, tmp_path, capsys):
     for path in base_dir.iterdir():
         (base / path.name).write_bytes(path.read_bytes())
     line = refused(capsys, flags(base, tmp_path / "out", overwrite="true"))
-    assert "holds the input" in line and "choose another folder" in line
+    assert "contains the input" in line and "choose another folder" in line
     assert base.is_dir()
 
 

@@ -171,7 +171,7 @@ def test_a_baseline_with_more_ids_than_the_model_is_rejected(tmp_path, base_dir,
 
 def test_an_input_is_not_replaced(tmp_path, zero_dir):
     text = shutil.copy(text_file("ja"), tmp_path / "ja.jsonl")
-    with pytest.raises(ValueError, match=r"holds the input \S+ja\.jsonl and would replace it"):
+    with pytest.raises(ValueError, match=r"contains the input \S+ja\.jsonl and would replace it"):
         evaluate(str(zero_dir), str(tmp_path), text=[f"ja={text}"], overwrite=True)
     assert (tmp_path / "ja.jsonl").exists()
 

@@ -257,7 +257,7 @@ def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, values, message):
 
 def test_the_output_may_not_hold_what_is_read(run, checkpoint, tmp_path, capsys):
     line = refused(capsys, checkpoint=checkpoint, output=run, overwrite="true")
-    assert "holds the input" in line and checkpoint.is_dir()
+    assert "contains the input" in line and checkpoint.is_dir()
 
 
 def test_a_full_disk_leaves_nothing_behind(checkpoint, tmp_path, capsys, monkeypatch):

@@ -117,7 +117,7 @@ def test_damage_within_a_compressed_file_ends_the_run(tmp_path, tokenizer):
 @pytest.mark.parametrize("record", ["[" * 100_000, '{"messages": ' + "1" * 5000 + "}"])
 def test_json_that_python_cannot_read_is_named(tmp_path, tokenizer, record):
     (tmp_path / "a.jsonl").write_text(record)
-    with pytest.raises(ValueError, match=r"a.jsonl:1: not JSON that can be read"):
+    with pytest.raises(ValueError, match=r"a.jsonl:1: not JSON that Python can read"):
         store_of(tmp_path / "a.jsonl", tokenizer, tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_a_file_that_is_not_what_it_is_called_ends_the_run(tmp_path, tokenizer, 
     ("values", "message"),
     [
         ({"files": []}, "source 'chats' has no files"),
-        ({"weight": 0.0}, "weight of source 'chats' is 0.0; give a positive number"),
+        ({"weight": 0.0}, "weight of source 'chats' is 0.0; set a positive number"),
         ({"format": "chatml"}, "has format 'chatml'; known are messages, sharegpt, alpaca, adgen"),
         ({"files": ["gone.jsonl"]}, "no such file: gone.jsonl"),
         ({"files": [__file__]}, "unknown kind of file; known are .jsonl, .jsonl.gz, .json, .parquet"),

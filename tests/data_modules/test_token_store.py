@@ -219,9 +219,9 @@ def test_a_dataset_without_text_or_column_is_named(tmp_path, tokenizer, hub):
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ({"files": []}, r"source 'ja' has neither; give either files or hub"),
-        ({"hub": "b"}, r"source 'ja' has files \['a'\] and hub 'b'; give either files or hub"),
-        ({"weight": 0.0}, r"weight of source 'ja' is 0.0; give a positive number, or none"),
+        ({"files": []}, r"source 'ja' has neither; set either `files` or `hub`"),
+        ({"hub": "b"}, r"source 'ja' has files \['a'\] and hub 'b'; set either `files` or `hub`"),
+        ({"weight": 0.0}, r"weight of source 'ja' is 0.0; set a positive number, or leave it out"),
         ({"weight": -1.0}, r"weight of source 'ja' is -1.0"),
         ({"weight": float("inf")}, r"weight of source 'ja' is inf"),
         ({"weight": float("nan")}, r"weight of source 'ja' is nan"),

@@ -112,13 +112,13 @@ def test_an_error_of_the_items_comes_after_the_results_before_it(num_workers):
         next(results)
 
 
-def test_an_error_tells_where_in_the_worker_it_arose():
+def test_an_error_has_the_traceback_of_the_worker():
     with pytest.raises(ZeroDivisionError) as caught:
         list(map_in_processes(lambda i: 1 // i, [0], 2))
     assert "In a worker process:" in caught.value.__notes__[0]
 
 
-def test_an_error_that_cannot_be_pickled_is_told_in_words():
+def test_an_error_that_cannot_be_pickled_becomes_its_text():
     class LocalError(Exception):
         pass
 
@@ -138,6 +138,24 @@ def test_a_result_that_cannot_be_pickled_is_an_error():
 def test_a_worker_that_dies_is_one_clear_error(kill):
     with pytest.raises(ChildProcessError, match=r"worker process (was killed by SIGKILL|ended with exit code 3); if"):
         list(map_in_processes(lambda i: kill() if i == 5 else i, range(20), 2))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("delay", [0.001, 0.003, 0.01])
+def test_a_worker_that_dies_while_it_sends_a_large_result_is_one_clear_error(delay):
+    def large(i):
+        if i == 5:
+            threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        return bytes(20_000_000)
+
+    with pytest.raises(ChildProcessError, match="was killed by SIGKILL"):
+        list(map_in_processes(large, range(50), 2))
+
+
+def test_the_consumer_may_stop_while_large_results_are_sent():
+    for _ in range(5):
+        with closing(map_in_processes(lambda _: bytes(20_000_000), range(50), 2)) as results:
+            next(results)
     assert not multiprocessing.active_children()
 
 

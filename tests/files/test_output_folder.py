@@ -10,7 +10,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
+def test_a_folder_gets_its_name_when_it_is_complete(tmp_path):
     with atomic_output_folder(tmp_path / "deep" / "out") as folder:
         (folder / "a").write_text("1")
         assert not (tmp_path / "deep" / "out").exists()
@@ -18,14 +18,14 @@ def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
     assert (tmp_path / "deep" / "out" / "a").read_text() == "1"
 
 
-def test_nothing_is_left_of_a_failed_one(tmp_path):
+def test_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_output_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("1")
         raise KeyboardInterrupt
     assert names(tmp_path) == []
 
 
-def test_what_is_replaced_stays_until_the_new_one_is_complete(tmp_path):
+def test_the_replaced_folder_stays_until_the_new_one_is_complete(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
     with pytest.raises(RuntimeError), atomic_output_folder(tmp_path / "out", overwrite=True):
@@ -37,7 +37,7 @@ def test_what_is_replaced_stays_until_the_new_one_is_complete(tmp_path):
     assert names(tmp_path / "out") == ["new"]
 
 
-def test_what_is_replaced_comes_back_if_the_new_one_cannot_take_its_name(tmp_path, monkeypatch):
+def test_the_replaced_folder_is_restored_if_the_new_one_cannot_be_renamed(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
     rename = Path.rename
@@ -64,21 +64,21 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(tmp_path):
     with (
-        pytest.raises(OSError, match=r"1000000000.00 GB are needed but .* GB free"),
+        pytest.raises(OSError, match=r"1000000000.00 GB are needed but only .* GB are free"),
         atomic_output_folder(tmp_path / "out", needed_bytes=10**18),
     ):
         pass
     assert names(tmp_path) == []
 
 
-def test_an_output_that_holds_an_input_is_refused(tmp_path):
+def test_an_output_that_contains_an_input_is_refused(tmp_path):
     (tmp_path / "out" / "in").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"`output` .*out holds the input .*in and would replace it"):
+    with pytest.raises(ValueError, match=r"`output` .*out contains the input .*in and would replace it"):
         check_free(tmp_path / "out", overwrite=True, inputs=[tmp_path / "out" / "in"])
     check_free(tmp_path / "out" / "in", overwrite=True, inputs=[tmp_path / "out" / "other"])
 
 
-def test_who_is_second_gives_way(tmp_path):
+def test_the_process_that_finishes_second_fails(tmp_path):
     with pytest.raises(FileExistsError), atomic_output_folder(tmp_path / "out") as slow:
         (slow / "slow").touch()
         with atomic_output_folder(tmp_path / "out") as fast:
