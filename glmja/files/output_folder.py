@@ -52,7 +52,7 @@ def atomic_output_folder(output: str | Path, overwrite: bool = False, needed_byt
     output.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(output.parent).free
     if needed_bytes > free:
-        raise OSError(errno.ENOSPC, f"{needed_bytes / 1e9:.2f} GB are needed but only {free / 1e9:.2f} GB are free", str(output))
+        raise OSError(errno.ENOSPC, f"{needed_bytes / 1e9:.2f} GB needed, but {free / 1e9:.2f} GB free", str(output))
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
         yield partial

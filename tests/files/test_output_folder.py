@@ -64,7 +64,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(tmp_path):
     with (
-        pytest.raises(OSError, match=r"1000000000.00 GB are needed but only .* GB are free"),
+        pytest.raises(OSError, match=r"1000000000.00 GB needed, but .* GB free"),
         atomic_output_folder(tmp_path / "out", needed_bytes=10**18),
     ):
         pass

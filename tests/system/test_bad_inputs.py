@@ -628,7 +628,7 @@ TABLE = [
     row("49 shard outside by a link, as Hugging Face's cache has them", evaluate, linked_shard,
         DONE, r'"model"'),
     row("50 disk too small", resize_embeddings, lambda w: w.resize("--pad_to_multiple_of=100000000000"),
-        MACHINE, r"GB are needed but .* GB free.*; make room, or choose another disk"),
+        MACHINE, r"GB needed, but .* GB free.*; make room, or choose another disk"),
     row("50 disk that gets full", fit, full_disk,
         MACHINE, r"step=1.ckpt could not be written; is the disk full\? Earlier checkpoints are whole", no_checkpoint),
     row("50 output that cannot be written", build_tokenizer, lambda w: w.build("--output=/sys/glmja"),
