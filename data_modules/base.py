@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.loader import DistributedEvalBatches, Plan, PlannedBatches, RunLoader, load
 from data_modules.batches.rows import Rows
+from glmja.families.recognition import load_tokenizer
 from glmja.modeling.batch import Batch
 from glmja.runs.ledger import Ledger
-from glmja.tokenization.tokenizer import GLMTokenizer
 
 
 class Source(Protocol):
@@ -64,7 +64,7 @@ class RunData(LightningDataModule):
         for name, number in (("num_workers", num_workers), ("seed", seed)):
             if number < 0:
                 raise ValueError(f"{name} ({number}) must not be negative")
-        self.tokenizer = GLMTokenizer.load(tokenizer_dir)
+        self.tokenizer = load_tokenizer(tokenizer_dir)
         self.num_workers, self.seed, self.epochs, self.val_share = num_workers, seed, epochs, val_share
         # of each source by name; opening one hashes its files, which is done once a process
         self._opened: dict[str, list[Any]] = {}

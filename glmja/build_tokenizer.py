@@ -9,6 +9,8 @@ from rich.table import Table
 
 from glmja.cli.arguments import files_by_language
 from glmja.cli.command import run_command
+from glmja.families.names import FamilyName
+from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
@@ -31,6 +33,7 @@ def build_tokenizer(
     text_key: str = "text",
     max_training_tokens: int = 50_000_000,
     seed: int = 0,
+    family: FamilyName | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Adds Japanese pieces to a ChatGLM tokenizer, and proves that other text is tokenised as before.
@@ -51,6 +54,8 @@ def build_tokenizer(
         text_key: Key or column of the text in .jsonl and .parquet files.
         max_training_tokens: Learn from a random sample of the corpus above this size; 60 bytes of memory a token.
         seed: Seed of that sample.
+        family: Family of the base, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
+            default.
         overwrite: Replace what `output` holds.
 
     Returns:
@@ -66,7 +71,7 @@ def build_tokenizer(
         raise ValueError("give either --corpus FILE… to learn pieces from, or --pieces MODEL to take them from")
     check_free(output, overwrite, (base,))
     texts = files_by_language("--check", check)
-    old = GLMTokenizer.load(base)
+    old = load_tokenizer(base, family)
     if pieces:
         chosen, rejected, num_present = ready_pieces(old.proto, pieces, num_new_pieces, policy)
     else:

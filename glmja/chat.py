@@ -20,7 +20,7 @@ from glmja.cli.arguments import check_device
 from glmja.cli.command import run_command, with_flags
 from glmja.conversation.formats import TOOL_PROMPT
 from glmja.conversation.messages import Message, Tool
-from glmja.conversation.rendering import PromptFormat
+from glmja.families.names import PromptFormat
 from glmja.files.json_files import parse_json
 from glmja.modeling.sampling import Sampling
 from glmja.text.printable import printable

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
+from glmja.families.names import FamilyName
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.modeling import model_card
@@ -46,6 +47,7 @@ def export(
     dtype: DtypeName | None = None,
     max_shard_size: int = MAX_SHARD_SIZE,
     check: bool = True,
+    family: FamilyName | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Writes the model that a run has trained, adapters merged; or a language pack of it; or the model of a pack.
@@ -62,6 +64,8 @@ def export(
         max_shard_size: Bytes a file of weights.
         check: Compare what was written with the trained model; takes 4 bytes of memory for each parameter of the model.
             What is made of a pack is compared with the weights that were put together: the pack was compared itself.
+        family: Family of the model that the run trained, `chatglm3` or `chatglm2`, as it was given to the run;
+            recognized by its files by default.
         overwrite: Replace what `output` holds.
 
     Returns:
@@ -81,7 +85,7 @@ def export(
         state = TrainedState.open(checkpoint)
         model_dir = Path(model) if model else run_folder.model_dir(state.run_dir)
         check_free(output, overwrite, (model_dir,))
-        report = _export_run(state, open_base(state, model_dir), to)
+        report = _export_run(state, open_base(state, model_dir, family), to)
     elif pack and base and not checkpoint and not model and format != "adapter":
         report = _export_pack(pack, base, to)
     else:
@@ -102,7 +106,7 @@ class _Output:
     overwrite: bool
 
 
-def open_base(state: TrainedState, model_dir: Path) -> ModelFolder:
+def open_base(state: TrainedState, model_dir: Path, family: FamilyName | None = None) -> ModelFolder:
     """Opens the model that a run trained.
 
     Raises:
@@ -111,7 +115,7 @@ def open_base(state: TrainedState, model_dir: Path) -> ModelFolder:
     """
     from glmja.modeling.model_folder import ModelFolder
 
-    base = ModelFolder.open(model_dir)
+    base = ModelFolder.open(model_dir, family)
     found = {"base": base.fingerprint, "tokenizer": base.tokenizer.fingerprint}
     for name, what in (("base", "weights"), ("tokenizer", "a tokenizer")):
         if found[name] != state.manifest.facts[name]:

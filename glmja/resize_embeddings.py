@@ -18,6 +18,8 @@ from rich.table import Table
 
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
+from glmja.families.names import FamilyName
+from glmja.families.recognition import load_tokenizer
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.modeling.model_card import zero_card
@@ -39,6 +41,7 @@ def resize_embeddings(
     max_shard_size: int = MAX_SHARD_SIZE,
     check_greedy: bool = True,
     seed: int = 0,
+    family: FamilyName | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Grows the embeddings of a ChatGLM model to a grown tokenizer: the Zero model.
@@ -54,6 +57,8 @@ def resize_embeddings(
         max_shard_size: Bytes a file of weights.
         check_greedy: Load both models at the end and compare what they say; takes twice the memory of the model.
         seed: Of `random`.
+        family: Family of the base, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
+            default.
         overwrite: Replace what `output` holds.
 
     Returns:
@@ -72,7 +77,7 @@ def resize_embeddings(
     if pad_to_multiple_of < 1:
         raise ValueError(f"--pad_to_multiple_of {pad_to_multiple_of} must be at least 1")
     check_free(output, overwrite, (base, tokenizer))
-    opened, new = ModelFolder.open(base), GLMTokenizer.load(tokenizer)
+    opened, new = ModelFolder.open(base, family), load_tokenizer(tokenizer, family)
     old = opened.tokenizer
     check_extends(old, new, tokenizer)
     means, base_sha256 = read_embeddings(opened.checkpoint, len(old))

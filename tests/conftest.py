@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from glmja.build_tokenizer import build_tokenizer
+from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.resize_embeddings import resize_embeddings
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -62,7 +63,7 @@ def zero_dir(tmp_path_factory, base_dir, tokenizer_dir) -> Path:
 
 @pytest.fixture(scope="session")
 def base_tokenizer(base_dir) -> GLMTokenizer:
-    return GLMTokenizer.load(base_dir)
+    return load_tokenizer(base_dir)
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,9 @@ from benchmarks.harness.turns import alternate
 from data_modules.sources import TextSource
 from data_modules.stores.token_store import TokenStore
 from glmja.build_tokenizer import build_tokenizer
+from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.tokenization.huggingface import load_backend
-from glmja.tokenization.tokenizer import GLMTokenizer
 
 ROW_LEN = 1024
 OURS = "TokenStore"
@@ -52,7 +52,7 @@ def cpu_seconds() -> float:
 
 def measure_store(text: Path, tokenizer_dir: Path, scratch: Path, num_workers: int) -> dict[str, float]:
     """Measures `TokenStore`."""
-    tokenizer = GLMTokenizer.load(tokenizer_dir)
+    tokenizer = load_tokenizer(tokenizer_dir)
     source = TextSource("ja", "ja", [str(text)])
     start, before = time.perf_counter(), cpu_seconds()
     store = TokenStore.of(source, tokenizer, scratch, num_workers)
@@ -113,7 +113,7 @@ def prove_same_ids(text: Path, tokenizer_dir: Path, scratch: Path, num_workers: 
     Raises:
         AssertionError: If they differ.
     """
-    tokenizer, backend = GLMTokenizer.load(tokenizer_dir), load_backend(tokenizer_dir)
+    tokenizer, backend = load_tokenizer(tokenizer_dir), load_backend(tokenizer_dir)
     store = TokenStore.of(TextSource("ja", "ja", [str(text)]), tokenizer, scratch, num_workers)
     for i, document in enumerate(read_documents([text])):
         expected = [*backend.encode(document, add_special_tokens=False).ids, tokenizer.eos_id]

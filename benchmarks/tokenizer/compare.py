@@ -21,8 +21,9 @@ from benchmarks.harness.process_cost import Cost, cost_of
 from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.tokenizer.effects import Agreement, Sentences, agreement, tokens_per_character
 from benchmarks.tokenizer.recipes import RECIPES
+from glmja.families.recognition import load_tokenizer
 from glmja.tokenization import huggingface
-from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
+from glmja.tokenization.tokenizer import FILE_NAME
 from glmja.tokenization.vocabulary import unreachable_pieces
 
 _POLICIES = ("japanese", "shinjitai", "kana")
@@ -66,7 +67,7 @@ def row(name: str, folder: Path, policy: str | None, cost: Cost | None,
         held_out: dict[str, list[str]], others: dict[str, Sentences], num_old: int) -> list[str]:  # fmt: skip
     """Measures one tokenizer."""
     print(f"measuring: {name}", flush=True)
-    tokenizer = GLMTokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     groups = [[text for texts in held_out.values() for text in texts], *held_out.values()]
     rates = [f"{tokens_per_character(tokenizer, documents):.4f}" for documents in groups]
     protects = policy if policy in _POLICIES else "japanese"
@@ -84,7 +85,7 @@ def agreement_table(folder: Path, data: Path) -> Figures:
         notes=["The tokenizer is `glmja, japanese, punctuation`. Parsed: Hugging Face's default. Split: "
                "`split_special_tokens=True`, as GLMTokenizer always does."],
     )  # fmt: skip
-    huggingface.save(GLMTokenizer.load(folder), folder)
+    huggingface.save(load_tokenizer(folder), folder)
     for language in ("ja", *_OTHER_LANGUAGES):
         print(f"comparing lines: {language}", flush=True)
         found: Agreement = agreement(folder, data / "text" / f"{language}.jsonl.gz")
@@ -98,7 +99,7 @@ def compare(data: Path, num_new_pieces: int, held_out_share: float, seed: int, s
     training = scratch / "training.jsonl"
     held_out = split(data / "text" / "ja.jsonl.gz", training, held_out_share, seed)
     grown = grow_all(data, training, num_new_pieces, scratch)
-    stock = GLMTokenizer.load(data / "chatglm3")
+    stock = load_tokenizer(data / "chatglm3")
     published = scratch / "published"
     published.mkdir()
     shutil.copy(data / "reference" / "cn_and_ja.model", published / FILE_NAME)

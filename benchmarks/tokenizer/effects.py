@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import contains_distinguishing
@@ -72,7 +73,7 @@ class Agreement:
 
 def agreement(folder: Path, path: Path) -> Agreement:
     """Encodes every line of a file with both tokenizers of a folder."""
-    ours = GLMTokenizer.load(folder)
+    ours = load_tokenizer(folder)
     theirs = AutoTokenizer.from_pretrained(folder)
     names = ["<unk>", *ours.control_tokens]
     backend, found = theirs.backend_tokenizer, Agreement()

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sentencepiece import SentencePieceTrainer
 from sentencepiece import sentencepiece_model_pb2 as spm
 
+from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -110,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_new_pieces", type=int, required=True, help="Number of pieces to add.")
     parser.add_argument("--output", type=Path, required=True, help="Existing folder for tokenizer.model.")
     options = parser.parse_args(args)
-    base = GLMTokenizer.load(options.base).proto
+    base = load_tokenizer(options.base).proto
     GLMTokenizer(grow(RECIPES[options.recipe], base, options.text, options.num_new_pieces)).save(options.output)
 
 

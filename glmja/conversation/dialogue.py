@@ -15,9 +15,11 @@ from rich.text import Text
 from transformers import GlmForCausalLM
 
 from glmja.conversation.messages import Message, without_oldest_turns
-from glmja.conversation.rendering import PromptFormat, has_roles, render_prompt, render_rounds, show
+from glmja.conversation.rendering import render_prompt, render_rounds, show
 from glmja.conversation.replies import split_metadata
 from glmja.conversation.streaming import ReplyStream, TextStream
+from glmja.families.names import PromptFormat
+from glmja.families.recognition import family_of
 from glmja.modeling.generation import generate_ids
 from glmja.modeling.sampling import Sampling
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -53,7 +55,7 @@ class Dialogue:
         Raises:
             ValueError: If the tokenizer or the opening does not support the format, or no prompt would fit.
         """
-        if prompt_format == "chatglm3" and not has_roles(tokenizer):
+        if prompt_format == "chatglm3" and not family_of(tokenizer).has_roles:
             raise ValueError(
                 "the tokenizer has no role tokens (<|user|>, <|assistant|>, …), which the prompt format chatglm3 "
                 "needs; set `format` to chatglm2 for ChatGLM2-6B"

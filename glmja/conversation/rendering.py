@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from rich.text import Text
 
 from glmja.conversation.messages import Message, check_messages, without_oldest_turns
+from glmja.families.recognition import family_of
 from glmja.text.printable import printable
-from glmja.tokenization.tokenizer import GLMTokenizer, Role
+from glmja.tokenization.tokenizer import GLMTokenizer
 
-PromptFormat = Literal["chatglm3", "chatglm2", "chatglm"]
 RoundFormat = Literal["chatglm2", "chatglm"]
 
 # Number of the first round, a question before its answer, and the end of an answer.
@@ -138,14 +138,9 @@ def _check_rounds(messages: Sequence[Message], prompt_format: str) -> None:
         raise ValueError(f"the last message is the assistant's; a prompt of {prompt_format} ends with a question")
 
 
-def has_roles(tokenizer: GLMTokenizer) -> bool:
-    """Returns whether the tokenizer has ChatGLM3's role tokens; ChatGLM2's tokenizer has none."""
-    return all(f"<|{role}|>" in tokenizer.control_tokens for role in get_args(Role))
-
-
 def question_ids(text: str, tokenizer: GLMTokenizer) -> list[int]:
     """Renders a user's text as a prompt, or as plain text to continue if the tokenizer has no role tokens."""
-    if has_roles(tokenizer):
+    if family_of(tokenizer).has_roles:
         return render_prompt([{"role": "user", "content": text}], tokenizer)
     return [*tokenizer.prefix_ids, *tokenizer.encode(text)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glmja.conversation.messages import Message
-from glmja.conversation.rendering import has_roles, render_prompt
+from glmja.conversation.rendering import render_prompt
 from glmja.evaluation.references import Reference
 from glmja.files.documents import read_documents
 from glmja.modeling.model_folder import ModelFolder
@@ -109,7 +109,7 @@ def check_fits(tasks: EvalTasks, model: ModelFolder) -> None:
         raise ValueError(f"`row_len` ({limits.row_len}) exceeds the {num_positions} positions of {model.path}")
     if not (tasks.questions or tasks.references):
         return
-    if not has_roles(model.tokenizer):
+    if not model.family.has_roles:
         raise ValueError(
             f"{model.path} has no chat format (no <|user|> and <|assistant|> tokens) and cannot answer; leave out "
             "`generate` and set `questions` to false"

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from glmja.errors import ModelError
+from glmja.families.family import Family
+from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.weights.chatglm_layout import Config, Layout, check_glm_config, layout_of, to_glm_config
+from glmja.weights.chatglm_layout import Config, Layout, layout_of
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.options import MAX_SHARD_SIZE
 
@@ -38,20 +40,25 @@ class ModelFolder:
     _stored_config: Config
 
     @classmethod
-    def open(cls, path: str | Path) -> ModelFolder:
+    def open(cls, path: str | Path, family: str | None = None) -> ModelFolder:
         """Reads config and tokenizer, and checks that they belong together. No weight is read.
 
         Args:
             path: Folder of a model, in ChatGLM2/3's layout or `transformers`' Glm.
+            family: Name of the model's family; recognized by the folder's files if None.
 
         Raises:
             OSError: If there is no config or tokenizer.
-            ValueError: If the architecture is unknown, or config, tokenizer and reports do not belong together.
+            ValueError: If the architecture or the family is unknown, or config, tokenizer and reports do not belong
+                together.
         """
         path = Path(path)
         stored = read_json(path / "config.json")
-        config = _glm_config(stored, path)
-        tokenizer = GLMTokenizer.load(path, stored)
+        tokenizer = load_tokenizer(path, family, stored)
+        try:
+            config = family_of(tokenizer).to_runtime_config(stored)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
         check_vocabulary(config["vocab_size"], tokenizer, path)
         _check_reports(path, tokenizer)
         return cls(path, config, tokenizer, stored)
@@ -74,6 +81,16 @@ class ModelFolder:
     def fingerprint(self) -> str:
         """A hash of the weights; see `Checkpoint.fingerprint`."""
         return self.stored.fingerprint()
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the stored weights."""
+        return layout_of(self._stored_config)
+
+    @property
+    def family(self) -> Family:
+        """The model's family."""
+        return family_of(self.tokenizer)
 
     @property
     def max_positions(self) -> int:
@@ -102,16 +119,6 @@ def glm_config(folder: str | Path) -> Config:
 def check_folder(folder: str | Path) -> GLMTokenizer:
     """The tokenizer of a model folder; use `ModelFolder.tokenizer`."""
     return ModelFolder.open(folder).tokenizer
-
-
-def _glm_config(config: Config, folder: Path) -> Config:
-    try:
-        if layout_of(config) == "chatglm":
-            config = to_glm_config(config)
-        check_glm_config(config)
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from error
-    return config
 
 
 def write_model(

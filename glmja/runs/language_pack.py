@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from glmja.errors import ModelError
+from glmja.families.recognition import load_tokenizer
 from glmja.files.checksums import sha256_of_file
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface as fast_tokenizer
@@ -132,7 +133,7 @@ def apply_pack(
     """
     pack, model_dir = Path(pack), Path(model_dir)
     binding = read(pack)
-    tokenizer = GLMTokenizer.load(pack)
+    tokenizer = load_tokenizer(pack)
     if not (pack / WEIGHTS).is_file():
         raise FileNotFoundError(f"no {WEIGHTS} in {pack}")
     _check_hash(pack / WEIGHTS, sha256_of_file(pack / WEIGHTS), binding["weights_sha256"])

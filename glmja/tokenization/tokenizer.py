@@ -8,30 +8,24 @@ for a control token by its name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from glmja.errors import ModelError
-from glmja.files.json_files import read_json
 from glmja.tokenization.vocabulary import Piece, parse_proto
 
 Role = Literal["system", "user", "assistant", "observation"]
 
 FILE_NAME = "tokenizer.model"
 
-# In the order of their ids, right above the pieces of ChatGLM3's own vocabulary (64789 … 64797). ChatGLM writes
-# `sop` and `eop` bare; as the string `sop` a Hugging Face tokenizer would find the token inside "philosophy", so
-# they are named as GLM-4 names them.
-CONTROL_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *(f"<|{role}|>" for role in get_args(Role)))
-_NUM_CHATGLM2_CONTROL_TOKENS = 5  # ChatGLM2 has the same vocabulary, and no roles
-
-# What the published 78,554-piece vocabulary holds at the ids of the control tokens: normal pieces that text could make.
-_PLACEHOLDERS = [f"vcxv{i}" for i in range(1, 10)]
+# The published 78,554-piece vocabulary has these at the ids of ChatGLM3's control tokens: normal pieces that text could
+# contain.
+PLACEHOLDERS = tuple(f"vcxv{i}" for i in range(1, 10))
 
 
 class TokenizerNotFoundError(FileNotFoundError, ModelError):
@@ -71,25 +65,25 @@ class GLMTokenizer:
             raise ModelError(f"the end of a text, {proto.trainer_spec.eos_piece[:20]!r}, is no control token of it")
 
     @classmethod
-    def load(cls, folder: str | Path, config: Mapping[str, Any] | None = None) -> GLMTokenizer:
-        """Loads the tokenizer of a ChatGLM2 or ChatGLM3 folder, a glmja folder, or the published Japanese merge.
+    def load(cls, folder: str | Path) -> GLMTokenizer:
+        """Loads a tokenizer whose file defines its control tokens, as the files written by glmja do.
+
+        ChatGLM's own files do not; `glmja.families.recognition.load_tokenizer` loads these, too.
 
         Args:
             folder: Folder of `tokenizer.model`.
-            config: The content of the folder's `config.json`; read, if there is one, if None.
 
         Raises:
             TokenizerNotFoundError: If the folder has no `tokenizer.model`.
-            ValueError: If the file is not a SentencePiece model, or the folder's `config.json` is damaged.
+            ValueError: If the file is not a SentencePiece model, or defines no control tokens.
         """
-        path = Path(folder) / FILE_NAME
-        if not path.is_file():
-            raise TokenizerNotFoundError(Path(folder))
-        names = _control_tokens_of(Path(folder), config)
+        proto = read_proto(folder)
         try:
-            return cls(with_control_tokens(parse_proto(path.read_bytes()), names))
+            if not _defines_control_tokens(proto):
+                raise ModelError("defines no control tokens; load it with glmja.families.recognition.load_tokenizer")
+            return cls(proto)
         except ValueError as error:
-            raise ModelError(f"{path}: {error}") from error
+            raise ModelError(f"{Path(folder) / FILE_NAME}: {error}") from error
 
     def __len__(self) -> int:
         """The number of ids, control tokens included."""
@@ -193,19 +187,35 @@ def _surrogate(texts: Sequence[str], error: Exception) -> Exception:
     return ValueError(f"the text holds a lone surrogate, which is no character: {ascii(bad)[:60]}")
 
 
-def with_control_tokens(proto: spm.ModelProto, control_tokens: Sequence[str] = CONTROL_TOKENS) -> spm.ModelProto:
-    """A copy of the model in which the control tokens are pieces of type CONTROL, at the ids that ChatGLM gives them.
+def read_proto(folder: str | Path, file_name: str = FILE_NAME) -> spm.ModelProto:
+    """Reads the SentencePiece model of a folder.
 
-    They follow the model's own pieces; where the published merge keeps placeholders for them, they replace these.
-    A model that has them is returned as it is.
+    Raises:
+        TokenizerNotFoundError: If the folder has none.
+        ModelError: If the file is not a SentencePiece model.
     """
-    if any(p.type == Piece.CONTROL and p.piece == control_tokens[0] for p in proto.pieces):
+    path = Path(folder) / file_name
+    if not path.is_file():
+        raise TokenizerNotFoundError(Path(folder))
+    try:
+        return parse_proto(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def with_control_tokens(proto: spm.ModelProto, control_tokens: Sequence[str]) -> spm.ModelProto:
+    """Returns a copy of the model in which the control tokens are pieces of type CONTROL, at ChatGLM's ids.
+
+    They follow the model's own pieces; the placeholders of the published merge are replaced by them. A model that
+    defines control tokens is returned unchanged.
+    """
+    if _defines_control_tokens(proto):
         return proto
     complete = spm.ModelProto()
     complete.CopyFrom(proto)
-    first = next((i for i, p in enumerate(proto.pieces) if p.piece == _PLACEHOLDERS[0]), len(proto.pieces))
-    if [p.piece for p in list(proto.pieces)[first : first + len(_PLACEHOLDERS)]] == _PLACEHOLDERS:
-        for piece, name in zip(list(complete.pieces)[first:], CONTROL_TOKENS, strict=False):
+    first = next((i for i, p in enumerate(proto.pieces) if p.piece == PLACEHOLDERS[0]), len(proto.pieces))
+    if tuple(p.piece for p in list(proto.pieces)[first : first + len(PLACEHOLDERS)]) == PLACEHOLDERS:
+        for piece, name in zip(list(complete.pieces)[first:], control_tokens, strict=False):
             piece.piece, piece.type = name, Piece.CONTROL
     else:
         for name in control_tokens:
@@ -214,12 +224,8 @@ def with_control_tokens(proto: spm.ModelProto, control_tokens: Sequence[str] = C
     return complete
 
 
-def _control_tokens_of(folder: Path, config: Mapping[str, Any] | None) -> Sequence[str]:
-    """ChatGLM2 and ChatGLM3 share one vocabulary file; only the name in `config.json` tells them apart."""
-    if config is None:
-        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    name = config.get("_name_or_path", "")
-    return CONTROL_TOKENS[:_NUM_CHATGLM2_CONTROL_TOKENS] if "chatglm2" in str(name).lower() else CONTROL_TOKENS
+def _defines_control_tokens(proto: spm.ModelProto) -> bool:
+    return any(p.type == Piece.CONTROL and p.piece == "[gMASK]" for p in proto.pieces)
 
 
 def _num_characters(piece: spm.ModelProto.SentencePiece) -> int:

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceTrainer
 
+from glmja.families.chatglm3 import CONTROL_TOKENS, ROLE_TOKENS
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder
-from glmja.tokenization.tokenizer import CONTROL_TOKENS, FILE_NAME
+from glmja.tokenization.tokenizer import FILE_NAME
 from glmja.tokenization.vocabulary import parse_proto
 from glmja.weights.chatglm_layout import EMBEDDING, INV_FREQ, Config, expected_shapes, plan_to_chatglm, to_glm_config
 from glmja.weights.checkpoint import inv_freq
@@ -53,11 +54,13 @@ def build_base(
         ValueError: If the texts do not hold so many pieces, or `output` is not free.
     """
     model = train_vocabulary(texts, vocab_size)
-    num_rows = -(-(len(parse_proto(model).pieces) + len(CONTROL_TOKENS)) // 64) * 64
+    num_pieces = len(parse_proto(model).pieces)
+    num_rows = -(-(num_pieces + len(CONTROL_TOKENS)) // 64) * 64
     config = _config(num_rows, hidden_size, num_layers)
     with atomic_output_folder(output, overwrite) as folder:
         (folder / FILE_NAME).write_bytes(model)
         write_json(folder / "config.json", config)
+        write_json(folder / "tokenizer_config.json", _tokenizer_config(num_pieces))
         save_file(_weights(config, seed), folder / "model.safetensors", {"format": "pt"})
 
 
@@ -85,6 +88,15 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> bytes:
     except RuntimeError as error:
         raise ValueError(f"the texts do not make {vocab_size} pieces: {error}") from error
     return model.getvalue()
+
+
+def _tokenizer_config(num_pieces: int) -> dict[str, object]:
+    """As in ChatGLM3's repository: the tokenizer's class, and the ids of its role tokens."""
+    ids = {token: num_pieces + i for i, token in enumerate(CONTROL_TOKENS) if token in ROLE_TOKENS}
+    return {
+        "tokenizer_class": "ChatGLMTokenizer",
+        "added_tokens_decoder": {str(i): {"content": token, "special": True} for token, i in ids.items()},
+    }
 
 
 def _config(num_rows: int, hidden_size: int, num_layers: int) -> Config:

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from glmja.conversation.messages import Message
-from glmja.conversation.rendering import has_roles, question_ids, render_prompt
+from glmja.conversation.rendering import question_ids, render_prompt
 from glmja.errors import ModelError
-from glmja.files.json_files import read_json
 from glmja.modeling.adapters import Lora, apply_tuning
 from glmja.modeling.generation import Continuation, generate_ids
 from glmja.modeling.loading import load_model, model_of
@@ -32,7 +31,6 @@ from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.sampling import Sampling
 from glmja.runs.trained_state import TrainedState
 from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.weights.chatglm_layout import layout_of
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.tensors import Source
 
@@ -187,15 +185,16 @@ def _send(connection: Connection, folder: Path, rows: list[list[int]], num_threa
 
 def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
     torch.set_num_threads(num_threads)  # sums in another order would differ
-    tokenizer, chat_ids = GLMTokenizer.load(folder), None
-    if layout_of(read_json(folder / "config.json")) == "glm":
+    opened, chat_ids = ModelFolder.open(folder), None
+    tokenizer = opened.tokenizer
+    if opened.layout == "glm":
         model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         if wrong := {key: sorted(found)[:3] for key, found in loading.items() if found}:
             raise ModelError(f"transformers finds other weights than it wants: {wrong}")
         model.eval()
     else:
-        model = load_model(folder, torch.float32)
-    if (folder / "tokenizer.json").is_file() and has_roles(tokenizer):
+        model = load_model(opened, torch.float32)
+    if (folder / "tokenizer.json").is_file() and opened.family.has_roles:
         written = AutoTokenizer.from_pretrained(folder)
         chat_ids = [written.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in _CHATS]
     with torch.inference_mode():

@@ -131,11 +131,6 @@ def to_glm_config(config: Config) -> Config:
     for key, value in (_REQUIRED | present).items():
         if config[key] != value:
             raise ModelError(f"the ChatGLM config has {key} = {config[key]!r}; only {value!r} can be converted")
-    if config.get("rope_ratio", 1) != 1 and "chatglm2" in str(config.get("_name_or_path", "")).lower():
-        raise ModelError(
-            f"the ChatGLM2 config has rope_ratio = {config['rope_ratio']!r}: ChatGLM2 interpolates positions by it, "
-            "ChatGLM3 scales the rotary base; only the latter can be converted"
-        )
     return {
         "model_type": "glm",
         "architectures": ["GlmForCausalLM"],

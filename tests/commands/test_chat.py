@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from glmja import chat
-from glmja.files.json_files import read_json, write_json
+from tests.support.families import as_chatglm2
 from tests.support.file_reads import counted_opens, reads_of
 from tests.support.taught import HELLO, TOOLS, WEATHER, taught_folder
 
@@ -202,7 +202,7 @@ def test_an_empty_stdin_is_rejected(rejected):
 def test_a_model_without_role_tokens_is_rejected_with_a_solution(rejected, base_dir, tmp_path):
     folder = tmp_path / "chatglm2-6b"
     shutil.copytree(base_dir, folder)
-    write_json(folder / "config.json", read_json(folder / "config.json") | {"_name_or_path": "THUDM/chatglm2-6b"})
+    as_chatglm2(folder)
     assert "the tokenizer has no role tokens" in rejected(model=folder)
 
 

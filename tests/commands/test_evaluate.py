@@ -13,6 +13,7 @@ from glmja.evaluation.questions import QUESTIONS
 from glmja.evaluation.report import render
 from glmja.evaluation.scores import ModelInfo, Scores, TextComparison, TextScores, as_json
 from glmja.twin.build import text_file
+from tests.support.families import as_chatglm2
 from tests.support.file_reads import counted_opens, reads_of
 
 QUICK = ["--max_new_tokens", "8", "--max_characters", "2000", "--row_len", "128", "--max_references", "4"]
@@ -256,8 +257,7 @@ def test_bad_input_is_one_line_before_weights_are_loaded(tmp_path, zero_dir, cap
 def test_a_model_without_chat_format_can_be_measured_but_cannot_answer(tmp_path, base_dir):
     folder = tmp_path / "chatglm2"
     shutil.copytree(base_dir, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"_name_or_path": "THUDM/chatglm2-6b"}))
+    as_chatglm2(folder)
     options = {"text": [f"zh={text_file('zh')}"], "max_characters": 500, "row_len": 64}
     with pytest.raises(
         ValueError, match=r"chatglm2 has no chat format .* leave out `generate` and set `questions` to false"

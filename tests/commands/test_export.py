@@ -297,7 +297,7 @@ def test_the_check_finds_weights_that_transformers_does_not_find(trained, zero_d
 
 
 def test_an_export_that_does_not_load_is_told(tmp_path):
-    with pytest.raises(ModelError, match=r"the export does not load: no tokenizer\.model in"):
+    with pytest.raises(ModelError, match=r"the export does not load: no config\.json in"):
         export_check._in_new_process(tmp_path, [[1, 2, 3]])
 
 

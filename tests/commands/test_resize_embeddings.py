@@ -6,6 +6,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from glmja import build_tokenizer, resize_embeddings
+from glmja.families.chatglm3 import ROLE_TOKENS
+from glmja.families.recognition import load_tokenizer
 from glmja.modeling.loading import load_model
 from glmja.modeling.model_folder import ModelFolder
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
@@ -14,6 +16,7 @@ from glmja.twin import build as twin
 from glmja.verification import zero as verification
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
+from tests.support.families import as_chatglm2, change_config, without_evidence
 
 IDS = torch.tensor([[5, 300, 7, 900, 2, 41]])
 
@@ -260,9 +263,7 @@ class TestVerification:
 
 
 def test_chatglm2_without_roles_is_resized_too(base_dir, tmp_path):
-    base = copy(base_dir, tmp_path / "base")
-    config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"_name_or_path": "THUDM/chatglm2-6b"}))
+    base = as_chatglm2(copy(base_dir, tmp_path / "base"))
     args = ["--corpus", str(twin.text_file("ja")), "--num_new_pieces", "64", "--output", str(tmp_path / "t")]
     build_tokenizer.main(["--base", str(base), *args])
     report = resize_embeddings.main(
@@ -303,3 +304,28 @@ def test_the_published_resized_model_is_accepted_as_base(data, tmp_path, texts):
     args = ["--tokenizer", str(tmp_path / "published"), "--output", str(tmp_path / "out")]
     report = resize_embeddings.main(["--base", str(tmp_path / "published"), *args])
     assert (report["rows_before"], report["old_rows_kept"], report["rows_after"]) == (78592, 78554, 78592)
+
+
+def test_the_family_of_a_base_without_evidence_can_be_given(base_dir, tmp_path):
+    base = without_evidence(copy(base_dir, tmp_path / "base"))
+    args = ["--base", str(base), "--family", "chatglm2"]
+    corpus = ["--corpus", str(twin.text_file("ja")), "--num_new_pieces", "8"]
+    build_tokenizer.main([*args, *corpus, "--output", str(tmp_path / "t")])
+    report = resize_embeddings.main([*args, "--tokenizer", str(tmp_path / "t"), "--output", str(tmp_path / "zero")])
+    assert report["old_rows_kept"] == len(load_tokenizer(base, "chatglm2"))
+    assert GLMTokenizer.load(tmp_path / "zero").stop_ids == [2]
+
+
+@pytest.mark.parametrize("name", ["THUDM/chatglm2-6b", "/data/ChatGLM2-6B/THUDM/chatglm3-6b"])
+def test_the_role_rows_of_chatglm3_are_kept_whatever_its_path_was(base_dir, tmp_path, base_tokenizer, name):
+    base = copy(base_dir, tmp_path / "base")
+    change_config(base, _name_or_path=name)
+    corpus = ["--corpus", str(twin.text_file("ja")), "--num_new_pieces", "8"]
+    build_tokenizer.main(["--base", str(base), *corpus, "--output", str(tmp_path / "t")])
+    resize_embeddings.main(
+        ["--base", str(base), "--tokenizer", str(tmp_path / "t"), "--output", str(tmp_path / "zero")]
+    )
+    roles = [base_tokenizer.control_id(token) for token in ROLE_TOKENS]
+    assert [GLMTokenizer.load(tmp_path / "zero").control_id(token) for token in ROLE_TOKENS] == roles
+    for matrix in (EMBEDDING, HEAD):
+        assert torch.equal(*(rows(folder, matrix)[roles] for folder in (base, tmp_path / "zero")))

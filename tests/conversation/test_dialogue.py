@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from glmja.conversation.dialogue import Dialogue
 from glmja.conversation.rendering import render_prompt, render_rounds
 from glmja.conversation.replies import generate
+from glmja.families.chatglm3 import CONTROL_TOKENS
 from glmja.modeling.loading import load_model
 from glmja.modeling.sampling import Sampling
-from glmja.tokenization.tokenizer import CONTROL_TOKENS, GLMTokenizer
+from glmja.tokenization.tokenizer import GLMTokenizer
 from tests.support.strategies import TEXT_WITH_CONTROL_NAMES
 from tests.support.taught import HELLO, WEATHER, taught_folder
 

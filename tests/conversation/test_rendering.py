@@ -13,6 +13,7 @@ from glmja.conversation.rendering import (
     render_within,
     show,
 )
+from glmja.families.recognition import load_tokenizer
 from glmja.tokenization.tokenizer import GLMTokenizer
 from tests.support.strategies import ADVERSARIAL_TEXT, FORGERIES
 
@@ -144,7 +145,7 @@ ROUND_2 = [
 
 
 def test_ids_of_rounds_equal_those_of_chatglm2s_own_tokenizer(data):
-    tokenizer = GLMTokenizer.load(data / "chatglm3")
+    tokenizer = load_tokenizer(data / "chatglm3")
     hello = "你好👋！我是人工智能助手 ChatGLM2-6B，很高兴见到你，欢迎问我任何问题。"
     turns = [TURNS[0], {"role": "assistant", "content": hello}, {"role": "user", "content": "晚上睡不着应该怎么办"}]
     assert render_rounds(turns[:1], tokenizer) == [64790, 64792, *ROUND_1]
@@ -210,7 +211,7 @@ def test_a_malformed_conversation_is_rejected(messages, message):
 
 
 def test_ids_equal_those_of_chatglm3s_own_tokenizer(data):
-    tokenizer = GLMTokenizer.load(data / "chatglm3")
+    tokenizer = load_tokenizer(data / "chatglm3")
     for case in json.loads((data / "chatglm3" / "chat_ids.json").read_text(encoding="utf-8")):
         messages = [*case["history"], {"role": case["role"], "content": case["query"]}]
         assert render_prompt(messages, tokenizer) == case["ids"]

@@ -13,9 +13,10 @@ import gguf
 import pytest
 from gguf import TokenType
 
+from glmja.families.chatglm3 import CONTROL_TOKENS
+from glmja.families.recognition import load_tokenizer
 from glmja.modeling.model_folder import write_model
 from glmja.tokenization import huggingface as fast_tokenizer
-from glmja.tokenization.tokenizer import CONTROL_TOKENS, GLMTokenizer
 from glmja.weights.chatglm_layout import EMBEDDING
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.options import MAX_SHARD_SIZE
@@ -105,7 +106,7 @@ def test_the_original_layout_says_all_that_the_converter_asks_of_it(zero_dir, to
 
 
 def test_the_stock_vocabulary_is_read_with_its_control_tokens(data, tmp_path):
-    tokenizer = GLMTokenizer.load(data / "chatglm3")
+    tokenizer = load_tokenizer(data / "chatglm3")
     fast_tokenizer.save(tokenizer, tmp_path)
     pieces = pieces_read(tmp_path)
     assert [(i, text) for i, (text, _, kind) in enumerate(pieces) if kind == TokenType.CONTROL] == [

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "glmja.cli": "text files",
     "glmja.families": "files tokenization weights",
     "glmja.runs": "files tokenization weights families",
-    "glmja.twin": "files tokenization weights",
+    "glmja.twin": "files tokenization weights families",
     "glmja.modeling": "files tokenization weights families",
     "glmja.conversation": "text tokenization families modeling",
     "glmja.evaluation": "text files tokenization weights families runs modeling conversation",

@@ -32,6 +32,7 @@ from data_modules.sources import ChatSource, TextSource
 from data_modules.stores.chat_store import ChatStore
 from data_modules.stores.token_store import TokenStore
 from glmja import build_tokenizer, chat, evaluate, export, fit, resize_embeddings
+from glmja.families.recognition import load_tokenizer
 from glmja.runs import manifest
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.twin.build import text_file
@@ -275,7 +276,7 @@ def ready_model(w: World) -> list[str]:
 
 
 def keeps_old_ids(w: World) -> bool:
-    old, new = GLMTokenizer.load(w.base), GLMTokenizer.load(w.out)
+    old, new = load_tokenizer(w.base), GLMTokenizer.load(w.out)
     pieces = [new.piece(i) for i in range(len(new))]
     return pieces[: len(old)] == [old.piece(i) for i in range(len(old))] and len(set(pieces)) == len(pieces)
 
@@ -301,7 +302,7 @@ def damaged_labels(w: World) -> list[str]:
 
 def other_tokenizer(w: World) -> list[str]:
     """A cache that another tokenizer made of the same text."""
-    TokenStore.of(TextSource("x", "ja", [str(JA)]), GLMTokenizer.load(w.base), w.tmp / "cache", 0)
+    TokenStore.of(TextSource("x", "ja", [str(JA)]), load_tokenizer(w.base), w.tmp / "cache", 0)
     return w.fit()
 
 

@@ -34,13 +34,15 @@ from data_modules.stores.token_store import TokenStore
 from glmja import fit
 from glmja.cli.command import MACHINE_ERROR, one_line_errors
 from glmja.conversation import rendering as conversation
+from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.files.records import read_chunks
 from glmja.runs import manifest
-from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
+from glmja.tokenization.tokenizer import FILE_NAME
 from glmja.tokenization.vocabulary import parse_proto
 from glmja.twin import build as twin
 from glmja.weights.checkpoint import Checkpoint
+from tests.support.families import CHATGLM2_CODE
 from tests.support.mutations import mutate_bytes, mutate_json, mutate_proto
 
 SECONDS, BYTES = 20, 1 << 30  # most that reading one file may take; other tests may run beside it
@@ -251,11 +253,13 @@ def tokenizers(tokenizer_dir):
     files = {
         f"own/{FILE_NAME}": (tokenizer_dir / FILE_NAME).read_bytes(),
         f"other/{FILE_NAME}": normalising.getvalue(),
-        "other/config.json": b'{"_name_or_path": "THUDM/chatglm2-6b", "model_type": "chatglm"}',
+        "other/config.json": b'{"_name_or_path": "THUDM/chatglm2-6b", "model_type": "chatglm", "rotary_percent": 0.5}',
+        "other/tokenizer_config.json": b'{"added_tokens_decoder": {"300": {"content": "<|user|>", "special": true}}}',
+        "other/tokenization_chatglm.py": CHATGLM2_CODE.encode(),
     }
 
     def read(folder):
-        opened = [GLMTokenizer.load(folder / name) for name in ("own", "other")]
+        opened = [load_tokenizer(folder / name) for name in ("own", "other")]
         return lambda: [check(tokenizer) for tokenizer in opened]
 
     def check(tokenizer):
@@ -267,7 +271,7 @@ def tokenizers(tokenizer_dir):
         assert all(0 <= i < len(tokenizer) for i in (*tokenizer.prefix_ids, *tokenizer.stop_ids, *tokenizer.new_ids))
         assert len(tokenizer.num_characters) == len(tokenizer)
         assert len(tokenizer.fingerprint) == 64 and tokenizer.piece(5) is not None
-        if conversation.has_roles(tokenizer):
+        if family_of(tokenizer).has_roles:
             conversation.render([{"role": "user", "content": "あ"}, {"role": "assistant", "content": "b"}], tokenizer)
 
     def structured(content, rng):
@@ -277,7 +281,8 @@ def tokenizers(tokenizer_dir):
         return proto.SerializeToString()
 
     structures = {name: structured for name in files if name.endswith(FILE_NAME)}
-    return Format(files, structures | {"other/config.json": mutate_json}, read)
+    structures |= {name: mutate_json for name in files if name.endswith(".json")}
+    return Format(files, structures, read)
 
 
 def weights(folder):

@@ -1,12 +1,12 @@
 import io
-import json
 
 import pytest
 from hypothesis import given, settings
 from sentencepiece import SentencePieceTrainer
 
+from glmja.families.chatglm3 import CONTROL_TOKENS
+from glmja.families.recognition import load_tokenizer
 from glmja.tokenization.tokenizer import (
-    CONTROL_TOKENS,
     FILE_NAME,
     GLMTokenizer,
     TokenizerNotFoundError,
@@ -33,8 +33,7 @@ def test_a_saved_tokenizer_is_the_same_when_loaded(tokenizer, tmp_path):
 
 def test_chatglm2_has_five_control_tokens_and_no_roles(base_dir, tmp_path):
     (tmp_path / FILE_NAME).write_bytes((base_dir / FILE_NAME).read_bytes())
-    (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": "THUDM/chatglm2-6b"}))
-    two, three = GLMTokenizer.load(tmp_path), GLMTokenizer.load(base_dir)
+    two, three = load_tokenizer(tmp_path, "chatglm2"), load_tokenizer(base_dir)
     assert len(two) == len(three) - 4
     assert two.control_id("<eop>") == three.control_id("<eop>")
     assert two.stop_ids == [2]
@@ -46,7 +45,7 @@ def test_the_published_layouts_placeholders_become_control_tokens(base_dir, tmp_
     proto = parse_proto((base_dir / FILE_NAME).read_bytes())
     published = append_pieces(proto, [*(f"vcxv{i}" for i in range(1, 10)), "です"])
     (tmp_path / FILE_NAME).write_bytes(published.SerializeToString())
-    tokenizer = GLMTokenizer.load(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
     assert len(tokenizer) == len(proto.pieces) + 10
     assert tokenizer.control_id("[MASK]") == len(proto.pieces)
     assert tokenizer.control_id("<|observation|>") == len(proto.pieces) + 8
@@ -62,7 +61,7 @@ def normalising(texts):
         sentence_iterator=iter([*texts["en"], *texts["zh"]]), model_writer=model, vocab_size=1500, model_type="bpe",
         byte_fallback=True, normalization_rule_name="nmt_nfkc_cf", minloglevel=2,
     )  # fmt: skip
-    return GLMTokenizer(with_control_tokens(parse_proto(model.getvalue())))
+    return GLMTokenizer(with_control_tokens(parse_proto(model.getvalue()), CONTROL_TOKENS))
 
 
 @pytest.mark.parametrize("num_texts", [200, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -117,22 +116,22 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer, ids):
 def test_a_folder_without_tokenizer_says_what_it_holds(tmp_path):
     (tmp_path / "other.txt").touch()
     with pytest.raises(TokenizerNotFoundError, match=r"no tokenizer.model in .*found: other.txt"):
-        GLMTokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
     with pytest.raises(TokenizerNotFoundError, match="no such folder"):
-        GLMTokenizer.load(tmp_path / "nothing")
+        load_tokenizer(tmp_path / "nothing")
 
 
 def test_a_damaged_tokenizer_is_refused_by_name(base_dir, tmp_path):
     (tmp_path / FILE_NAME).write_bytes((base_dir / FILE_NAME).read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"tokenizer.model: not a SentencePiece model"):
-        GLMTokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_a_damaged_config_beside_a_tokenizer_is_refused_by_name(base_dir, tmp_path):
     (tmp_path / FILE_NAME).write_bytes((base_dir / FILE_NAME).read_bytes())
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json: not JSON"):
-        GLMTokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_a_model_that_sentencepiece_refuses_is_refused(base_tokenizer):
@@ -145,14 +144,14 @@ class TestReal:
     """ChatGLM3's own vocabulary."""
 
     def test_stock_ids(self, data):
-        tokenizer = GLMTokenizer.load(data / "chatglm3")
+        tokenizer = load_tokenizer(data / "chatglm3")
         assert len(tokenizer) == 64798
         assert tokenizer.control_tokens["[gMASK]"] == 64790
         assert tokenizer.stop_ids == [2, 64795, 64797]
 
     def test_the_published_merge(self, data, tmp_path):
         (tmp_path / FILE_NAME).write_bytes((data / "reference" / "cn_and_ja.model").read_bytes())
-        tokenizer = GLMTokenizer.load(tmp_path)
+        tokenizer = load_tokenizer(tmp_path)
         assert len(tokenizer) == 78554
         assert tokenizer.control_id("<|assistant|>") == 64796
         assert tokenizer.proto.pieces[64796].type == Piece.CONTROL
@@ -162,4 +161,4 @@ def test_the_end_of_a_text_must_be_a_control_token(base_dir):
     proto = parse_proto((base_dir / FILE_NAME).read_bytes())
     proto.pieces[proto.trainer_spec.eos_id].type = Piece.NORMAL
     with pytest.raises(ValueError, match="the end of a text, '</s>', is no control token of it"):
-        GLMTokenizer(with_control_tokens(proto))
+        GLMTokenizer(with_control_tokens(proto, CONTROL_TOKENS))

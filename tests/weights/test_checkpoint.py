@@ -147,10 +147,6 @@ HEAD = "transformer.output_layer.weight"
         (lambda f: (f / "config.json").write_text("[]"), "config.json: not a JSON object"),
         (lambda f: change_config(f, model_type="llama"), "unknown architecture: model_type is 'llama'"),
         (lambda f: change_config(f, rmsnorm=False), "has rmsnorm = False; only True can be converted"),
-        (
-            lambda f: change_config(f, _name_or_path="THUDM/chatglm2-6b-32k", rope_ratio=50),
-            "has rope_ratio = 50: ChatGLM2 interpolates positions by it",
-        ),
         (lambda f: change_config(f, quantization_bit=4), "has quantization_bit = 4; only 0 can be converted"),
         (lambda f: (f / "config.json").write_text('{"model_type": "chatglm"}'), "config lacks padded_vocab_size"),
         (lambda f: (f / "config.json").write_text('{"model_type": "glm"}'), "the Glm config lacks vocab_size"),

@@ -1,0 +1,1 @@
+"""Model families: what distinguishes them, one file a family, and how a folder's family is recognized."""

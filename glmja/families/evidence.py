@@ -1,0 +1,122 @@
+"""What the files of a model folder say about its family.
+
+Only contents count: neither the folder's name nor a path in a file (`_name_or_path`) is evidence, since models are
+trained, copied and renamed. Code beside a model is parsed, never executed.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentencepiece import sentencepiece_model_pb2 as spm
+
+from glmja.files.json_files import read_json
+from glmja.tokenization.tokenizer import PLACEHOLDERS
+from glmja.tokenization.vocabulary import Piece
+from glmja.weights.chatglm_layout import Config
+
+_MAX_CODE_BYTES = 1 << 20  # ChatGLM3's tokenizer code has 14 kB
+
+
+@dataclass(frozen=True)
+class DeclaredToken:
+    """A special token that a JSON file of a tokenizer declares.
+
+    Attributes:
+        name: The token.
+        id: Its id, or None if no file gives one.
+        file: Name of the file.
+    """
+
+    name: str
+    id: int | None
+    file: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The facts that a family can be recognized from.
+
+    Attributes:
+        config: The content of `config.json`; empty if there is none.
+        num_pieces: Number of pieces in the tokenizer's file.
+        special_pieces: Its control pieces, and placeholders for such.
+        declared_tokens: Special tokens that the JSON files beside it declare.
+        code_constants: The string constants of each `tokenization_*.py` beside it.
+    """
+
+    config: Config
+    num_pieces: int
+    special_pieces: frozenset[str]
+    declared_tokens: tuple[DeclaredToken, ...]
+    code_constants: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def read(cls, folder: Path, proto: spm.ModelProto, config: Config) -> Evidence:
+        """Reads the small files of a folder.
+
+        Args:
+            folder: The folder.
+            proto: The content of its tokenizer's file.
+            config: The content of its `config.json`.
+
+        Raises:
+            ModelError: If a file is damaged.
+        """
+        special = {p.piece for p in proto.pieces if p.type == Piece.CONTROL or p.piece == PLACEHOLDERS[0]}
+        # what tokenizer.model itself defines is final: the tokenizer is made from it alone
+        decided = not special.isdisjoint(("[gMASK]", PLACEHOLDERS[0]))
+        return cls(
+            config,
+            len(proto.pieces),
+            frozenset(special),
+            () if decided else tuple(_declared_tokens(folder)),
+            {} if decided else {path.name: _constants(path) for path in sorted(folder.glob("tokenization_*.py"))},
+        )
+
+
+def _declared_tokens(folder: Path) -> list[DeclaredToken]:
+    found: dict[str, str] = {}
+    ids: dict[str, int] = {}
+    for file in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / file).is_file():
+            for name, token_id in _tokens_in(file, read_json(folder / file)):
+                found.setdefault(name, file)
+                if token_id is not None:
+                    ids.setdefault(name, token_id)
+    return [DeclaredToken(name, ids.get(name), file) for name, file in found.items()]
+
+
+def _tokens_in(file: str, content: Mapping[str, object]) -> Iterator[tuple[str, int | None]]:
+    if file == "added_tokens.json":  # {"<|user|>": 64795}
+        yield from ((name, token_id) for name, token_id in content.items() if isinstance(token_id, int))
+        return
+    decoder = content.get("added_tokens_decoder")
+    if isinstance(decoder, dict):  # {"64795": {"content": "<|user|>", …}}
+        for token_id, token in decoder.items():
+            if (name := _name(token)) is not None and token_id.isdecimal() and len(token_id) < 10:
+                yield name, int(token_id)
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        tokens = content.get(key)
+        if isinstance(tokens, list):
+            yield from ((name, None) for token in tokens if (name := _name(token)) is not None)
+
+
+def _name(token: object) -> str | None:
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
+
+
+def _constants(path: Path) -> frozenset[str]:
+    """The string constants of Python code; none if it cannot be parsed."""
+    try:
+        if path.stat().st_size > _MAX_CODE_BYTES:
+            return frozenset()
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return frozenset()
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return frozenset(node.value for node in nodes if isinstance(node.value, str))

@@ -1,0 +1,106 @@
+"""Recognizes the family of a model folder, and loads its tokenizer."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from glmja.errors import ModelError
+from glmja.families.chatglm2 import CHATGLM2
+from glmja.families.chatglm3 import CHATGLM3
+from glmja.families.evidence import Evidence
+from glmja.families.family import Family
+from glmja.files.json_files import read_json
+from glmja.tokenization.tokenizer import GLMTokenizer, read_proto, with_control_tokens
+from glmja.weights.chatglm_layout import Config
+
+FAMILIES = (CHATGLM3, CHATGLM2)
+
+_FIRST_TRANSFORMERS_OF_CHATGLM3 = (4, 30)  # its README requires 4.30.2; ChatGLM2 and CodeGeeX2 say 4.27.1
+
+_log = logging.getLogger(__name__)
+
+
+def family_named(name: str) -> Family:
+    """Returns the family of a name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise ValueError(f"`family` {name!r} is unknown; known are {', '.join(family.name for family in FAMILIES)}")
+
+
+def family_of(tokenizer: GLMTokenizer) -> Family:
+    """Returns the family of a loaded tokenizer, by its control tokens."""
+    defined = tokenizer.control_tokens.keys()
+    return next((family for family in FAMILIES if defined >= set(family.control_tokens)), CHATGLM2)
+
+
+def recognize(folder: Path, evidence: Evidence, name: str | None = None) -> Family:
+    """Recognizes a family by the evidence in its files.
+
+    Args:
+        folder: The folder, for messages.
+        evidence: What its files say.
+        name: The family that the user named, if any; it decides where the files say nothing or contradict themselves.
+
+    Raises:
+        ModelError: If the files speak for two families, or not for the one that was named.
+        ValueError: If no family has the name.
+    """
+    facts = {family.name: list(family.facts(evidence)) for family in FAMILIES}
+    candidates = [family for family in FAMILIES if facts[family.name]]
+    if name is not None:
+        named = family_named(name)
+        if candidates and named not in candidates:
+            other = candidates[0]
+            raise ModelError(f"{folder}: `family` is {named.title}, but {facts[other.name][0]}, as of {other.title}")
+        return named
+    if len(candidates) > 1:
+        said = " but ".join(f"{facts[family.name][0]} ({family.title})" for family in candidates)
+        raise ModelError(f"{folder}: {said}; remove the wrong file, or set `family` to {_choices()}")
+    return candidates[0] if candidates else _assume(folder, evidence.config)
+
+
+def load_tokenizer(folder: str | Path, family: str | None = None, config: Config | None = None) -> GLMTokenizer:
+    """Loads the tokenizer of a ChatGLM folder, of a folder written by glmja, or of the published Japanese merge.
+
+    Args:
+        folder: Folder of the tokenizer's file.
+        family: Name of the family; recognized by the folder's files if None.
+        config: The content of the folder's `config.json`; read, if there is one, if None.
+
+    Raises:
+        TokenizerNotFoundError: If the folder has no tokenizer.
+        ValueError: If a file is damaged, or the family cannot be recognized.
+    """
+    folder = Path(folder)
+    files = [known.tokenizer_file for known in FAMILIES if (folder / known.tokenizer_file).is_file()]
+    proto = read_proto(folder, files[0]) if files else read_proto(folder)
+    if config is None:
+        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    recognized = recognize(folder, Evidence.read(folder, proto, config), family)
+    try:
+        return recognized.tokenizer_class(with_control_tokens(proto, recognized.control_tokens))
+    except ValueError as error:
+        raise ModelError(f"{folder / recognized.tokenizer_file}: {error}") from error
+
+
+def _assume(folder: Path, config: Config) -> Family:
+    """Without evidence a folder is taken for ChatGLM3, unless it is older than that."""
+    written_by = str(config.get("transformers_version", ""))
+    version = tuple(int(part) for part in written_by.split(".")[:2] if part.isdecimal() and len(part) < 10)
+    if len(version) == 2 and version < _FIRST_TRANSFORMERS_OF_CHATGLM3:
+        raise ModelError(
+            f"{folder}: no file names the tokenizer's control tokens, and config.json was written by transformers "
+            f"{written_by}, older than ChatGLM3; put tokenization_chatglm.py beside it, or set `family` to {_choices()}"
+        )
+    _log.warning("%s: no file names the tokenizer's control tokens; %s is assumed", folder, CHATGLM3.title)
+    return CHATGLM3
+
+
+def _choices() -> str:
+    return " or ".join(family.name for family in FAMILIES)
