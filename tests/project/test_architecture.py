@@ -98,7 +98,7 @@ def test_imports_have_no_cycle():
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_code_of_others_is_ever_run(path):
+def test_no_code_of_a_model_or_checkpoint_is_ever_run(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"trust_remote_code|weights_only\s*=\s*False", text)
 

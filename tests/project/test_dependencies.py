@@ -26,11 +26,11 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "version", "why"), BAD)
-def test_a_bad_version_is_never_installed(name, version, why):
+def test_a_malicious_or_vulnerable_version_is_never_installed(name, version, why):
     assert version not in REQUIRED[name].specifier, why
 
 
-def test_what_is_tested_can_be_installed():
+def test_the_tested_versions_can_be_installed():
     for name, version in (
         ("lightning", "2.6.6"),
         ("torch", "2.13.0"),

@@ -1,7 +1,7 @@
-"""Fifty kinds of bad input: a line that says what, where and what to do, the right exit code, nothing half-written.
+"""Fifty kinds of bad input: one line that says what, where and what to do, the exit code, and no partial output.
 
-Each row goes through a real command. Where what is wrong can be counted, left out or kept without harm, it ends well,
-and says the count. A row of what cannot happen here asserts the law that makes it impossible.
+Each row runs a real command. Where the input can be counted, dropped or kept without harm, the command succeeds and
+reports the count. A row for an input that cannot occur asserts what makes it impossible.
 """
 
 import gzip
@@ -55,7 +55,7 @@ model:
 
 @dataclass
 class World:
-    """Models that are whole, and a folder to spoil copies of them in."""
+    """Valid models, and a folder for damaged copies of them."""
 
     tmp: Path
     base: Path
@@ -78,7 +78,7 @@ class World:
         return path
 
     def fit(self, recipe: str = "demo_pretrain", files: Any = JA, **changes: Any) -> list[str]:
-        """The shortest run there is: one step, no validation."""
+        """Runs one step without validation."""
         source = {"name": "x", "lang": "ja", "files": [str(files)]}
         values = {
             "config": ROOT / "configs" / f"{recipe}.yaml",
@@ -106,7 +106,7 @@ class World:
         return [f"--base={self.base}", f"--tokenizer={self.tokenizer}", f"--output={self.out}", *map(str, more)]
 
     def with_file(self, name: str, content: bytes | None, model: Path | None = None) -> Path:
-        """A copy of a model (Zero) with another file in it, or without it."""
+        """Copies a model (Zero by default) and replaces or removes a file."""
         folder = Path(shutil.copytree(model or self.zero, self.tmp / "model"))
         if content is None:
             (folder / name).unlink()
@@ -122,14 +122,14 @@ class World:
         return folder
 
     def with_shards(self, name: str) -> Path:
-        """Zero with an index that says that all tensors are in a file of that name."""
+        """Copies Zero with an index that places all tensors in a file of the given name."""
         folder = self.with_file("model.safetensors", None)
         weight_map = dict.fromkeys(load_file(self.zero / "model.safetensors"), name)
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
         return folder
 
     def stored(self) -> list[list[int]]:
-        """The ids of each document or conversation that a run has read."""
+        """Returns the ids of each document or conversation in the stores of a run."""
         (folder,) = (self.tmp / "cache").iterdir()
         starts = np.load(folder / "starts.npy")
         return [part.tolist() for part in np.split(np.fromfile(folder / "tokens.bin", np.uint32), starts[1:-1])]
@@ -151,7 +151,7 @@ def row(name: str, verb: Any, given: Given, code: int, said: str, then: Any = No
     return pytest.param(Row(verb, given, code, said, then or (lambda w: True)), id=name)
 
 
-# What is given
+# Inputs
 
 
 def config(content: str | bytes) -> Given:
@@ -175,7 +175,7 @@ def corpus(content: str | bytes, name: str = "bad.txt") -> Given:
 
 
 def chats(*conversations: Any, **values: Any) -> Given:
-    """Good ones, then these."""
+    """Writes valid lines followed by these."""
     lines = [json.dumps(c, ensure_ascii=False) for c in [*GOOD, *conversations]]
     return lambda w: w.fit("demo_sft", w.write("bad.jsonl", "\n".join(lines)), **values)
 
@@ -193,7 +193,7 @@ def references(conversation: Any) -> Given:
 
 
 def only_bin(content: bytes) -> Given:
-    """A model whose weights are not safetensors."""
+    """Writes a model whose weights are not safetensors."""
 
     def given(w: World) -> list[str]:
         folder = w.with_file("pytorch_model.bin", content)
@@ -226,7 +226,7 @@ def talk(*roles: str, **contents: Any) -> dict[str, Any]:
 GOOD = [talk("user", "assistant", user=f"質問{i}です。") for i in range(9)]
 
 
-# Things that are spoiled
+# Damage
 
 
 def with_piece(serialized: bytes, piece: str, kind: int) -> bytes:
@@ -236,7 +236,7 @@ def with_piece(serialized: bytes, piece: str, kind: int) -> bytes:
 
 
 def with_other_score(serialized: bytes) -> bytes:
-    """A flipped bit that SentencePiece does not notice."""
+    """Flips a bit that SentencePiece does not notice."""
     proto = spm.ModelProto.FromString(serialized)
     proto.pieces[-1].score -= 0.5
     return proto.SerializeToString()
@@ -269,7 +269,7 @@ def pickled() -> bytes:
 
 
 def ready_model(w: World) -> list[str]:
-    """Pieces of which one is twice in the model, and many are in the vocabulary already."""
+    """Writes pieces of which one occurs twice, and many are in the vocabulary already."""
     proto = spm.ModelProto.FromString((w.tokenizer / "tokenizer.model").read_bytes())
     proto.pieces.add().CopyFrom(proto.pieces[-1])
     return w.build("--pieces", w.write("ready.model", proto.SerializeToString()), corpus=None)
@@ -282,7 +282,7 @@ def keeps_old_ids(w: World) -> bool:
 
 
 def damaged_tokens(change: Callable[[np.ndarray], np.ndarray | bytes]) -> Given:
-    """A cache of tokens that was made, and then changed."""
+    """Makes a store of tokens and changes it."""
 
     def given(w: World) -> list[str]:
         store = TokenStore.of(TextSource("x", "ja", [str(JA)]), GLMTokenizer.load(w.zero), w.tmp / "cache", 0)
@@ -301,7 +301,7 @@ def damaged_labels(w: World) -> list[str]:
 
 
 def other_tokenizer(w: World) -> list[str]:
-    """A cache that another tokenizer made of the same text."""
+    """Makes a store of the same text with another tokenizer."""
     TokenStore.of(TextSource("x", "ja", [str(JA)]), load_tokenizer(w.base), w.tmp / "cache", 0)
     return w.fit()
 
@@ -328,12 +328,12 @@ def linked_shard(w: World) -> list[str]:
 
 def endless(path: Path) -> Path:
     with path.open("wb") as file:
-        file.truncate(300 << 20)  # of zeros, which take no room
+        file.truncate(300 << 20)  # sparse, takes no disk space
     return path
 
 
 def full_disk(w: World) -> list[str]:
-    """A limit of file sizes ends a save as a full disk does; the fixture lifts it."""
+    """Limits file sizes, so that a save fails as on a full disk; the fixture removes the limit."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     return w.fit()
 
@@ -348,7 +348,7 @@ def held(path: Path) -> Path:
 
 
 def read_as(*documents: str) -> Callable[[World], bool]:
-    """Whether a run has read these texts, to the letter, and none of their control characters as a control token."""
+    """Checks that a run has read these texts exactly, without any control token."""
 
     def then(w: World) -> bool:
         loaded = GLMTokenizer.load(w.zero)
@@ -365,7 +365,7 @@ def learnt_from_long_line(w: World) -> bool:
 
 
 def one_token_a_turn(w: World) -> bool:
-    """Whether roles were opened by the format alone."""
+    """Checks that only the format opens roles."""
     loaded = GLMTokenizer.load(w.zero)
     opened = Counter(i for ids in w.stored() for i in ids if i in (loaded.role_id("user"), loaded.role_id("assistant")))
     return set(opened.values()) == {len(GOOD) + 1}
@@ -655,7 +655,7 @@ def world(base_dir, tokenizer_dir, zero_dir, checkpoint, tmp_path, monkeypatch):
 
 
 def files_of(folder: Path) -> set[Path]:
-    """What is in a folder, but for complete caches, and for TensorBoard's, which Lightning opens before all else."""
+    """Lists a folder without complete stores and TensorBoard's files, which Lightning opens first."""
     files = {path for path in folder.rglob("*") if not path.is_dir() or ".partial-" in path.name}
     return {path for path in files if not {"cache", "tensorboard"} & set(path.parts) or ".partial-" in str(path)}
 

@@ -1,4 +1,4 @@
-"""A damaged checkpoint of a real run is refused in a line that names the file, and passed over by `last`."""
+"""A damaged checkpoint of a real run is refused in one line that names the file, and is skipped by `last`."""
 
 import os
 import shutil
@@ -32,14 +32,14 @@ CASES = [
     for kind, names in FILES.items()
     for name in names
     for damage in DAMAGES
-    # of any step, it says the same
+    # its content does not depend on the step
     if (name, damage) != ("latest", of_an_earlier_step)
 ]
 
 
 @pytest.fixture
 def checkpoints(request, zero_dir, tmp_path):
-    """Those of a run, to be damaged."""
+    """Returns a copy of a run's checkpoints."""
     kind = request.getfixturevalue("kind")
     copy = tmp_path / "run" / "checkpoints"
     shutil.copytree(unbroken(zero_dir, kind, RECIPE_OF_THE_DAY) / "run" / "checkpoints", copy)
@@ -56,14 +56,14 @@ def test_every_damage_is_refused_in_a_line_that_names_the_file(
         fit.main([*args(zero_dir, tmp_path, RECIPE_OF_THE_DAY, **KINDS[kind]), f"--ckpt_path={damaged}"])
     assert stop.value.code == 4
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    # with the manifest of another step, it is the files that are not what it says
+    # with the manifest of another step, the files do not match it
     assert f": {damaged}/{name} is " in line or (name == "manifest.json" and f": {damaged}/" in line)
     assert manifest.newest(checkpoints).name == "step=6.ckpt"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name", "damage"), [(kind, names[0], flip) for kind, names in FILES.items()])
-def test_a_run_goes_on_from_the_one_before(zero_dir, tmp_path, checkpoints, kind, name, damage):
+def test_a_run_resumes_from_the_previous_checkpoint(zero_dir, tmp_path, checkpoints, kind, name, damage):
     whole = unbroken(zero_dir, kind, RECIPE_OF_THE_DAY)
     shutil.copytree(whole / "run", tmp_path / "run", dirs_exist_ok=True)
     damage(checkpoints / "step=7.ckpt" / name)

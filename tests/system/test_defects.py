@@ -1,7 +1,7 @@
-"""Each defect of the stack that glmja was built around, put back into a copy of it, turns a test red.
+"""Each known defect of the libraries, reintroduced into a copy of the code, fails a test.
 
-The defects are those that were found in Lightning, DeepSpeed and transformers when the project began. `put_back` is
-what a file would say with the defect; where the line is no longer there, the table has to be brought up to date.
+The defects were found in Lightning, DeepSpeed and transformers; glmja works around them. Each row replaces one line of
+code by what it would be with the defect. When the line changes, update the row.
 """
 
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("glmja", "data_modules", "lit_modules", "callbacks", "configs", "tests", "setup.cfg", "pyproject.toml")
 EQUIVALENT = "tests/lit_modules/test_zero2.py::test_zero2_trains_as_one_process_of_plain_torch_on_the_same_batches[2]"
 STOPPED = (
-    "tests/system/test_graceful_stop.py::test_a_run_that_is_stopped_resumed_and_made_longer_is_the_run_that_is_not"
+    "tests/system/test_graceful_stop.py::test_a_run_that_is_stopped_resumed_and_extended_equals_an_uninterrupted_one"
 )
 
 DEFECTS = {
@@ -42,7 +42,7 @@ DEFECTS = {
         "callbacks/final_checkpoint.py",
         "if batches % trainer.accumulate_grad_batches == 0:",
         "if batches:",
-        ["tests/system/test_resume.py::test_amid_the_micro_batches_of_a_step_nothing_is_saved"],
+        ["tests/system/test_resume.py::test_nothing_is_saved_between_the_micro_batches_of_a_step"],
     ),
     "05 files of two checkpoints are loaded as one": (
         "glmja/runs/manifest.py",
@@ -113,7 +113,7 @@ def copy(tmp_path_factory):
 
 
 def outcome(folder, tests):
-    """The exit code of pytest and what it printed; 1 says that a test failed, and nothing else does."""
+    """Runs tests and returns the exit code of pytest and its output; only a failed test gives 1."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-m", "slow or not slow", "-n", "0", *tests],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False,
@@ -122,15 +122,23 @@ def outcome(folder, tests):
     return done.returncode, done.stdout
 
 
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_each_row_names_a_line_of_code_and_tests_that_exist(defect):
+    name, now, _, tests = DEFECTS[defect]
+    assert (ROOT / name).read_text(encoding="utf-8").count(now) == 1
+    for path, _, test in (entry.partition("::") for entry in tests):
+        assert f"def {test.partition('[')[0]}" in (ROOT / path).read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
-def test_without_a_defect_they_are_green(copy):
+def test_the_tests_pass_without_a_defect(copy):
     code, output = outcome(copy, sorted({test for *_, tests in DEFECTS.values() for test in tests}))
     assert code == 0, output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_a_defect_that_is_put_back_turns_a_test_red(copy, defect):
+def test_a_reintroduced_defect_fails_a_test(copy, defect):
     name, now, put_back, tests = DEFECTS[defect]
     path = copy / name
     text = path.read_text(encoding="utf-8")

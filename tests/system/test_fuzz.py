@@ -1,6 +1,6 @@
-"""What readers do with damaged files.
+"""Readers refuse damaged files in one line or read valid content from them.
 
-A failure names its seed; `FUZZ_SEED=17 pytest tests/system/test_fuzz.py -k tokenizer` does that one again.
+A failure names its seed; `FUZZ_SEED=17 pytest tests/system/test_fuzz.py -k tokenizer` repeats it.
 """
 
 import faulthandler
@@ -45,26 +45,26 @@ from glmja.weights.checkpoint import Checkpoint
 from tests.support.families import CHATGLM2_CODE
 from tests.support.mutations import mutate_bytes, mutate_json, mutate_proto
 
-SECONDS, BYTES = 20, 1 << 30  # most that reading one file may take; other tests may run beside it
+SECONDS, BYTES = 20, 1 << 30  # maximum to read one file; other tests may run at the same time
 
 Mutator = Callable[[bytes, Random], bytes]
 
 
 @dataclass
 class Format:
-    """A folder of valid files, and the reader of it.
+    """A folder of valid files and its reader.
 
-    `read` returns a function that asserts that what was read is sound; that one may raise nothing else.
+    `read` returns a function that asserts that the content is valid; that function may raise nothing else.
     """
 
     files: dict[str, bytes]
-    structures: dict[str, Mutator]  # of some files, damage that leaves the container whole
+    structures: dict[str, Mutator]  # mutators that keep the container of some files valid
     read: Callable[[Path], Callable[[], None]]
-    beside: dict[str, bytes] = field(default_factory=dict)  # files that stay whole
+    beside: dict[str, bytes] = field(default_factory=dict)  # files that are not mutated
 
 
 def mutation(form, seed):
-    """A file's name and its damaged content."""
+    """Returns the name and the mutated content of a file."""
     rng = Random(seed)
     name = rng.choice(list(form.files))
     mutate = form.structures.get(name, mutate_bytes)
@@ -72,7 +72,7 @@ def mutation(form, seed):
 
 
 def outcome(form, folder):
-    """`accepted`, `refused` with one line, or what is wrong."""
+    """Returns `accepted`, `refused` (with one line), or a description of the failure."""
     said = io.StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(io.StringIO()):
@@ -81,7 +81,7 @@ def outcome(form, folder):
             check()
     except SystemExit as stop:
         line = said.getvalue()
-        if len(line.splitlines()) != 1 or stop.code == MACHINE_ERROR:  # the machine is not to blame
+        if len(line.splitlines()) != 1 or stop.code == MACHINE_ERROR:  # not an error of the machine
             return f"exit code {stop.code}, {line!r}"
         return "refused"
     except BaseException:
@@ -90,7 +90,7 @@ def outcome(form, folder):
 
 
 def sweep(form, seeds, folder):
-    """What comes of the whole folder, and of a damaged file in it for each seed: counts, and what is wrong."""
+    """Reads the valid folder, and one mutation per seed; returns the outcome, counts, and failures."""
     for name, content in (form.files | form.beside).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -113,11 +113,11 @@ def sweep(form, seeds, folder):
 
 
 def in_a_process(form, seeds, folder):
-    """What `sweep` returns, the memory that it took at most, in bytes, and its seconds."""
+    """Runs `sweep` in a process; returns its results, its peak memory in bytes, and its seconds."""
 
     def work():
         with open("/proc/self/clear_refs", "w") as refs:
-            refs.write("5")  # the peak begins anew
+            refs.write("5")  # resets the peak
         before = memory("VmRSS")
         resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + BYTES,) * 2)
         begin = time.monotonic()
@@ -298,7 +298,7 @@ def weights(folder):
 
     def read(folder):
         checkpoint = Checkpoint.open(folder)
-        assert len(checkpoint.fingerprint()) == 64  # which needs no known names
+        assert len(checkpoint.fingerprint()) == 64  # needs no known names
         glm = checkpoint.as_glm()
         return lambda: check(checkpoint, glm)
 
@@ -433,7 +433,7 @@ TWICE = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertool
         pytest.param("trainer: {max_steps: " + "9" * 5000 + "}", id="a long number"),
     ],
 )
-def test_a_configuration_without_end_is_refused(formats, tmp_path, content):
+def test_an_endless_configuration_is_refused(formats, tmp_path, content):
     form = replace(formats["config"], files={"run.yaml": content.encode()})
     whole, *_, seconds = in_a_process(form, [], tmp_path / "config")
     assert (whole, seconds < 5) == ("refused", True)

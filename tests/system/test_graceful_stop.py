@@ -15,14 +15,14 @@ from glmja.runs import manifest
 from lit_modules.checkpoint_folder import CheckpointFolders
 from tests.support.programs.toy_runs import check_same, newest, stop, train
 
-STEPS_PER_EPOCH = 12  # of the toy on one device
+STEPS_PER_EPOCH = 12  # for the toy on one device
 
 
 def draw():
     return random.gauss(), np.random.normal(), torch.randn(1).item()
 
 
-def test_random_states_are_taken_up_without_running_code(tmp_path):
+def test_random_states_are_restored_without_running_code(tmp_path):
     draw()
     torch.save(random_state(), tmp_path / "state")
     expected = [draw() for _ in range(3)]
@@ -30,7 +30,7 @@ def test_random_states_are_taken_up_without_running_code(tmp_path):
     assert [draw() for _ in range(3)] == expected
 
 
-def test_a_run_that_is_stopped_resumed_and_made_longer_is_the_run_that_is_not(tmp_path):
+def test_a_run_that_is_stopped_resumed_and_extended_equals_an_uninterrupted_one(tmp_path):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     stopped = stop(os.killpg, folder=broken)
     end_of_epoch = (stopped // STEPS_PER_EPOCH + 1) * STEPS_PER_EPOCH
@@ -57,7 +57,7 @@ def test_a_run_may_be_killed_after_any_step(tmp_path, strategy, ranks, killed):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 @pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("ddp", 2), ("zero2", 1), ("zero2", 2)])
-def test_whoever_is_told_to_stop_all_stop_and_save(tmp_path, strategy, ranks, send, number):
+def test_all_ranks_save_and_stop_whichever_process_gets_the_signal(tmp_path, strategy, ranks, send, number):
     options = {"folder": tmp_path / "broken", "strategy": strategy, "ranks": ranks}
     stopped = stop(send, number, **options)
     straight = options | {"folder": tmp_path / "straight", "max_steps": stopped + 3}
@@ -66,7 +66,7 @@ def test_whoever_is_told_to_stop_all_stop_and_save(tmp_path, strategy, ranks, se
     check_same(straight["folder"], options["folder"], ranks, [(0, stopped), (stopped, None)])
 
 
-def test_however_often_a_run_is_stopped_it_keeps_as_many_checkpoints_as_told(tmp_path):
+def test_a_run_keeps_save_top_k_checkpoints_however_often_it_is_stopped(tmp_path):
     options = {"folder": tmp_path / "run", "keep": 2}
     stopped = stop(os.kill, **options)
     last = (stopped // 3 + 3) * 3
@@ -110,7 +110,7 @@ def handlers():
 
 
 @pytest.mark.parametrize("error", [False, True])
-def test_the_handlers_of_others_are_back_however_a_run_ends(tmp_path, error):
+def test_signal_handlers_are_restored_however_a_run_ends(tmp_path, error):
     before, module, callback = handlers(), Line(error), FinalCheckpoint(str(tmp_path))
     trainer = Trainer(
         accelerator="cpu", max_steps=2, logger=False, callbacks=[callback], plugins=[CheckpointFolders()],

@@ -1,7 +1,7 @@
-"""Killed anywhere and resumed, a run is the run that was not: the same batches, losses, rates, validations, chats and
-final state, to the bit.
+"""A run that is killed anywhere and resumed is bit-identical to an uninterrupted one.
 
-`pytest -m "slow or not slow"` tries every point; otherwise a few are drawn anew each day.
+Compared are batches, losses, learning rates, validations, chats and the final state. `pytest -m "slow or not slow"`
+tries every point; otherwise a few are drawn by date.
 """
 
 import signal
@@ -31,7 +31,7 @@ POINTS = [
     for i, recipe in enumerate(RECIPES)
     for killed in (range(3 + i, NUM_BATCHES + 1, 2) if kind == "zero2_bf16" else range(1, NUM_BATCHES + 1))
 ]
-# step, acts of the first process that are done, whether the last file is torn, step of the newest whole checkpoint
+# step, file operations of the first process before the kill, is the last file cut, step of the newest complete save
 IN_SAVE = [
     *(
         ("one_rank", *point)
@@ -60,7 +60,7 @@ def of_kind(kind):
 
 
 @pytest.mark.parametrize(("kind", "recipe", "killed"), [point for kind in KINDS for point in draw(of_kind(kind), 2)])
-def test_killed_after_any_micro_batch_it_goes_on(zero_dir, tmp_path, kind, recipe, killed):
+def test_a_run_killed_after_any_micro_batch_resumes_identically(zero_dir, tmp_path, kind, recipe, killed):
     run = zero_dir, tmp_path, kind, recipe
     code, output = forked(*run, callback=recorder(tmp_path, kill_at=killed))
     assert code == -signal.SIGKILL, output
@@ -69,7 +69,7 @@ def test_killed_after_any_micro_batch_it_goes_on(zero_dir, tmp_path, kind, recip
     for rank in range(num_ranks(kind)):
         (tmp_path / f"record.{rank}").unlink(missing_ok=True)
     in_save = SAVE_EVERY * ACCUMULATE
-    saved = (killed - 1) // in_save * in_save  # it was killed before the save at its own micro-batch, if there is one
+    saved = (killed - 1) // in_save * in_save  # the kill comes before a save at the same micro-batch
     code, output = forked(*run, "--ckpt_path=last")
     if not saved:
         assert code == 2
@@ -79,7 +79,7 @@ def test_killed_after_any_micro_batch_it_goes_on(zero_dir, tmp_path, kind, recip
     whole = unbroken(zero_dir, kind, recipe)
     for rank in range(num_ranks(kind)):
         after = records(tmp_path / "record", rank)
-        assert sorted(after) == [*range(saved, NUM_BATCHES)]  # it did resume
+        assert sorted(after) == [*range(saved, NUM_BATCHES)]  # it was resumed
         kept = {i: record for i, record in before[rank].items() if i < saved}
         assert kept | after == records(whole / "record", rank)
     check_same(tmp_path, whole)
@@ -87,7 +87,7 @@ def test_killed_after_any_micro_batch_it_goes_on(zero_dir, tmp_path, kind, recip
 
 
 @pytest.mark.parametrize(("kind", "step", "acts", "tear", "newest"), draw(IN_SAVE, 1))
-def test_killed_amid_a_save_it_goes_on_from_the_newest_whole_checkpoint(
+def test_a_run_killed_during_a_save_resumes_from_the_newest_complete_checkpoint(
     zero_dir, tmp_path, kind, step, acts, tear, newest
 ):
     run = zero_dir, tmp_path, kind, RECIPE_OF_THE_DAY

@@ -1,4 +1,4 @@
-"""Two processes that Lightning starts end together: soon, with the right code, and with nothing left behind."""
+"""Two processes started by Lightning end together: soon, with the right exit code, and leaving nothing behind."""
 
 import os
 import re
@@ -18,7 +18,7 @@ SECONDS = 30
 
 
 def left_in_memory():
-    """What lies in shared memory and names no living process; tests beside this one have theirs there."""
+    """Lists shared memory that names no living process; other tests may have files there."""
     return {
         path
         for path in Path("/dev/shm").iterdir()
@@ -27,7 +27,7 @@ def left_in_memory():
 
 
 def running(group):
-    """What of a session is not dead."""
+    """Lists the processes of a session that are not dead."""
     found = []
     for process in psutil.process_iter(["pid", "status"]):
         try:
@@ -62,7 +62,7 @@ def test_when_a_process_fails_all_end(zero_dir, tmp_path, rank, how):
 @pytest.mark.slow
 @pytest.mark.parametrize(("send", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM),
                                               (os.killpg, signal.SIGUSR1)])  # fmt: skip
-def test_told_to_stop_both_save_and_end(zero_dir, tmp_path, send, number):
+def test_both_ranks_save_and_end_on_a_signal(zero_dir, tmp_path, send, number):
     before = left_in_memory()
     with started(args(zero_dir, tmp_path, "demo_pretrain", **TWO_RANKS, **{"trainer.max_steps": 100})) as process:
         while not (tmp_path / "record.0").exists():

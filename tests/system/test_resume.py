@@ -1,4 +1,4 @@
-"""What else a run may be resumed from and with, and what it may not."""
+"""Runs and settings from which a run can be resumed, and those from which it cannot."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.support.demo_run import args, check_same, unbroken
 from tests.support.recorder import records
 
 
-def test_a_run_goes_on_with_another_number_of_workers(zero_dir, tmp_path):
+def test_a_run_resumes_with_another_number_of_workers(zero_dir, tmp_path):
     fit.main(args(zero_dir, tmp_path, "demo_sft", **{"trainer.max_steps": 4, "data.init_args.num_workers": 0}))
     more = args(zero_dir, tmp_path, "demo_sft", **{"data.init_args.num_workers": 1})
     fit.main([*more, "--ckpt_path=last"])
@@ -20,17 +20,17 @@ def test_a_run_goes_on_with_another_number_of_workers(zero_dir, tmp_path):
     assert batches == {i: record[2] for i, record in whole.items()}
 
 
-def test_amid_the_micro_batches_of_a_step_nothing_is_saved(zero_dir, tmp_path):
+def test_nothing_is_saved_between_the_micro_batches_of_a_step(zero_dir, tmp_path):
     early = args(zero_dir, tmp_path, "demo_sft")
     fit.main([*early, "--trainer.callbacks+=tests.support.recorder.StopEarly", "--trainer.callbacks.at=7"])
     assert records(tmp_path / "record")[6][1] == 3
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step=2.ckpt"]
 
 
-def test_a_run_that_time_or_patience_ended_goes_on(zero_dir, tmp_path):
+def test_a_run_ended_by_max_time_or_early_stopping_resumes(zero_dir, tmp_path):
     early = args(zero_dir, tmp_path, "demo_pretrain")
     fit.main([*early, "--trainer.callbacks+=tests.support.recorder.StopEarly", "--trainer.callbacks.at=5"])
-    assert max(records(tmp_path / "record")) == 4  # amid the third step, whose gradients are lost
+    assert max(records(tmp_path / "record")) == 4  # within the third step, whose gradients are lost
     assert manifest.read(manifest.newest(tmp_path / "run" / "checkpoints")).step == 2
     fit.main([*early, "--ckpt_path=last"])
     whole = unbroken(zero_dir, "one_rank", "demo_pretrain")

@@ -1,4 +1,4 @@
-"""From files to batches: what goes in is packed, or counted as left out."""
+"""From files to batches, each token is packed or counted as dropped."""
 
 import json
 import tempfile
@@ -45,7 +45,7 @@ def written(folder, name, records):
 
 
 def read_by_all_ranks(data, trainer):
-    """Tokens of the run's batches, padding left out, and how many of them are learnt."""
+    """Returns the tokens of the run's batches without padding, and the number of target tokens."""
     tokens, learnt = [], 0
     for rank in range(trainer.world_size):
         trainer.global_rank = rank
@@ -58,7 +58,7 @@ def read_by_all_ranks(data, trainer):
 
 
 def planned(data, trainer):
-    """Whether there is enough to train on; what is too little is refused with one of these."""
+    """Returns whether there is enough to train on; too little is refused with one of these messages."""
     data.trainer = trainer
     try:
         data.setup("fit")
@@ -122,7 +122,7 @@ def test_every_token_of_a_text_is_read_or_held_out_or_counted(tokenizer_dir, tok
 @pytest.mark.parametrize("num_corpora", CORPORA)
 def test_every_conversation_is_read_once_or_held_out_or_counted(tokenizer_dir, tokenizer, num_corpora):
     def rendered(record, row_len):
-        """Ids and marks, or None if nothing can be learnt from it."""
+        """Returns ids and loss mask, or None without target tokens."""
         try:
             messages = without_unanswered(to_messages(record, "messages"))
             check_turns(messages)
