@@ -20,7 +20,7 @@ from glmja.cli.arguments import check_device
 from glmja.cli.command import run_command, with_flags
 from glmja.conversation.formats import TOOL_PROMPT
 from glmja.conversation.messages import Message, Tool
-from glmja.families.names import PromptFormat
+from glmja.families.names import FamilyName, PromptFormat
 from glmja.files.json_files import parse_json
 from glmja.modeling.sampling import Sampling
 from glmja.text.printable import printable
@@ -47,7 +47,8 @@ def chat(
     system: str | None = None,
     prompt: str | None = None,
     tools: str | None = None,
-    format: PromptFormat = "chatglm3",
+    format: PromptFormat | None = None,
+    family: FamilyName | None = None,
     device: str = "auto",
     dtype: DtypeName | None = None,
     max_new_tokens: int = 512,
@@ -64,7 +65,10 @@ def chat(
         prompt: A single question; only its answer is written to stdout. `-` reads the question from stdin.
         tools: JSON file with a list of tools that the assistant may call, each an object with a `name`, as for
             ChatGLM3. When a tool is called, its result is read from the next line.
-        format: Format of the prompts: `chatglm3`, or the numbered rounds of `chatglm2` or `chatglm`.
+        format: Format of the prompts: `chatglm3`, or the numbered rounds of `chatglm2` or `chatglm`; by default that of
+            the model's family.
+        family: Family of the model, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
+            default.
         device: Device to run on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one.
         dtype: Dtype of the weights; by default as stored, but float32 on a CPU.
         max_new_tokens: Maximum tokens per answer.
@@ -87,8 +91,10 @@ def chat(
     sampling = Sampling(max_new_tokens, do_sample, temperature, top_p, seed)
     place = check_device(device)
     opening = _opening(system, _read_tools(Path(tools)) if tools else [])
-    folder = ModelFolder.open(model)
-    dialogue = Dialogue(folder.tokenizer, format, sampling, folder.max_positions, opening)
+    folder = ModelFolder.open(model, family)
+    dialogue = Dialogue(
+        folder.tokenizer, format or folder.family.prompt_format, sampling, folder.max_positions, opening
+    )
     if prompt is not None:
         dialogue.add_message(_question(prompt))
     _note(f"loading {model} on {place}")

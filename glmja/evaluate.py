@@ -15,6 +15,7 @@ from rich.console import Console
 from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
 from glmja.cli.command import run_command
 from glmja.evaluation.scores import Scores, as_json
+from glmja.families.names import FamilyName
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.overlap import Segmentation, segmenter
@@ -49,6 +50,7 @@ def evaluate(
     batch_size: int = 8,
     device: str = "auto",
     dtype: DtypeName | None = None,
+    family: FamilyName | None = None,
     overwrite: bool = False,
 ) -> Scores:
     """Measures a model, compares it with a baseline, and writes scores, answers and an HTML report.
@@ -75,6 +77,8 @@ def evaluate(
         batch_size: Number of rows per forward pass, and of prompts answered at a time.
         device: Device to run on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one.
         dtype: Dtype of the weights; by default as stored, but float32 on a CPU.
+        family: Family of model and baseline, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by their
+            files by default.
         overwrite: Replace the contents of `output`.
 
     Returns:
@@ -99,7 +103,7 @@ def evaluate(
     place = check_device(device)
     retained = _check_languages(retain) or _RETAINED
     tasks = _read_tasks(texts, text_key, chats, questions, retained if baseline else (), limits)
-    opened = _open(folders, tasks)
+    opened = _open(folders, tasks, family)
     segmenters = {lang: segmenter(lang, segmentation) for lang in tasks.references}
     run_curves = _read_curves(runs)
 
@@ -146,12 +150,12 @@ def _read_tasks(
     )
 
 
-def _open(folders: Sequence[str], tasks: EvalTasks) -> list[ModelFolder]:
+def _open(folders: Sequence[str], tasks: EvalTasks, family: FamilyName | None) -> list[ModelFolder]:
     """Opens the folders, the baseline first, and checks what can be checked without weights."""
     from glmja.evaluation.tasks import check_fits
     from glmja.modeling.model_folder import ModelFolder
 
-    opened = [ModelFolder.open(folder) for folder in folders]
+    opened = [ModelFolder.open(folder, family) for folder in folders]
     for folder in opened:
         check_fits(tasks, folder)
     first, last = opened[0], opened[-1]

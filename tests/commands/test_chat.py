@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from glmja import chat
-from tests.support.families import as_chatglm2
+from tests.support.families import as_chatglm2, without_evidence
 from tests.support.file_reads import counted_opens, reads_of
 from tests.support.taught import HELLO, TOOLS, WEATHER, taught_folder
 
@@ -203,7 +203,19 @@ def test_a_model_without_role_tokens_is_rejected_with_a_solution(rejected, base_
     folder = tmp_path / "chatglm2-6b"
     shutil.copytree(base_dir, folder)
     as_chatglm2(folder)
-    assert "the tokenizer has no role tokens" in rejected(model=folder)
+    assert "the tokenizer has no role tokens" in rejected(model=folder, format="chatglm3")
+
+
+def test_prompts_are_in_the_format_of_the_models_family(talk, base_dir, tmp_path):
+    folder = as_chatglm2(shutil.copytree(base_dir, tmp_path / "model"))
+    _, out, err = talk("海", "/show", model=folder, max_new_tokens=2)
+    assert "Round 1" in out + err
+
+
+def test_the_family_of_a_model_can_be_given(talk, base_dir, tmp_path):
+    folder = without_evidence(shutil.copytree(base_dir, tmp_path / "model"))
+    _, out, err = talk("海", "/show", model=folder, max_new_tokens=2, family="chatglm2")
+    assert "Round 1" in out + err
 
 
 def command(*flags):

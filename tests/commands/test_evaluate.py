@@ -13,7 +13,7 @@ from glmja.evaluation.questions import QUESTIONS
 from glmja.evaluation.report import render
 from glmja.evaluation.scores import ModelInfo, Scores, TextComparison, TextScores, as_json
 from glmja.twin.build import text_file
-from tests.support.families import as_chatglm2
+from tests.support.families import as_chatglm2, without_evidence
 from tests.support.file_reads import counted_opens, reads_of
 
 QUICK = ["--max_new_tokens", "8", "--max_characters", "2000", "--row_len", "128", "--max_references", "4"]
@@ -263,5 +263,7 @@ def test_a_model_without_chat_format_can_be_measured_but_cannot_answer(tmp_path,
         ValueError, match=r"chatglm2 has no chat format .* leave out `generate` and set `questions` to false"
     ):
         evaluate(str(folder), str(tmp_path / "out"), **options)
-    scores = evaluate(str(folder), str(tmp_path / "out"), questions=False, **options)
+    without_evidence(folder)
+    (folder / "tokenization_chatglm.py").unlink()
+    scores = evaluate(str(folder), str(tmp_path / "out"), questions=False, family="chatglm2", **options)
     assert scores.text["zh"].model.bits_per_char > 0
