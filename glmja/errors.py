@@ -1,4 +1,4 @@
-"""Exceptions of the library; each kind has its own exit code (`glmja.cli.command`).
+"""Exceptions of the library; each has its own exit code (`glmja.cli.command.one_line_errors`).
 
 A message names a parameter in backticks, as in "set `overwrite` to replace it". A command that has the parameter shows
 its flag instead, so no part of the library needs to know the flags of a command.
@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import sys
 
-# remedy when a training run is out of memory
+# what to lower or set when a training run is out of memory
 LESS_MEMORY = "`batch_size` (or `tokens_per_batch`) or `row_len`, or set `gradient_checkpointing`"
 
 
 class DataError(ValueError):
-    """Text or conversations cannot be used."""
+    """Raised when documents or conversations cannot be used."""
 
 
 class ModelError(ValueError):
-    """A model, tokenizer, checkpoint or language pack cannot be used, or does not belong where it is given."""
+    """Raised when a model, tokenizer, checkpoint or language pack is damaged, unsupported or does not match."""
 
 
 class MachineError(OSError):
-    """The machine cannot do what is asked: a port is in use, say."""
+    """Raised when the machine cannot do what is requested, for example because a port is in use."""
 
 
 class DivergedError(RuntimeError):
-    """Raised when steps in a row had a loss or gradients that are not finite; none of them changed a weight."""
+    """Raised when several steps in a row had a non-finite loss or gradient; none of them changed a weight."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """On a GPU, or on the host, where torch has no exception of its own for it."""
-    torch = sys.modules.get("torch")  # not imported for this: --help should not wait for it
+    """Returns whether an exception means that the GPU or the host is out of memory."""
+    torch = sys.modules.get("torch")  # not imported here, so that --help is fast
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
+    # torch has no exception of its own for the memory of the host
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

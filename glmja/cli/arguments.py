@@ -1,4 +1,4 @@
-"""The languages whose text can be told apart, and files named by them on a command line."""
+"""Arguments that several commands take: files by language, and a device."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ LANGUAGES = ("ja", "zh", "en", "code")
 
 
 def files_by_language(flag: str, items: Sequence[str], known: Collection[str] | None = None) -> dict[str, list[Path]]:
-    """Files of each language, from items such as `ja=data/ja.jsonl`.
+    """Groups files by language.
 
     Args:
-        flag: What the items were given to, for messages.
-        items: LANG=FILE each; several of one language go together.
-        known: Languages that may be named; any if None.
+        flag: Flag that the items were given to, for error messages.
+        items: LANG=FILE each, such as `ja=data/ja.jsonl`; a language may occur several times.
+        known: Languages that are accepted; all if None.
+
+    Returns:
+        The files of each language, in the given order.
 
     Raises:
         FileNotFoundError: If a file does not exist.
-        ValueError: If an item has another form, names an unknown language or a file of an unknown kind.
+        ValueError: If an item has another form, or names an unknown language or a file of an unsupported type.
     """
     files: dict[str, list[Path]] = {}
     for item in items:
@@ -34,12 +37,18 @@ def files_by_language(flag: str, items: Sequence[str], known: Collection[str] | 
 
 
 def check_device(name: str) -> str:
-    """The device of a name, `auto` for the first GPU or else the CPU.
+    """Checks that this machine has a device.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1` or another device of torch, or `auto`.
+
+    Returns:
+        The name; for `auto`, `cuda` if there is a GPU and `cpu` otherwise.
 
     Raises:
         ValueError: If the machine has no such device.
     """
-    import torch  # noqa: PLC0415 - seconds, and --help does without
+    import torch  # noqa: PLC0415 - takes seconds, which --help should not
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,5 +56,5 @@ def check_device(name: str) -> str:
         torch.zeros(1, device=name).item()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"--device {name}: not on this machine ({reason}); give cpu, cuda, or auto") from error
+        raise ValueError(f"`device` {name}: not on this machine ({reason}); set cpu, cuda or auto") from error
     return name

@@ -35,7 +35,12 @@ class CliParser(ArgumentParser):
     """Reports a wrong command line in one line; set `GLMJA_DEBUG=1` to see the whole report of jsonargparse.
 
     Flags may be written with `-` or `_`, and a boolean flag without a value means true.
+
+    Attributes:
+        help_flag: Flag that lists everything the parser accepts.
     """
+
+    help_flag = "--help"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Creates a parser whose YAML files may hold each key only once; takes what `ArgumentParser` takes."""
@@ -72,7 +77,7 @@ class CliParser(ArgumentParser):
         if not text.startswith(self._file):
             text = self._file + text
         if ";" not in text:
-            text += " (--help shows what is accepted)"
+            text += f" ({self.help_flag} lists what is accepted)"
         print(f"{self.prog}: error: {printable(text)}", file=sys.stderr)
         raise SystemExit(USAGE_ERROR)
 
@@ -83,7 +88,7 @@ class CliParser(ArgumentParser):
             return message
         group = f"{found['group']}." if found.groupdict().get("group") else ""
         keys = self.get_defaults(skip_validation=True).keys()
-        return f"{message}; {_nearest(found['key'], [k.removeprefix(group) for k in keys if k.startswith(group)])}"
+        return f"{message}; {nearest(found['key'], [k.removeprefix(group) for k in keys if k.startswith(group)])}"
 
 
 def spell_flags(args: Sequence[str], booleans: Collection[str]) -> list[str]:
@@ -123,11 +128,12 @@ def in_one_line(message: str) -> str:
     elif found := _NO_CLASS.search(reason):
         # the module was imported when its class was looked for; nothing is imported here
         known = [key for key, value in vars(sys.modules.get(found[1], re)).items() if isinstance(value, type)]
-        reason = f"there is no {found[1]}.{found[2]}; {_nearest(found[2], known)}"
+        reason = f"there is no {found[1]}.{found[2]}; {nearest(found[2], known)}"
     return ": ".join([*_KEY.findall(message), reason])
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns a hint at the known name that is most similar to an unknown one, or at all known names."""
     names = [key for key in known if not key.startswith("_")]
     if near := get_close_matches(name, names, n=1):
         return f"did you mean {near[0]}?"

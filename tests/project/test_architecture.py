@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.scorecard import by_room, function_length, num_untyped_mappings, read_modules
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("glmja", "data_modules", "lit_modules", "callbacks")
 CODE = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
@@ -95,6 +97,30 @@ def test_imports_have_no_cycle():
 
     for name in graph:
         visit(name)
+
+
+MODULES = read_modules(ROOT)
+
+
+def test_no_room_holds_more_than_15_percent_of_the_code():
+    lines = by_room(MODULES, lambda module: module.num_lines)
+    room, most = lines.most_common(1)[0]
+    assert most / lines.total() <= 0.15, room
+
+
+def test_the_root_of_the_library_holds_the_commands_and_little_else():
+    assert len(list((ROOT / "glmja").glob("*.py"))) <= 10
+
+
+def test_files_and_functions_are_short():
+    assert {module.name: n for module in MODULES if (n := module.num_lines) > 310} == {}  # 300
+    functions = {f"{module.name}.{node.name}": function_length(node) for module in MODULES for node in module.functions}
+    assert {name: length for name, length in functions.items() if length > 85} == {}  # 60
+
+
+def test_mappings_of_anything_are_rare():
+    counts = {module.name: n for module in MODULES if (n := num_untyped_mappings(module))}
+    assert sum(counts.values()) <= 76, counts  # 40
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))

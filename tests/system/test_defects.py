@@ -36,7 +36,7 @@ DEFECTS = {
         "data_modules/pretraining.py",
         "num_planned = num_rows - num_rows % rows_in_step",
         "num_planned = num_rows - num_rows % self.batch_size",
-        ["tests/system/test_bad_inputs.py::test_bad_input[14 rows that no accumulation divides]"],
+        ["tests/system/test_bad_inputs.py::test_bad_input[14 rows that do not fill the last accumulated step]"],
     ),
     "04 a checkpoint is saved amid an optimizer step": (
         "callbacks/final_checkpoint.py",
