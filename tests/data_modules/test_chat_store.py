@@ -40,7 +40,7 @@ def test_a_store_holds_each_conversation_as_it_is_rendered(tmp_path, tokenizer):
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     store = store_of(path, tokenizer, tmp_path, row_len=4096)
     assert conversations(store) == [render(record["messages"], tokenizer) for record in records]
-    assert store.num_target_tokens.tolist() == [sum(learnt) for _, learnt in conversations(store)]
+    assert store.num_target_tokens.tolist() == [sum(mask) for _, mask in conversations(store)]
     assert store.num_dropped == store.num_shortened == 0
 
 
@@ -66,7 +66,7 @@ def test_a_long_conversation_loses_its_oldest_turns_and_keeps_its_system_message
     assert store.num_shortened == 1
 
 
-def test_what_has_nothing_to_learn_is_dropped_counted_and_named(tmp_path, tokenizer, caplog):
+def test_a_record_without_target_tokens_is_dropped_counted_and_named(tmp_path, tokenizer, caplog):
     bad = [chat("あ", " "), chat("あ" * 900, "い"), {"messages": [{"role": "user", "content": "あ"}]}, {"x": 1}]
     path = write(tmp_path / "a.jsonl", [GOOD] * 20 + bad + [chat("あ", "い" * 900), chat("あ", "")])
     store = store_of(path, tokenizer, tmp_path, row_len=64, max_bad_share=0.5)
@@ -130,7 +130,7 @@ def test_json_that_python_cannot_read_is_named(tmp_path, tokenizer, record):
         ("a.json", b"[" * 100_000, r"a.json: not a JSON array \(maximum recursion depth"),
     ],
 )
-def test_a_file_that_is_not_what_it_is_called_ends_the_run(tmp_path, tokenizer, name, content, message):
+def test_a_file_that_is_not_what_its_suffix_says_ends_the_run(tmp_path, tokenizer, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         store_of(tmp_path / name, tokenizer, tmp_path)

@@ -33,14 +33,14 @@ def test_a_store_holds_each_document_with_one_eos_at_its_end(tmp_path, tokenizer
     assert int((store.tokens == tokenizer.eos_id).sum()) == len(texts["ja"])
 
 
-def test_a_store_is_made_once(tmp_path, tokenizer, monkeypatch):
+def test_a_store_is_created_once(tmp_path, tokenizer, monkeypatch):
     first = TokenStore.of(source(twin.text_file("ja")), tokenizer, tmp_path)
     monkeypatch.setattr(token_store, "_write", lambda *_: pytest.fail("created again"))
     again = TokenStore.of(source(twin.text_file("ja"), name="other"), tokenizer, tmp_path)
     assert (again.tokens == first.tokens).all()
 
 
-def test_another_text_or_tokenizer_makes_another_store(tmp_path, tokenizer, base_tokenizer):
+def test_another_text_or_tokenizer_gives_another_store(tmp_path, tokenizer, base_tokenizer):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "日本語", "body": "x"}))
     stores = [
@@ -190,7 +190,7 @@ def hub_source(hub, **others):
     return TextSource(**{"name": "hub", "lang": "ja", "hub": str(hub), "text_key": "body"} | others)
 
 
-def test_a_dataset_makes_a_store_as_files_do(tmp_path, tokenizer, hub):
+def test_a_dataset_gives_the_same_store_as_files(tmp_path, tokenizer, hub):
     store = TokenStore.of(hub_source(hub), tokenizer, tmp_path / "cache", 2)
     expected = [[*tokenizer.encode(text), tokenizer.eos_id] for text in ("日本語", "図書館です。")]
     assert store.tokens.tolist() == [*expected[0], *expected[1]]

@@ -10,7 +10,7 @@ from glmja.files.documents import documents_of, read_document_chunks, read_docum
 
 COMPRESSED = gzip.compress(
     b"".join(b'{"text": "%d"}\n' % i for i in range(999)), mtime=0
-)  # the same in each process: it names tests
+)  # equal in all processes, because it is part of test ids
 DAMAGED = COMPRESSED[:12] + bytes([COMPRESSED[12] ^ 0xFF]) + COMPRESSED[13:]
 
 
@@ -61,7 +61,7 @@ def test_chunks_of_any_size_hold_every_unit_once_with_its_number(tmp_path, kind,
     assert all(len(chunk.raw) == 1 for chunk in chunks) or size > 1
 
 
-def test_what_stands_before_a_damage_is_read(tmp_path):
+def test_documents_before_damage_are_read(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "a"}\nno json\n' + b"x" * 100_000)[:-20])
     documents = read_documents([path])
