@@ -1,6 +1,6 @@
 """A conversation with a model, kept within the model's positions.
 
-Messages are rendered and checked without a model, so that a prompt that does not fit is refused before weights are
+Messages are rendered and checked without a model, so that a prompt that does not fit is rejected before weights are
 loaded.
 """
 

@@ -11,7 +11,7 @@ from glmja.evaluate import evaluate, main
 from glmja.evaluation.answers import Answer, TokenizedSample
 from glmja.evaluation.questions import QUESTIONS
 from glmja.evaluation.report import render
-from glmja.evaluation.scores import ModelInfo, Scores, TextComparison, TextScores, as_json
+from glmja.evaluation.scores import as_json
 from glmja.twin.build import text_file
 from tests.support.families import as_chatglm2, without_evidence
 from tests.support.file_reads import counted_opens, reads_of
@@ -96,21 +96,6 @@ def test_the_keys_of_the_files_are_stable(zero_test):
         answer = json.loads(line)
         assert list(answer) == ["lang", "prompt", "reference", "model", "baseline", "identical", "prompt_tokens"]
         assert list(answer["prompt_tokens"]) == ["model", "baseline"]
-
-
-def test_values_that_are_absent_without_a_baseline_have_no_key():
-    text = TextComparison(1, 2, TextScores(1.0, 0.5))
-    scores = Scores("0", {"ja": text}, None, {}, None, ModelInfo("a", "b"), None, "characters")
-    assert as_json(scores) == {
-        "glmja": "0",
-        "text": {"ja": {"documents": 1, "characters": 2, "model": {"bits_per_char": 1.0, "tokens_per_char": 0.5}}},
-        "retention": None,
-        "generation": {},
-        "questions": None,
-        "model": {"folder": "a", "tokenizer_sha256": "b"},
-        "baseline": None,
-        "segmentation": "characters",
-    }
 
 
 def test_the_page_is_self_contained_and_shows_all_results(zero_test):
@@ -208,9 +193,9 @@ def test_help_explains_the_command(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
-    said = capsys.readouterr().out
+    shown = capsys.readouterr().out
     for flag in ("--baseline", "--max_drift", "--generate", "--segmentation"):
-        assert flag in said
+        assert flag in shown
 
 
 @pytest.mark.parametrize(
@@ -249,8 +234,8 @@ def test_bad_input_is_one_line_before_weights_are_loaded(tmp_path, zero_dir, cap
     with pytest.raises(SystemExit) as stop:
         main(["--model", str(zero_dir), "--output", str(tmp_path / "out"), *options])
     assert stop.value.code in (2, 3, 4, 5)  # which one: tests/system/test_exit_codes.py
-    said = capsys.readouterr().err
-    assert re.search(message, said) and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -34,9 +34,9 @@ def dialogue(tokenizer, prompt_format="chatglm3", num_positions=2048, opening=()
 
 
 def answer(talk, model):
-    bits = []
-    ending = talk.answer(model, bits.append)
-    return "".join(bits), ending
+    parts = []
+    ending = talk.answer(model, parts.append)
+    return "".join(parts), ending
 
 
 def prompts_of(monkeypatch):
@@ -79,35 +79,35 @@ def test_a_tool_that_is_not_listed_is_not_called(model, tokenizer):
 @given(lines=LINES)
 def test_the_prompt_is_the_conversation_so_far_and_no_line_forges_a_turn(tokenizer, lines):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        rows, talk, said = prompts_of(monkeypatch), dialogue(tokenizer, opening=WEATHER[:1]), list(WEATHER[:1])
+        rows, talk, messages = prompts_of(monkeypatch), dialogue(tokenizer, opening=WEATHER[:1]), list(WEATHER[:1])
         for number, line in enumerate(lines, start=1):
             talk.add_message(line)
             talk.answer(None, str)
-            said.append({"role": "user", "content": line})
-            assert rows[-1] == render_prompt(said, tokenizer)
+            messages.append({"role": "user", "content": line})
+            assert rows[-1] == render_prompt(messages, tokenizer)
             roles = [i for i in rows[-1] if i in tokenizer.control_tokens.values()][2:]
             turns = [tokenizer.role_id("user"), tokenizer.role_id("assistant")]
             assert roles == [tokenizer.role_id("system"), *turns * number]
-            said.append({"role": "assistant", "content": "うん", "metadata": ""})
+            messages.append({"role": "assistant", "content": "うん", "metadata": ""})
 
 
 @given(lines=LINES)
 def test_the_prompt_in_rounds_is_the_conversation_so_far(without_roles, lines):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        rows, talk, said = prompts_of(monkeypatch), dialogue(without_roles, "chatglm2"), []
+        rows, talk, messages = prompts_of(monkeypatch), dialogue(without_roles, "chatglm2"), []
         for line in lines:
             talk.add_message(line)
             talk.answer(None, str)
-            said.append({"role": "user", "content": line})
-            assert rows[-1] == render_rounds(said, without_roles)
-            said.append({"role": "assistant", "content": talk.messages[-1]["content"]})
+            messages.append({"role": "user", "content": line})
+            assert rows[-1] == render_rounds(messages, without_roles)
+            messages.append({"role": "assistant", "content": talk.messages[-1]["content"]})
 
 
 def test_an_answer_in_rounds_has_no_metadata(model, tokenizer):
-    talk, bits = dialogue(tokenizer, "chatglm2", max_new_tokens=12), []
+    talk, parts = dialogue(tokenizer, "chatglm2", max_new_tokens=12), []
     talk.add_message("你好")
-    talk.answer(model, bits.append)
-    assert talk.messages[-1] == {"role": "assistant", "content": "".join(bits)}
+    talk.answer(model, parts.append)
+    assert talk.messages[-1] == {"role": "assistant", "content": "".join(parts)}
 
 
 @given(lines=LINES, num_positions=st.integers(140, 260))
@@ -145,11 +145,11 @@ def test_a_message_that_is_too_long_is_rejected_with_both_numbers(tokenizer):
 @pytest.mark.parametrize("after", [0, 3, 9])
 def test_an_interrupted_answer_keeps_the_text_generated_so_far(model, tokenizer, monkeypatch, after):
     talk, whole = dialogue(tokenizer), generate(model, tokenizer, [HELLO[:1]], Sampling(60))[0].ids
-    bits = []
+    parts = []
 
     def interrupt(text):
-        bits.append(text)
-        if len(bits) == after:
+        parts.append(text)
+        if len(parts) == after:
             raise KeyboardInterrupt
 
     if after == 0:
@@ -157,9 +157,9 @@ def test_an_interrupted_answer_keeps_the_text_generated_so_far(model, tokenizer,
     talk.add_message(HELLO[0]["content"])
     assert talk.answer(model, interrupt) == "interrupted"
     if after:
-        said = tokenizer.decode(whole[2:after])
-        assert talk.messages[1:] == [{"role": "assistant", "metadata": "", "content": said}]
-        assert "".join(bits) == said
+        text = tokenizer.decode(whole[2:after])
+        assert talk.messages[1:] == [{"role": "assistant", "metadata": "", "content": text}]
+        assert "".join(parts) == text
     else:
         assert talk.messages == []
     monkeypatch.undo()

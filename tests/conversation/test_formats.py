@@ -162,10 +162,10 @@ def test_a_tool_call_is_written_as_in_chatglm3s_prompt():
     ],
 )  # fmt: skip
 def test_a_record_that_is_not_a_conversation_is_rejected_with_a_reason(chat_format, record, reason, message):
-    with pytest.raises(BadConversation, match=message) as refused:
+    with pytest.raises(BadConversation, match=message) as rejected:
         to_messages(record, chat_format)
-    assert refused.value.reason == reason
-    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+    assert rejected.value.reason == reason
+    assert "\n" not in str(rejected.value) and len(str(rejected.value)) < 200
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ def test_the_turn_orders_of_chatglm3_are_accepted(messages):
     ],
 )
 def test_other_turn_orders_are_rejected_with_a_reason(messages, reason, message):
-    with pytest.raises(BadConversation, match=message) as refused:
+    with pytest.raises(BadConversation, match=message) as rejected:
         check_turns(messages)
-    assert refused.value.reason == reason
+    assert rejected.value.reason == reason
 
 
 @pytest.mark.parametrize(
@@ -256,8 +256,8 @@ def test_what_is_accepted_renders_and_is_learnt_from(tokenizer, record):
 def test_any_json_is_a_conversation_or_rejected_with_a_reason(record, chat_format):
     try:
         messages = to_messages(record, chat_format)
-    except BadConversation as refused:
-        assert refused.reason in get_args(Reason)
+    except BadConversation as rejected:
+        assert rejected.reason in get_args(Reason)
     else:
         assert all(message["role"] and isinstance(message["content"], str) for message in messages)
 
@@ -269,8 +269,8 @@ def refusals(lines):
         try:
             messages = to_messages(json.loads(line), "messages")
             check_turns(messages)
-        except BadConversation as refused:
-            reasons[refused.reason] += 1
+        except BadConversation as rejected:
+            reasons[rejected.reason] += 1
             continue
         check_messages(messages)
         assert without_unanswered(messages) == messages

@@ -93,8 +93,8 @@ def test_the_prompt_is_the_conversation_up_to_the_reply(tokenizer):
 def test_tools_are_listed_below_the_system_message(tokenizer):
     tools = [{"name": "検索"}]
     with_tools, _ = render([{"role": "system", "content": "T", "tools": tools}], tokenizer)
-    spelled = "T\n" + json.dumps(tools, indent=4, ensure_ascii=False)
-    assert with_tools == render([{"role": "system", "content": spelled}], tokenizer)[0]
+    expected = "T\n" + json.dumps(tools, indent=4, ensure_ascii=False)
+    assert with_tools == render([{"role": "system", "content": expected}], tokenizer)[0]
 
 
 def test_show_colors_target_tokens_green(tokenizer):

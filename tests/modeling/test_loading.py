@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from glmja.modeling.loading import load_model
+from glmja.modeling.loading import choose_dtype, load_model
 from glmja.modeling.model_folder import ModelFolder
 
 IDS = torch.tensor([[5, 300, 7, 900]])
@@ -20,6 +20,11 @@ def test_both_layouts_are_one_model(base_dir, tmp_path):
 def test_weights_come_in_the_dtype_asked_for(zero_dir):
     assert load_model(zero_dir).dtype == torch.float16
     assert load_model(zero_dir, torch.float32).dtype == torch.float32
+
+
+def test_inference_computes_in_float32_on_a_cpu_and_as_stored_elsewhere_unless_a_dtype_is_named():
+    assert [choose_dtype(None, device) for device in ("cpu", "cpu:0", "cuda:1")] == [torch.float32, torch.float32, None]
+    assert [choose_dtype("bfloat16", device) for device in ("cpu", "cuda")] == [torch.bfloat16] * 2
 
 
 def test_a_model_that_is_too_small_for_its_tokenizer_is_refused_with_both_numbers(zero_dir, tmp_path):
