@@ -1,4 +1,6 @@
+import configparser
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +9,11 @@ import pytest
 
 from glmja import __main__ as glmja
 from glmja import __version__
+from glmja.runs import manifest
+from tests.support.demo_run import args
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def test_every_command_is_listed_with_a_line(capsys):
@@ -49,3 +54,37 @@ def test_errors_name_the_command_as_it_was_called():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("python -m glmja resize-embeddings: error: ")
+
+
+@pytest.fixture
+def script(tmp_path):
+    """The script that pip writes for the entry point."""
+    path = tmp_path / "bin" / "glmja"
+    path.parent.mkdir()
+    path.write_text("import sys\nfrom glmja.__main__ import main\nsys.exit(main())\n")
+    return path
+
+
+def test_the_entry_point_of_the_package_is_this_command():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["options.entry_points"]["console_scripts"].split() == ["glmja", "=", "glmja.__main__:main"]
+
+
+def test_the_script_names_itself_in_errors(script):
+    command = [sys.executable, str(script), "exports"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "glmja: error: no command 'exports'; did you mean export?\n")
+
+
+@pytest.mark.parametrize("started", ["script", pytest.param("module", marks=pytest.mark.slow)])
+def test_lightning_starts_the_processes_of_a_run_with_the_same_command(started, script, zero_dir, tmp_path):
+    command = [sys.executable, *([str(script)] if started == "script" else ["-m", "glmja"]), "fit"]
+    ranks = {"trainer.devices": 2, "trainer.strategy": "ddp", "trainer.max_steps": 1, "trainer.callbacks": "[]"}
+    arguments = args(zero_dir, tmp_path, "demo_sft", **ranks, **{"trainer.limit_val_batches": 0})
+    done = subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MEMBER: 2/2" in done.stderr + done.stdout
+    assert manifest.read(manifest.newest(tmp_path / "run" / "checkpoints")).facts["world_size"] == 2
