@@ -1,4 +1,4 @@
-"""What the model answers while it learns."""
+"""Samples answers of the model during training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -15,29 +15,43 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.throughput import Throughput
 from glmja.conversation.messages import Message
 from glmja.conversation.replies import Reply, generate
 from glmja.evaluation.questions import QUESTIONS
+from glmja.modeling.contracts import TrainingModule, training_module
 from glmja.modeling.sampling import Sampling
+from glmja.runs.run_folder import RunFolder
 from glmja.text.printable import printable
 from glmja.text.quality import repetition_rate, simplified_only_share
 from glmja.text.scripts import language_of
 
-_FILE_NAME = "chats.jsonl"
-_MAX_CHARACTERS = 2000  # of a reply in TensorBoard and in the table; the file has all
+_MAX_CHARACTERS = 2000  # of an answer in TensorBoard and in the table; the file holds it in full
+
+
+class Chat(TypedDict):
+    """A prompt and its answers at an optimizer step, as a line of `chats.jsonl`."""
+
+    step: int
+    prompt: str
+    lang: str
+    greedy: str
+    sampled: str
+    greedy_stopped: bool
+    sampled_stopped: bool
+    repetition: float
+    simplified_share: float
 
 
 class ChatSampler(Callback):
-    """Asks the model the same questions before training, every few optimizer steps, and at the end.
+    """Generates answers to the same prompts before training, every few optimizer steps, and at the end.
 
-    Each question is answered once greedily and once sampled, always with the same seed. The answers go to TensorBoard
-    (`chat/…`), to `RUN_DIR/chats.jsonl`, and the last ones to the terminal. `chat/repetition` is the share of
-    repeated 4-grams of tokens, a mean over all answers; `chat/ja_simplified_share` the share of Han characters that
-    are simplified Chinese only, a mean over the answers to Japanese questions.
+    Each prompt is answered once greedily and once with sampling, always with the same seed. The answers are logged to
+    TensorBoard (`chat/…`) and to `RUN_DIR/chats.jsonl`; the last ones are printed. `chat/repetition` is the share of
+    repeated token 4-grams, averaged over all answers; `chat/ja_simplified_share` is the share of Han characters that
+    exist in simplified Chinese only, averaged over the answers to Japanese prompts.
 
-    The first process answers alone, with no word to the others, which wait at their next exchange of gradients; the
-    time-out of the process group must be longer than the sampling. No global random state is touched.
+    Only the first process generates. The others wait for it at their next gradient exchange, so the time-out of the
+    process group must be longer than the sampling takes. No global random state is changed.
     """
 
     def __init__(
@@ -50,19 +64,20 @@ class ChatSampler(Callback):
         temperature: float = 0.8,
         top_p: float = 0.8,
     ) -> None:
-        """Asks nothing yet.
+        """Creates the callback.
 
         Args:
-            prompts: Questions of a user; eight in Chinese and Japanese by default. One with a kana is Japanese.
-            every_n_steps: Optimizer steps from one sampling to the next.
-            max_new_tokens: An answer ends after so many tokens.
-            system: System message before each question, if any.
-            seed: Of the sampled answers.
-            temperature: Divides the logits before sampling; small is greedy.
-            top_p: Sample from the fewest tokens that hold this share of the probability.
+            prompts: Messages of a user; eight in Chinese and Japanese by default. A prompt with kana counts as
+                Japanese.
+            every_n_steps: Number of optimizer steps between two samplings.
+            max_new_tokens: Maximum number of tokens per answer.
+            system: System message before each prompt; none by default.
+            seed: Random seed of the sampled answers.
+            temperature: Divisor of the logits before sampling; small values approach greedy decoding.
+            top_p: Probability mass of the most likely tokens to sample from.
 
         Raises:
-            ValueError: If there is no prompt, or a number is out of its range.
+            ValueError: If there is no prompt, or a number is out of range.
         """
         self.sampling = Sampling(max_new_tokens, True, temperature, top_p, seed)
         if every_n_steps < 1:
@@ -72,62 +87,61 @@ class ChatSampler(Callback):
         self.prompts = list(QUESTIONS if prompts is None else prompts)
         self.every_n_steps, self.system = every_n_steps, system
         self.last_step = -1
-        self._last_chats: list[dict[str, Any]] = []
+        self._last_chats: list[Chat] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Checks that the first process has the whole model.
+        """Checks that the first process holds the whole model.
 
         Raises:
-            ValueError: If weights are divided among processes.
+            ValueError: If the strategy shards the weights.
         """
         strategy = trainer.strategy
-        divided = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
-        if divided or (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3):
+        is_sharded = isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
+        if is_sharded or (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3):
             raise ValueError(
                 "ChatSampler generates in one process, which must hold all weights; under "
-                f"{'ZeRO stage 3' if not divided else type(strategy).__name__} it does not: leave it out, or use "
+                f"{type(strategy).__name__ if is_sharded else 'ZeRO stage 3'} it does not: remove the callback, or use "
                 "DDP or ZeRO stage 2"
             )
 
     def state_dict(self) -> dict[str, int]:
-        """The step of the last sampling, so that a resumed run does not repeat it."""
+        """Returns the step of the last sampling, so that a resumed run does not repeat it."""
         return {"last_step": self.last_step}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Takes the step of the run that is resumed."""
+        """Restores the step of the last sampling."""
         self.last_step = state_dict["last_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Samples before the first step; a resumed run instead forgets what came after its checkpoint."""
+        """Samples before the first step; a resumed run instead removes the answers after its checkpoint."""
         if trainer.is_global_zero:
-            _forget_after(Path(trainer.default_root_dir) / _FILE_NAME, trainer.global_step or -1)
+            _remove_after(RunFolder(trainer.default_root_dir).chats, trainer.global_step or -1)
         if trainer.global_step == 0:
             self._sample(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Samples if it is time."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        """Samples every `every_n_steps` optimizer steps."""
         if trainer.global_step > 0 and trainer.global_step % self.every_n_steps == 0:
             self._sample(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Samples the finished model and prints its answers."""
+        """Samples the final model and prints its answers."""
         self._sample(trainer, pl_module)
         if self._last_chats:
             Console().print(_table(self._last_chats, self.last_step))
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Once a step: while gradients accumulate, the hooks are called again."""
+        """Samples once per optimizer step; the hooks are called for every accumulated micro-batch."""
         step = trainer.global_step
         if step == self.last_step:
             return
         self.last_step = step
         if not trainer.is_global_zero:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Throughput):
-                callback.stop()
+        module = training_module(pl_module)
+        module.clock.stop()
         with trainer.precision_plugin.forward_context():
-            greedy, sampled = (self._ask(pl_module, do_sample) for do_sample in (False, True))
+            greedy, sampled = (self._generate(module, do_sample) for do_sample in (False, True))
         self._last_chats = [
             {
                 "step": step,
@@ -144,20 +158,18 @@ class ChatSampler(Callback):
         ]
         self._write(trainer)
 
-    def _ask(self, pl_module: LightningModule, do_sample: bool) -> list[Reply]:
-        model: Any = pl_module.model
-        tokenizer: Any = pl_module.tokenizer
+    def _generate(self, module: TrainingModule, do_sample: bool) -> list[Reply]:
         before: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
         return generate(
-            model,
-            tokenizer,
+            module.model,
+            module.tokenizer,
             [[*before, {"role": "user", "content": prompt}] for prompt in self.prompts],
             replace(self.sampling, do_sample=do_sample),
         )
 
     def _write(self, trainer: Trainer) -> None:
         chats, step = self._last_chats, self.last_step
-        path = Path(trainer.default_root_dir) / _FILE_NAME
+        path = RunFolder(trainer.default_root_dir).chats
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
@@ -174,7 +186,7 @@ class ChatSampler(Callback):
 
 
 def as_markdown(text: str) -> str:
-    """The text for a Markdown renderer that knows HTML: nothing in it is markup, and its lines stay lines."""
+    """Escapes a text for a renderer of Markdown and HTML, so that it is shown as it is, with its line breaks."""
     text = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", printable(text, _MAX_CHARACTERS))
     return "<br>".join(line.strip(" ") for line in text.split("\n"))
 
@@ -183,20 +195,19 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Keeps the whole lines up to a step: those after it will be written again."""
+def _remove_after(path: Path, step: int) -> None:
+    """Removes the lines after a step, which will be written again, and an incomplete last line."""
     if path.is_file():
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last is empty, or torn
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last is empty or incomplete
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         partial.replace(path)
 
 
-def _table(chats: list[dict[str, Any]], step: int) -> Table:
+def _table(chats: list[Chat], step: int) -> Table:
     table = Table("prompt", "greedy", "sampled", title=f"chats at step {step}", show_lines=True)
     for chat in chats:
-        table.add_row(
-            *(Text(" ".join(printable(chat[key], _MAX_CHARACTERS).split())) for key in ("prompt", "greedy", "sampled"))
-        )
+        texts = (chat["prompt"], chat["greedy"], chat["sampled"])
+        table.add_row(*(Text(" ".join(printable(text, _MAX_CHARACTERS).split())) for text in texts))
     return table

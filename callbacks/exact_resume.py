@@ -1,45 +1,60 @@
-"""The random states, which Lightning does not save."""
+"""Saves and restores the random states, which Lightning does not save, and lets a finished run be extended."""
 
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from glmja.errors import ModelError
+from glmja.runs.contracts import TrainingData
 
-RNG = "rng"
+RNG = "rng"  # key of the random states in a checkpoint
+
+
+class RandomState(TypedDict):
+    """Random states of a process, as types that `torch.load` accepts without running code.
+
+    `python` holds version, words and the next Gaussian number; `numpy` holds the name of the generator, its words and
+    three numbers.
+    """
+
+    python: list[Any]
+    numpy: list[Any]
+    torch: Tensor
+    cuda: list[Tensor]
 
 
 class ExactResume(Callback):
-    """Saves the random states of every process and takes them up again: a resumed run draws what it would have.
+    """Saves the random states of every process and restores them, so that a resumed run draws the same numbers.
 
-    Validation and sampling must not draw from the global states, or do so inside `isolate_rng`.
+    Validation and sampling must not draw from the global generators, or do so inside `isolate_rng`.
     """
 
     def __init__(self) -> None:
-        """Starts with nothing to take up."""
-        self.loaded: dict[str, Any] | None = None
-        self.amid_batch = False
+        """Creates the callback; no state is loaded yet."""
+        self.loaded: RandomState | None = None
+        self.validation_is_due = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Gathers the states, as DeepSpeed keeps only what the first process saves; and writes the logs out."""
+        """Adds the states of all processes, since DeepSpeed saves only those of the first; and flushes the loggers."""
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, random_state())
         checkpoint[RNG] = states
-        for logger in trainer.loggers:  # what a kill takes from their buffers would not be written again
+        for logger in trainer.loggers:  # a resumed run does not log the steps before its checkpoint again
             logger.save()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps the state of this process until training starts.
 
         Raises:
-            ValueError: If the checkpoint has none, or those of another number of processes.
+            ModelError: If the checkpoint holds no states, or those of another number of processes.
         """
         states = checkpoint.get(RNG, [])
         if len(states) != trainer.world_size:
@@ -49,31 +64,33 @@ class ExactResume(Callback):
             )
         self.loaded = states[trainer.global_rank]
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
-        self.amid_batch = batches["completed"] < batches["processed"]
-        if getattr(getattr(trainer, "datamodule", None), "num_steps", 0) > checkpoint["global_step"]:
+        self.validation_is_due = batches["completed"] < batches["processed"]
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, TrainingData) and data.num_steps > checkpoint["global_step"]:
             _reopen_epoch(checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the state up, after all set-up has drawn from it, and does a validation that is still to be done."""
+        """Restores the state once all set-up has drawn from it, and runs a validation that is still due."""
         if self.loaded is None:
             return
         set_random_state(self.loaded)
         self.loaded = None
         loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
         assert fetcher is not None
-        if self.amid_batch and loop._should_check_val_fx(fetcher):
-            # Lightning would take it for done: the checkpoint was saved before it, and the run may have died amid it
-            loop.val_loop.restarting = False  # it begins with its first batch
+        if self.validation_is_due and loop._should_check_val_fx(fetcher):
+            # the checkpoint was saved before this validation, and the run may have been killed during it; Lightning
+            # would skip it
+            loop.val_loop.restarting = False  # start with the first batch
             trainer.validating = True
             loop.val_loop.run()
             trainer.training = True
 
 
 def _reopen_epoch(checkpoint: dict[str, Any]) -> None:
-    """Lets a run go on that ended before its data did: its one epoch is not over.
+    """Marks the only epoch of a run as unfinished if the run ended before its data did.
 
-    Lightning 2.6 notes in the loops' progress that the epoch is over, even if a limit of steps or of time or early
-    stopping ended it, and would stop at once. What is written here is what it notes after a step in mid-epoch.
+    Lightning 2.6 records in the progress of its loops that the epoch is over even if a limit of steps or time or early
+    stopping ended it, and would stop at once. This writes what Lightning records after a step within an epoch.
     """
     loops = checkpoint["loops"]["fit_loop"]
     batches, stepped = loops["epoch_loop.batch_progress"], loops["epoch_loop.state_dict"]
@@ -88,8 +105,8 @@ def _reopen_epoch(checkpoint: dict[str, Any]) -> None:
         counts["completed"] = counts["processed"] = counts["started"] - 1
 
 
-def random_state() -> dict[str, Any]:
-    """States of python, numpy, torch and every CUDA device, of types that `torch.load` takes without running code."""
+def random_state() -> RandomState:
+    """Returns the states of Python, NumPy, torch and every CUDA device."""
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
@@ -100,8 +117,8 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Takes up what `random_state` gave."""
+def set_random_state(state: RandomState) -> None:
+    """Restores what `random_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]

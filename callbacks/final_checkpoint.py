@@ -1,4 +1,4 @@
-"""No step is lost when a run is told to stop."""
+"""Saves the last optimizer step, also when the run is told to stop."""
 
 from __future__ import annotations
 
@@ -13,58 +13,59 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from glmja.runs import manifest
+from glmja.runs.run_folder import RunFolder
 
 STOPPED = 128 + signal.SIGTERM
 
 
 class FinalCheckpoint(Callback):
-    """Saves the last step, when training ends and when it is told to stop by SIGTERM or SIGUSR1.
+    """Saves a checkpoint at the end of training, and on SIGTERM or SIGUSR1.
 
-    A signal only sets a flag. After the next optimizer step all processes agree, save, and the run exits with
-    143. Resume it with `ckpt_path`. A validation is finished first. Before the first step nothing is saved.
+    A signal only sets a flag. After the next optimizer step all processes agree, save, and exit with code 143; a
+    validation that is running is completed first. Resume with `ckpt_path`. Nothing is saved before the first step.
 
-    On SLURM, Lightning would answer SIGUSR1 by saving and requeueing from inside the signal's handler, with
-    collectives that hang there if another process is in one of its own. It does not come to that: the handler is
-    replaced. Let the job script requeue when it sees 143.
+    On SLURM, Lightning would answer SIGUSR1 by saving and requeueing inside the signal handler, with collectives that
+    hang there if another process is in one of its own. This callback replaces that handler: let the job script requeue
+    when it sees 143.
     """
 
     def __init__(self, dirpath: str) -> None:
-        """Waits for the end.
+        """Creates the callback.
 
         Args:
-            dirpath: Folder of checkpoints; they are named `step=N.ckpt`.
+            dirpath: Folder of the checkpoints, which are named `step=N.ckpt`.
         """
         self.dirpath = Path(dirpath)
         self.told_to_stop = False
         self.step = 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens already before training: Lightning has just put its own handlers in place."""
-        self._listen()
+        """Installs the signal handlers for the validation before training; Lightning has just installed its own."""
+        self._install_handlers()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops at once if told so during set-up.
+        """Stops at once if the signal came before training.
 
         Raises:
-            SystemExit: If told to stop.
+            SystemExit: If the run was told to stop.
         """
-        self._listen()
+        self._install_handlers()
         self.step = trainer.global_step
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
-                # Lightning forgets the step it saved last: after a resume it would save that step again, over the
-                # same path and between two accumulated batches.
+                # Lightning does not restore the step that it saved last: after a resume it would save that step again,
+                # to the same path and between two accumulated batches.
                 callback._last_global_step_saved = self.step
                 if trainer.ckpt_path is not None:
-                    _take_over(trainer, callback)
+                    _adopt_checkpoints(trainer, callback)
         if self._all_stop(trainer):
             _exit(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Stops after an optimizer step: partial gradients cannot be saved.
+        """Stops after an optimizer step, since accumulated gradients cannot be saved.
 
         Raises:
-            SystemExit: If told to stop.
+            SystemExit: If the run was told to stop.
         """
         if trainer.global_step == self.step:
             return
@@ -74,13 +75,13 @@ class FinalCheckpoint(Callback):
             _exit(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the last step, unless training ended amid the micro-batches of the next: partial gradients are lost."""
+        """Saves the last step, unless training ended between accumulated batches, whose gradients are lost."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if batches % trainer.accumulate_grad_batches == 0:
             self._save(trainer)
 
-    def _listen(self) -> None:
-        # Lightning puts back the handlers it found, of all signals, whichever way the run ends.
+    def _install_handlers(self) -> None:
+        # Lightning restores the handlers of all signals that it found before the run, however the run ends
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._set_flag)
 
@@ -96,9 +97,9 @@ class FinalCheckpoint(Callback):
             trainer.save_checkpoint(path)
 
     def _free_path(self, step: int) -> Path | None:
-        """Where to save; None if that step is there. A damaged one keeps its name, as Lightning does it."""
+        """Returns where to save; None if that step is saved. A damaged checkpoint keeps its name, as in Lightning."""
         for version in itertools.count():
-            path = self.dirpath / (f"step={step}-v{version}.ckpt" if version else f"step={step}.ckpt")
+            path = self.dirpath / RunFolder.checkpoint_name(step, version)
             try:
                 manifest.read(path)
             except FileNotFoundError:
@@ -109,10 +110,11 @@ class FinalCheckpoint(Callback):
         raise AssertionError
 
 
-def _take_over(trainer: Trainer, periodic: ModelCheckpoint) -> None:
-    """Counts the checkpoints that are there among the `save_top_k` that are kept, and removes those beyond.
+def _adopt_checkpoints(trainer: Trainer, periodic: ModelCheckpoint) -> None:
+    """Lets a callback count the existing checkpoints among its `save_top_k`, and removes those beyond.
 
-    Lightning keeps for ever what it did not save itself, what it resumed from, and what a kill kept it from removing.
+    Lightning would keep for ever what it did not save itself, what it resumed from, and what a kill kept it from
+    removing.
     """
     if periodic.monitor != "step" or periodic.save_top_k < 1 or periodic.dirpath is None:
         return
@@ -123,11 +125,11 @@ def _take_over(trainer: Trainer, periodic: ModelCheckpoint) -> None:
     periodic.best_k_models = kept
     if kept:
         periodic.kth_best_model_path, periodic.kth_value = next(iter(kept.items()))
-    trainer.ckpt_path = None  # nothing else needs it by now
+    trainer.ckpt_path = None  # nothing else needs it from here on
 
 
 def _saved(folder: Path, step: int) -> list[tuple[int, str]]:
-    """Steps and paths of the checkpoints up to a step, by step."""
+    """Returns steps and paths of the checkpoints up to a step, in the order of steps."""
     found = []
     for path in folder.glob("step=*.ckpt"):
         with suppress(ValueError, OSError):
@@ -136,5 +138,5 @@ def _saved(folder: Path, step: int) -> list[tuple[int, str]]:
 
 
 def _exit(trainer: Trainer) -> None:
-    # Lightning's launcher kills the main process, with another code, when one that it launched fails.
+    # Lightning's launcher kills the main process, with another exit code, when a process that it launched fails
     raise SystemExit(STOPPED if trainer.local_rank == 0 else 0)

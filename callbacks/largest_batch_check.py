@@ -1,67 +1,65 @@
-"""Memory that does not suffice ends a run in its first minute."""
+"""Detects in the first minute of a run that its memory does not suffice."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_info
-from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.throughput import peak_memory
 from glmja.errors import LESS_MEMORY, MachineError, is_out_of_memory
+from glmja.modeling.batch import Batch
+from glmja.modeling.contracts import TrainingLoader, training_module
 
 
 class LargestBatchCheck(Callback):
-    """Computes the loss and the gradients of a rank's largest micro-batch before the first step, and forgets them.
+    """Runs the largest micro-batch of a rank forward and backward before the first step, and discards the gradients.
 
     Batches of conversations differ in size: the one that needs the most memory may come after days. Weights, random
-    states and what is learnt stay as they are. By default on GPUs only: a processor's memory is no hard limit, and a
-    step of it is slow.
+    states and metrics are not changed. By default, this is done on GPUs only: the memory of a CPU is no hard limit, and
+    a step on it is slow.
     """
 
     def __init__(self, on_cpu: bool = False) -> None:
-        """Waits for the start.
+        """Creates the callback.
 
         Args:
-            on_cpu: Rehearse without a GPU, too.
+            on_cpu: Whether to run the batch on a CPU as well.
         """
         self.on_cpu = on_cpu
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Rehearses.
+        """Runs the batch.
 
         Raises:
-            MachineError: If the memory does not suffice.
+            MachineError: If memory runs out.
         """
-        device = trainer.strategy.root_device
-        if device.type != "cuda" and not self.on_cpu:
+        device, loader = trainer.strategy.root_device, trainer.train_dataloader
+        if (device.type != "cuda" and not self.on_cpu) or not isinstance(loader, TrainingLoader):
             return
-        loader: Any = trainer.train_dataloader
-        batch = loader.batches.largest()
+        batch = loader.largest()
         num_rows, width = batch["input_ids"].shape
         what = f"the largest micro-batch, {num_rows} × {width} tokens,"
         try:
             with isolate_rng():
-                _rehearse(trainer, pl_module, trainer.strategy.batch_to_device(batch))
+                _run(trainer, pl_module, trainer.strategy.batch_to_device(batch))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise MachineError(f"{what} does not fit into the memory of {device}; lower {LESS_MEMORY}") from error
-        rank_zero_info(f"rehearsed {what} at a peak of {peak_memory(device) / 1e9:.1f} GB")
+        rank_zero_info(f"tried {what} at a memory peak of {peak_memory(device) / 1e9:.1f} GB")
 
 
-def _rehearse(trainer: Trainer, module: Any, batch: Any) -> None:
+def _run(trainer: Trainer, module: LightningModule, batch: Batch) -> None:
     parameters = [p for p in module.parameters() if p.requires_grad]
-    # what is there while a later micro-batch is computed: AdamW's state, and the gradients of those before it
+    # what later micro-batches find in memory: the state of AdamW, and the gradients of the micro-batches before them
     later = 0 if trainer.optimizers[0].state else 2
-    if trainer.accumulate_grad_batches > 1 and not isinstance(trainer.strategy, DeepSpeedStrategy):
+    if trainer.accumulate_grad_batches > 1 and not trainer.strategy.handles_gradient_accumulation:
         later += 1
     held = [torch.empty_like(p) for p in parameters for _ in range(later)]
     with trainer.precision_plugin.train_step_context():
-        loss, _ = module.loss(batch)
+        loss, _ = training_module(module).loss(batch)
     # not backward(): the hooks of DDP and DeepSpeed would take the gradients for those of a step
     torch.autograd.grad(loss, parameters, allow_unused=True)
     del held

@@ -1,14 +1,14 @@
-"""How fast a run learns.
+"""Speed and memory of a run.
 
-Lightning's ThroughputMonitor waits for the GPU after each micro-batch, takes all batches to be of one size, knows
-neither padding nor which tokens are learnt, and its peak of an H200 (2.0e15) is that of sparse matrices.
+Lightning's ThroughputMonitor waits for the GPU after each micro-batch, assumes that all batches have the same size,
+knows neither padding nor target tokens, and its peak of an H200 (2.0e15) is that of sparse matrices.
 """
 
 from __future__ import annotations
 
 import resource
 import sys
-import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from glmja.modeling.batch import IGNORE_INDEX, Batch
+from glmja.modeling.contracts import TrainingModule, training_module
 from glmja.modeling.flops import training_flops_per_token
 
-# Dense bf16 TFLOP/s in NVIDIA's data sheets, by a part of the device's name; the first that fits.
+# Dense bf16 TFLOP/s from NVIDIA's data sheets, by a part of the device's name; the first that matches is used.
 PEAK_TFLOPS = {
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -30,27 +31,37 @@ PEAK_TFLOPS = {
 }
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """Token counts of an interval; see `count_tokens`."""
+
+    computed: int
+    tokens: int
+    targets: int
+    attended: int
+
+
 class Throughput(Callback):
-    """Logs speed, memory, and how much of what is computed is text, every `trainer.log_every_n_steps` optimizer steps.
+    """Logs speed, memory and padding every `trainer.log_every_n_steps` optimizer steps.
 
-    - `speed/tokens_per_s`, `speed/learnt_tokens_per_s`: of all devices, padding left out.
-    - `speed/mfu`: model FLOPs utilisation, from 0 to 1: operations that the tokens need (`glmja.modeling.flops`;
-      attention within documents) over what the devices could do in 16 bits. Only if their peak is known.
-    - `speed/memory_gb`: 10⁹ bytes, the most so far that tensors took on the first GPU; without one, that the first
-      process took.
-    - `data/fill`: tokens that are not padding, of those computed. `data/learnt_share`: tokens learnt, of those not
-      padding.
+    - `speed/tokens_per_s`, `speed/target_tokens_per_s`: of all devices, without padding.
+    - `speed/mfu`: model FLOPs utilization, from 0 to 1: operations that the tokens need (`glmja.modeling.flops`; with
+      attention within documents) divided by what the devices could do in 16 bits. Only if their peak is known.
+    - `speed/memory_gb`: peak of the memory of tensors on the first GPU, in 10⁹ bytes; without a GPU, peak of the memory
+      of the first process.
+    - `data/fill`: share of the computed tokens that are not padding.
+    - `data/target_share`: share of these that are target tokens.
 
-    The time of an interval is what passes from batch to batch, waiting for data included. Validation, the saving of
-    checkpoints and sampling are left out, as is all that follows them until the next batch.
+    The time of an interval is the time from batch to batch, including waiting for data. Validation, saving and sampling
+    are left out, with everything that follows them until the next batch.
     """
 
     def __init__(self, peak_tflops: float | None = None) -> None:
-        """Starts with a stopped clock.
+        """Creates the callback.
 
         Args:
-            peak_tflops: 10¹² operations per second that a device can do at most, for `speed/mfu`; looked up for common
-                GPUs by default.
+            peak_tflops: Peak of a device in 10¹² operations per second, for `speed/mfu`; looked up for common GPUs by
+                default.
 
         Raises:
             ValueError: If the peak is not positive.
@@ -58,101 +69,86 @@ class Throughput(Callback):
         if peak_tflops is not None and not peak_tflops > 0:
             raise ValueError(f"peak_tflops ({peak_tflops}) must be positive")
         self.peak_tflops = peak_tflops
-        self._elapsed, self._logged_step = 0.0, 0
-        self._running_since: float | None = None
+        self._logged_step = 0
         self._counts: Tensor | None = None
 
-    def start(self) -> None:
-        """Lets the clock run, if it does not."""
-        if self._running_since is None:
-            self._running_since = time.perf_counter()
-
-    def stop(self) -> None:
-        """Stops the clock after the work that is under way."""
-        if self._running_since is not None:
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            self._elapsed += time.perf_counter() - self._running_since
-            self._running_since = None
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts steps from where the run stands."""
+        """Starts counting at the current step."""
         self._logged_step = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """Starts the clock at the first batch, and after what is left out."""
-        self.start()
+        training_module(pl_module).clock.start()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves validation out."""
-        self.stop()
+        """Stops the clock."""
+        training_module(pl_module).clock.stop()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Leaves saving out."""
-        self.stop()
+        """Stops the clock."""
+        training_module(pl_module).clock.stop()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Counts the batch; logs when as many optimizer steps are done."""
-        self.start()  # another callback may have stopped it just now
+        """Counts the batch, and logs at the end of an interval."""
+        module = training_module(pl_module)
+        module.clock.start()  # another callback may just have stopped it
         counts = count_tokens(batch)
         self._counts = counts if self._counts is None else self._counts + counts
         every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
         if not every or step % every or step == self._logged_step:
             return
-        self.stop()
+        module.clock.stop()
         totals = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()
         if trainer.is_global_zero:
-            metrics = self._metrics(trainer, pl_module, *totals)
+            metrics = self._metrics(trainer, module, _Counts(*totals))
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=step)
-        self._elapsed, self._counts, self._logged_step = 0.0, None, step
-        self.start()
+        self._counts, self._logged_step = None, step
+        module.clock.reset()
+        module.clock.start()
 
-    def _metrics(
-        self, trainer: Trainer, pl_module: LightningModule, computed: int, tokens: int, learnt: int, attended: int
-    ) -> dict[str, float]:
-        device = trainer.strategy.root_device
+    def _metrics(self, trainer: Trainer, module: TrainingModule, counts: _Counts) -> dict[str, float]:
+        device, seconds = trainer.strategy.root_device, module.clock.seconds
         metrics = {
-            "speed/tokens_per_s": tokens / self._elapsed,
-            "speed/learnt_tokens_per_s": learnt / self._elapsed,
+            "speed/tokens_per_s": counts.tokens / seconds,
+            "speed/target_tokens_per_s": counts.targets / seconds,
             "speed/memory_gb": peak_memory(device) / 1e9,
-            "data/fill": tokens / computed,
-            "data/learnt_share": learnt / tokens,
+            "data/fill": counts.tokens / counts.computed,
+            "data/target_share": counts.targets / counts.tokens,
         }
         peak = self.peak_tflops or known_peak_tflops(device)
         if peak is not None:
-            model: Any = pl_module.model
-            flops = training_flops_per_token(model, attended / tokens) * tokens
-            metrics["speed/mfu"] = flops / self._elapsed / trainer.world_size / (peak * 1e12)
+            flops = training_flops_per_token(module.model, counts.attended / counts.tokens) * counts.tokens
+            metrics["speed/mfu"] = flops / seconds / trainer.world_size / (peak * 1e12)
         return metrics
 
 
 def count_tokens(batch: Batch) -> Tensor:
-    """Counts of a batch, on its device, so that nothing waits for it.
+    """Counts the tokens of a batch on its device, so that nothing waits for the GPU.
 
     Returns:
-        (4,) int64: tokens computed; those without padding; those learnt; and Σ len² over documents, which divided by
+        (4,) int64: tokens computed; tokens without padding; target tokens; and Σ len² over documents, which divided by
         the tokens is the row length that attention sees.
     """
     position_ids_BT = batch["position_ids"]
     num_rows, row_len = position_ids_BT.shape
     lengths_B = batch.get("lengths", torch.full((num_rows,), row_len, device=position_ids_BT.device))
     is_text_BT = torch.arange(row_len, device=position_ids_BT.device) < lengths_B[:, None]
-    learnt = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()  # the first token of a row has none before it
+    targets = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()  # nothing predicts the first token of a row
     attended = ((2 * position_ids_BT + 1) * is_text_BT).sum()  # 1 + 3 + 5 + … up to a length is its square
-    return torch.stack([torch.tensor(is_text_BT.numel(), device=learnt.device), is_text_BT.sum(), learnt, attended])
+    return torch.stack([torch.tensor(is_text_BT.numel(), device=targets.device), is_text_BT.sum(), targets, attended])
 
 
 def known_peak_tflops(device: torch.device) -> float | None:
-    """Of a common GPU; None for others and for CPUs."""
+    """Returns the peak of a common GPU; None for other devices."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes: the most that tensors took on a GPU, or that this process took."""
+    """Returns the peak in bytes of the memory of tensors on a GPU, or of this process without a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""The validation metrics of a run as a table, beside what they were before training."""
+"""Shows the validation metrics of a run next to those before training."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from rich.table import Table
 
 
 class ValidationTable(Callback):
-    """Prints validation metrics before training, after each validation, and beside each other.
+    """Prints the validation metrics before training and after each validation, side by side.
 
-    The values before training come from the sanity check: set `trainer.num_sanity_val_steps: -1`, so that it
-    covers all validation data; they are logged at step 0.
+    The metrics before training come from the sanity check. `trainer.num_sanity_val_steps: -1` lets it cover all
+    validation data; its metrics are logged at step 0.
     """
 
     def __init__(self) -> None:
-        """Starts with nothing seen."""
+        """Creates the callback; no validation has run yet."""
         self.before: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, float]:
-        """The values before training, so that a resumed run compares with them."""
+        """Returns the metrics before training, so that a resumed run shows them."""
         return dict(self.before)
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Takes the values of the run that is resumed."""
+        """Restores the metrics before training."""
         self.before = dict(state_dict)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

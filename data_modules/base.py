@@ -1,60 +1,71 @@
-"""What the data of every run has in common: how long the run is, its loaders, its ledger."""
+"""The common part of the data modules: the length of a run, its loaders and its stores."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.loader import DistributedEvalBatches, Plan, PlannedBatches, RunLoader, load
 from data_modules.batches.rows import Rows
+from data_modules.stores.store import Store
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.batch import Batch
+from glmja.runs.contracts import TrainingData, ValidationSource
 from glmja.runs.ledger import Ledger
+from glmja.tokenization.tokenizer import GLMTokenizer
 
 
-class Source(Protocol):
-    """What both kinds of sources have."""
-
-    @property
-    def name(self) -> str:
-        """As in `val/NAME/loss`."""
-
-    @property
-    def lang(self) -> str:
-        """As in `val/LANG/bits_per_char`."""
+class Source(ValidationSource, Protocol):
+    """A source of training data."""
 
     @property
     def weight(self) -> float | None:
-        """Share of the run in tokens."""
+        """Share of the run's tokens, relative to the weights of the other sources."""
+        ...
+
+    @property
+    def val_files(self) -> list[str]:
+        """Files of validation data; if there are none, a share of the source is held out."""
+        ...
 
 
-class RunData(LightningDataModule):
-    """The micro-batches of a run, planned before its first step.
+AnySource = TypeVar("AnySource", bound=Source)
+AnyStore = TypeVar("AnyStore", bound=Store)
+
+
+class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
+    """Plans all micro-batches of a run before the first step.
 
     Attributes:
-        row_len: Tokens of the longest row.
+        row_len: Largest number of tokens in a row.
+        multiple: The width of a batch is rounded up to a multiple of this number.
+        sources: The sources to train on.
         validation_sources: The sources in the order of the validation loaders.
-        num_steps: Optimizer steps of the run.
-        ledger: What the run reads, set by `setup`.
+        num_steps: Number of optimizer steps of the run; set by `setup`.
+        ledger: What the run reads; set by `setup`.
     """
 
     row_len: int
-    sources: Sequence[Any]
-    multiple = 1  # widths of batches are rounded up to one of it
-    validation_sources: Sequence[Source]
+    multiple = 1
+    sources: Sequence[AnySource]
+    validation_sources: Sequence[AnySource]
     num_steps: int
     ledger: Ledger
+    store_type: type[AnyStore]
 
-    def __init__(self, tokenizer_dir: str, num_workers: int, seed: int, epochs: float | None, val_share: float) -> None:
+    def __init__(
+        self, tokenizer_dir: str, cache_dir: str, num_workers: int, seed: int, epochs: float | None, val_share: float
+    ) -> None:
         """Checks the arguments."""
         super().__init__()
         if epochs is not None and not 0 < epochs < float("inf"):
@@ -64,30 +75,60 @@ class RunData(LightningDataModule):
         for name, number in (("num_workers", num_workers), ("seed", seed)):
             if number < 0:
                 raise ValueError(f"{name} ({number}) must not be negative")
-        self.tokenizer = load_tokenizer(tokenizer_dir)
-        self.num_workers, self.seed, self.epochs, self.val_share = num_workers, seed, epochs, val_share
-        # of each source by name; opening one hashes its files, which is done once a process
-        self._opened: dict[str, list[Any]] = {}
+        self.tokenizer_dir, self.cache_dir, self.num_workers = tokenizer_dir, cache_dir, num_workers
+        self.seed, self.epochs, self.val_share = seed, epochs, val_share
+        self.fingerprint: str | None = None
+        self._stores: dict[str, list[AnyStore]] = {}  # stores of each source, by its name
+
+    @cached_property
+    def tokenizer(self) -> GLMTokenizer:
+        """The tokenizer in `tokenizer_dir`."""
+        return load_tokenizer(self.tokenizer_dir)
+
+    def use_tokenizer(self, tokenizer: GLMTokenizer) -> None:
+        """Sets the tokenizer, so that `tokenizer_dir` is not read again.
+
+        Args:
+            tokenizer: The tokenizer in `tokenizer_dir`.
+        """
+        self.tokenizer = tokenizer
 
     @abstractmethod
-    def _open(self, source: Any) -> list[Any]:
-        """The store of a source, made if need be, and that of its validation files if it has any."""
-
-    def _stores(self, source: Source) -> list[Any]:
-        if source.name not in self._opened:
-            self._opened[source.name] = self._open(source)
-        return self._opened[source.name]
+    def _create_stores(self, source: AnySource) -> list[AnyStore]:
+        """Returns the store of a source, created if there is none, and that of its validation files, if any."""
 
     def prepare_data(self) -> None:
-        """Tokenises what is not in the cache; in one process of each machine."""
-        for source in self.sources:
-            self._stores(source)
+        """Tokenizes the sources that are not in the cache. Lightning calls this in one process per machine.
 
-    def _split_sources(self) -> tuple[list[Any], list[DocumentStream], list[tuple[Any, NDArray[np.int64]]]]:
-        """Stores and streams to train on, by source, and the stores and documents of `validation_sources`."""
+        Hashes all source files and their stores, since the name of a store is a hash of its source.
+        """
+        for source in self.sources:
+            if source.name not in self._stores:
+                self._stores[source.name] = self._create_stores(source)
+
+    def _open_stores(self) -> None:
+        """Opens the stores in every process. Only those that ran `prepare_data` have hashed them."""
+        trainer = self._trainer
+        if trainer.global_rank == 0:
+            self.prepare_data()
+        keys = {name: [store.key for store in stores] for name, stores in self._stores.items()}
+        if trainer.world_size > 1:
+            keys = trainer.strategy.broadcast(keys)
+        for name in keys.keys() - self._stores.keys():
+            self._stores[name] = [self.store_type.open(self.cache_dir, key, verify=False) for key in keys[name]]
+
+    def _split_sources(
+        self,
+    ) -> tuple[list[AnyStore], list[DocumentStream], list[tuple[AnyStore, NDArray[np.int64]]]]:
+        """Splits the records of the stores, once these are open.
+
+        Returns:
+            For each source, the store and the stream to train on; for each of `validation_sources`, the store and the
+            numbers of the records to validate on.
+        """
         train, streams, held_out = [], [], []
         for i, source in enumerate(self.sources):
-            stores = self._stores(source)
+            stores = self._stores[source.name]
             share = 0 if source.val_files else self.val_share
             used, kept = split(len(stores[0].lengths), share, (self.seed, i), source.name)
             if source.val_files:
@@ -100,44 +141,59 @@ class RunData(LightningDataModule):
 
     @property
     def in_step(self) -> int:
-        """Micro-batches of an optimizer step, over all ranks."""
+        """Number of micro-batches in an optimizer step, over all ranks."""
         return self._trainer.world_size * self._trainer.accumulate_grad_batches
 
     @property
     def max_batches(self) -> int | None:
-        """Micro-batches that `trainer.max_steps` allows, over all ranks; None without a limit."""
+        """Largest number of micro-batches within `trainer.max_steps`, over all ranks; None without a limit."""
         return self._trainer.max_steps * self.in_step if self._trainer.max_steps > 0 else None
 
     @property
-    def _trainer(self) -> Any:
+    def _trainer(self) -> Trainer:
         assert self.trainer is not None
         return self.trainer
 
     def _check_trainer(self) -> None:
-        """Refuses limits that a planned run does not go with."""
-        if self._trainer.max_epochs != 1:
+        """Checks that no setting of the trainer contradicts the plan of the run."""
+        trainer = self._trainer
+        if trainer.max_epochs != 1:
             raise ValueError(
-                f"trainer.max_epochs is {self._trainer.max_epochs}, but the whole run is one epoch of the trainer's; "
-                "leave it at 1 and say with data.init_args.epochs how often the data is read"
+                f"trainer.max_epochs is {trainer.max_epochs}, but the whole run is one epoch of the trainer; leave it "
+                "at 1 and set data.init_args.epochs to the number of passes over the data"
             )
-        if self._trainer.accumulate_grad_batches < 1:
-            raise ValueError(f"trainer.accumulate_grad_batches is {self._trainer.accumulate_grad_batches}; at least 1")
-        if self._trainer.max_steps == 0:
-            raise ValueError("trainer.max_steps is 0: nothing would train; give a positive number, or -1 for no limit")
-        if self._trainer.limit_train_batches != 1.0:
+        if trainer.accumulate_grad_batches < 1:
+            raise ValueError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; at least 1")
+        if trainer.max_steps == 0:
+            raise ValueError("trainer.max_steps is 0: nothing would train; set a positive number, or -1 for no limit")
+        if trainer.limit_train_batches != 1.0:
             raise ValueError(
-                f"trainer.limit_train_batches is {self._trainer.limit_train_batches} (fast_dev_run and overfit_batches "
-                "set it too): the plan of the run would not hold; set `max_steps` instead"
+                f"trainer.limit_train_batches is {trainer.limit_train_batches} (fast_dev_run and overfit_batches set "
+                "it as well), which contradicts the plan of the run; set `max_steps` instead"
             )
 
     def _plan(
-        self, rows: Rows, plan: Plan, stores: Sequence[Any], streams: Sequence[DocumentStream], settings: dict[str, Any]
+        self,
+        rows: Rows,
+        plan: Plan,
+        stores: Sequence[AnyStore],
+        streams: Sequence[DocumentStream],
+        settings: Mapping[str, object],
     ) -> None:
-        """Takes the micro-batches of the run, as many as optimizer steps divide."""
+        """Sets the micro-batches of the run.
+
+        Args:
+            rows: All rows.
+            plan: Numbers of the rows of each micro-batch; as many as complete optimizer steps take.
+            stores: Store of each source.
+            streams: Stream of each source.
+            settings: Arguments of the data module that the rows depend on.
+        """
         self.rows, self.plan = rows, plan
         self.num_steps = len(plan) // self.in_step
-        settings |= {
-            "stores": [store.folder.name for store in stores],
+        settings = {
+            **settings,
+            "stores": [store.key for store in stores],
             "documents": [hashlib.sha256(stream.documents.tobytes()).hexdigest()[:16] for stream in streams],
             "in_step": self.in_step,
             "world_size": self._trainer.world_size,
@@ -148,7 +204,8 @@ class RunData(LightningDataModule):
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def train_dataloader(self) -> RunLoader:
-        """The micro-batches of this rank."""
+        """Returns the loader of the micro-batches of this rank."""
+        assert self.fingerprint is not None
         trainer = self._trainer
         batches = PlannedBatches(
             self.rows,
@@ -161,7 +218,7 @@ class RunData(LightningDataModule):
         return RunLoader(batches, self.num_workers, self.fingerprint)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """A loader for each of `validation_sources`."""
+        """Returns a loader for each of `validation_sources`."""
         trainer, loaders = self._trainer, []
         for rows, num_rows, batch_size in self._validation_rows():
             shared = DistributedEvalBatches(
@@ -172,14 +229,14 @@ class RunData(LightningDataModule):
 
     @abstractmethod
     def _validation_rows(self) -> list[tuple[Rows, int, int]]:
-        """Rows, their number and rows per batch for each of `validation_sources`."""
+        """Returns rows, number of rows and rows per batch for each of `validation_sources`."""
 
 
 def check_sources(sources: Sequence[Source]) -> None:
-    """Checks names and weights.
+    """Checks names and weights of sources.
 
     Raises:
-        ValueError: If there is no source, two have one name, or some but not all have a weight.
+        ValueError: If there is no source, two have the same name, or only some have a weight.
     """
     if not sources:
         raise ValueError("sources is empty; name at least one")
@@ -192,10 +249,19 @@ def check_sources(sources: Sequence[Source]) -> None:
 
 
 def split(num_documents: int, val_share: float, seed: tuple[int, ...], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Numbers of the documents to train on, and of those held out: at least one unless `val_share` is 0.
+    """Splits documents at random into those to train on and those to hold out.
+
+    Args:
+        num_documents: Number of documents.
+        val_share: Share to hold out; at least one document unless it is 0.
+        seed: Random seed.
+        name: Name of the source, for the message.
+
+    Returns:
+        Sorted numbers of the documents to train on, and of those held out.
 
     Raises:
-        ValueError: If nothing would be left to train on.
+        ValueError: If no document would be left to train on.
     """
     num_held_out = max(1, round(num_documents * val_share)) if val_share else 0
     if num_documents <= num_held_out:

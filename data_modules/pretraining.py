@@ -17,10 +17,10 @@ from glmja.files.documents import check_document_files
 from glmja.runs.ledger import Ledger
 
 
-class PackedPretrainingData(RunData):
+class PackedPretrainingData(RunData[TextSource, TokenStore]):
     """Packs documents into full rows; the sources alternate by their weights in tokens."""
 
-    sources: list[TextSource]
+    store_type = TokenStore
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class PackedPretrainingData(RunData):
             OSError: If a file does not exist.
             ValueError: If an argument is out of its range, two sources have one name, or only some have a weight.
         """
-        super().__init__(tokenizer_dir, num_workers, seed, epochs, val_share)
+        super().__init__(tokenizer_dir, cache_dir, num_workers, seed, epochs, val_share)
         if row_len < 2 or batch_size < 1:
             raise ValueError(f"row_len ({row_len}) must be at least 2 and batch_size ({batch_size}) at least 1")
         if tokens is not None and tokens < row_len:
@@ -69,9 +69,9 @@ class PackedPretrainingData(RunData):
             check_document_files([*source.files, *source.val_files])
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
-        self.isolate_documents, self.cache_dir = isolate_documents, cache_dir
+        self.isolate_documents = isolate_documents
 
-    def _open(self, source: TextSource) -> list[TokenStore]:
+    def _create_stores(self, source: TextSource) -> list[TokenStore]:
         parts = [source]
         if source.val_files:
             parts.append(replace(source, files=source.val_files, hub=None, val_files=[]))
@@ -84,6 +84,7 @@ class PackedPretrainingData(RunData):
             ValueError: If a source has too little text, or the run would have no optimizer step.
         """
         self._check_trainer()
+        self._open_stores()
         stores, streams, self.held_out = self._split_sources()
         for source, stream in zip(self.sources, streams, strict=True):
             if stream.tokens_per_pass < self.row_len:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.base import RunData, check_sources
 from data_modules.batches.batching import MicroBatch, group_by_length, pack_whole, shuffle_groups, split_to_multiple
+from data_modules.batches.conversations import ConversationRows
 from data_modules.batches.document_stream import DocumentStream
-from data_modules.batches.rows import Fragment, Row, Rows, pack
+from data_modules.batches.rows import Rows
 from data_modules.sources import ChatSource
 from data_modules.stores.chat_store import ChatStore
-from glmja.runs.ledger import Ledger
+from glmja.runs.ledger import Count, Ledger
 
 
-class PaddedSFTData(RunData):
+class PaddedSFTData(RunData[ChatSource, ChatStore]):
     """Batches conversations so that hardly anything is padding."""
 
     multiple = 8  # tensor cores
+    store_type = ChatStore
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class PaddedSFTData(RunData):
             OSError: If a file does not exist.
             ValueError: If an argument is out of its range, two sources have one name, or only some have a weight.
         """
-        super().__init__(tokenizer_dir, num_workers, seed, epochs, val_share)
+        super().__init__(tokenizer_dir, cache_dir, num_workers, seed, epochs, val_share)
         if row_len < 8 or tokens_per_batch < row_len + -row_len % self.multiple:
             raise ValueError(
                 f"tokens_per_batch ({tokens_per_batch}) must be at least row_len ({row_len}, rounded up to a multiple "
@@ -74,9 +75,9 @@ class PaddedSFTData(RunData):
             source.check_files()
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.tokens_per_batch, self.packing = row_len, tokens_per_batch, packing
-        self.max_bad_share, self.cache_dir = max_bad_share, cache_dir
+        self.max_bad_share = max_bad_share
 
-    def _open(self, source: ChatSource) -> list[ChatStore]:
+    def _create_stores(self, source: ChatSource) -> list[ChatStore]:
         parts = [source]
         if source.val_files:
             parts.append(replace(source, files=source.val_files, val_files=[]))
@@ -89,8 +90,9 @@ class PaddedSFTData(RunData):
             ValueError: If a source has too few conversations, or too many from which nothing can be learnt.
         """
         self._check_trainer()
+        self._open_stores()
         for source in self.sources:
-            for store in self._stores(source):
+            for store in self._stores[source.name]:
                 store.check_dropped(source.name, self.max_bad_share)
         stores, streams, self.held_out = self._split_sources()
         quotas = self._quotas([stream.tokens_per_pass for stream in streams])
@@ -158,7 +160,7 @@ class PaddedSFTData(RunData):
         quotas: Sequence[int],
     ) -> Ledger:
         """The ledger, whose sums are asserted."""
-        entries = []
+        entries: list[dict[str, Count]] = []
         read = rows.members[np.concatenate(rows.conversations)]
         widest = np.maximum.reduceat(rows.lengths, [numbers[0] for numbers in self.plan])
         computed = int(sum(len(n) * w for n, w in zip(self.plan, widest + -widest % self.multiple, strict=True)))
@@ -169,13 +171,13 @@ class PaddedSFTData(RunData):
                 "source": source.name, "lang": source.lang, "conversations": len(stream.documents),
                 "tokens": stream.tokens_per_pass, "held_out": len(store.lengths) - len(stream.documents),
                 "dropped": store.num_dropped, "shortened": store.num_shortened, "read": len(mine),
-                "tokens_read": tokens, "learnt": int(store.num_target_tokens[mine].sum()),
+                "tokens_read": tokens, "target_tokens": int(store.num_target_tokens[mine].sum()),
                 "passes": tokens / stream.tokens_per_pass, "share_wanted": quota / sum(quotas),
             })  # fmt: skip
-        total, learnt = sum(e["tokens_read"] for e in entries), sum(e["learnt"] for e in entries)
-        assert total == rows.lengths.sum() and len(read) == sum(entry["read"] for entry in entries)
+        total, targets = (sum(int(e[key]) for e in entries) for key in ("tokens_read", "target_tokens"))
+        assert total == rows.lengths.sum() and len(read) == sum(int(entry["read"]) for entry in entries)
         facts = {"rows": len(rows), "micro_batches": len(self.plan), "tokens": total, "fill": total / computed,
-                 "learnt_share": learnt / total, "ranks_x_accumulation": self.in_step,
+                 "target_share": targets / total, "ranks_x_accumulation": self.in_step,
                  "optimizer_steps": self.num_steps}  # fmt: skip
         return Ledger("what the run reads", entries, facts)
 
@@ -187,50 +189,3 @@ class PaddedSFTData(RunData):
             rows = ConversationRows([store], members, list(order[:, None]))
             loaders.append((rows, len(held_out), max(1, self.tokens_per_batch // self.row_len)))
         return loaders
-
-
-class ConversationRows:
-    """Rows of whole conversations."""
-
-    def __init__(
-        self, stores: Sequence[ChatStore], members: NDArray[np.int64], conversations: Sequence[NDArray[np.int64]]
-    ) -> None:
-        """Reads nothing yet.
-
-        Args:
-            stores: The tokens of each source.
-            members: (source, conversation) by number, (n, 2).
-            conversations: The numbers in each row.
-
-        Attributes are `lengths` and `learnt`: tokens and learnt tokens of each row.
-        """
-        self.stores, self.members, self.conversations = stores, members, conversations
-        order = np.concatenate(conversations)
-        starts = np.cumsum([0, *(len(row) for row in conversations[:-1])])
-        lengths, learnt = np.empty(len(members), np.int64), np.empty(len(members), np.int64)
-        for i, store in enumerate(stores):
-            mine = members[:, 0] == i
-            lengths[mine], learnt[mine] = store.lengths[members[mine, 1]], store.num_target_tokens[members[mine, 1]]
-        self.lengths = np.add.reduceat(lengths[order], starts)
-        self.learnt = np.add.reduceat(learnt[order], starts)
-
-    def __len__(self) -> int:
-        """The number of rows."""
-        return len(self.conversations)
-
-    def __getitem__(self, i: int) -> Row:
-        """Row i."""
-        return pack([self._fragment(*self.members[n]) for n in self.conversations[i]])
-
-    def length(self, i: int) -> int:
-        """Tokens of row i."""
-        return int(self.lengths[i])
-
-    def num_target_tokens(self, i: int) -> int:
-        """Learnt tokens of row i."""
-        return int(self.learnt[i])
-
-    def _fragment(self, source: Any, number: Any) -> Fragment:
-        store = self.stores[source]
-        begin, end = store.starts[number : number + 2]
-        return Fragment(store.tokens[begin:end], store.loss_mask[begin:end])

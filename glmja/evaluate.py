@@ -168,9 +168,9 @@ def _open(folders: Sequence[str], tasks: EvalTasks, family: FamilyName | None) -
 
 
 def _read_curves(runs: Sequence[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    from glmja.runs.run_folder import curves
+    from glmja.runs.run_folder import RunFolder
 
-    return {str(Path(run)): curves(Path(run)) for run in runs}
+    return {str(Path(run)): RunFolder(run).curves() for run in runs}
 
 
 def _write(output: str, overwrite: bool, scores: Scores, answers: Sequence[Answer], page: str) -> None:

@@ -20,7 +20,6 @@ from glmja.families.names import FamilyName
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.modeling import model_card
-from glmja.runs import run_folder
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def export(
     to = _Output(output, format, getattr(torch, dtype) if dtype else None, max_shard_size, check, overwrite)
     if checkpoint and not pack and not base:
         state = TrainedState.open(checkpoint)
-        model_dir = Path(model) if model else run_folder.model_dir(state.run_dir)
+        model_dir = Path(model) if model else state.run.model_dir()
         check_free(output, overwrite, (model_dir,))
         report = _export_run(state, open_base(state, model_dir, family), to)
     elif pack and base and not checkpoint and not model and format != "adapter":
@@ -117,10 +116,11 @@ def open_base(state: TrainedState, model_dir: Path, family: FamilyName | None = 
 
     base = ModelFolder.open(model_dir, family)
     found = {"base": base.fingerprint, "tokenizer": base.tokenizer.fingerprint}
+    saved = state.manifest.identity.as_json()
     for name, what in (("base", "weights"), ("tokenizer", "a tokenizer")):
-        if found[name] != state.manifest.facts[name]:
+        if found[name] != saved[name]:
             raise ModelError(
-                f"{state.folder} was trained from {what} with the hash {state.manifest.facts[name][:16]}…, but "
+                f"{state.folder} was trained from {what} with the hash {saved[name][:16]}…, but "
                 f"{model_dir} has {found[name][:16]}…; give the folder that the run began with as --model"
             )
     return base
@@ -132,7 +132,7 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
     from glmja.weights.chatglm_layout import EMBEDDING
     from glmja.weights.merging import merge
 
-    facts, dtype = state.manifest.facts, to.dtype or base.checkpoint.tensors[EMBEDDING].dtype
+    facts, dtype = state.manifest.identity.as_json(), to.dtype or base.checkpoint.tensors[EMBEDDING].dtype
     merged = merge(base.checkpoint, state.tensors, facts["lora"], base.tokenizer.new_ids, dtype)
     needed = 0 if to.format == "adapter" else merged.num_bytes
     with atomic_output_folder(to.folder, to.overwrite, needed) as folder:
@@ -143,15 +143,15 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
         report = {
             "format": to.format,
             "dtype": str(dtype).removeprefix("torch."),
-            "run": state.run_dir.name,
+            "run": state.run.path.name,
             "step": state.manifest.step,
             "model": base.path.resolve().name,
             "model_fingerprint": facts["base"],
             **written,
             **{key: facts[key] for key in ("tuning", "embeddings", "lora")},
             **(_compared(state, base, folder, to.format) if to.check else {"compared": False}),
-            "validation": run_folder.last_scores(state.run_dir, state.manifest.step),
-            "ledger": run_folder.ledger(state.run_dir),
+            "validation": state.run.last_scores(state.manifest.step),
+            "ledger": state.run.read_ledger(),
         }
         _write_report(folder, report)
     return report

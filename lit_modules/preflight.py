@@ -1,8 +1,10 @@
-"""What a run needs of its machine, reckoned from shapes before any weight is loaded."""
+"""Memory and disk that a run needs, estimated from shapes before any weights are loaded, and the port it needs."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,14 +24,14 @@ _FP32 = 4  # bytes
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes.
+    """Bytes that a run needs at least: activations and buffers are not included.
 
     Attributes:
-        weights: On each device.
-        gradients: On each device, when a step is about to be taken.
-        optimizer: The optimizer's state on each device, and under ZeRO the fp32 weights that it works on.
-        host: What of these ZeRO offloads, of all devices of a machine.
-        checkpoint: On the disk.
+        weights: Weights, on each device.
+        gradients: Gradients before an optimizer step, on each device.
+        optimizer: Optimizer state on each device, including the fp32 weights that ZeRO keeps.
+        host: Gradients and optimizer state that ZeRO offloads, of all devices of a machine.
+        checkpoint: Size of a checkpoint on the disk.
     """
 
     weights: int
@@ -40,17 +42,17 @@ class MemoryEstimate:
 
     @property
     def device(self) -> int:
-        """On each device, activations aside."""
+        """Bytes on each device."""
         return self.weights + self.gradients + self.optimizer
 
 
 def estimate_memory(module: GLMModule, trainer: Trainer) -> MemoryEstimate:
-    """What a run will need, activations and buffers left out: the least that it can do with.
+    """Estimates the memory of a run.
 
-    Under ZeRO-2, gradients and optimizer state are divided among the devices (Rajbhandari et al. 2019,
+    Under ZeRO-2, gradients and optimizer state are partitioned across the devices (Rajbhandari et al. 2019,
     https://arxiv.org/abs/1910.02054, section 5.2).
     """
-    with isolate_rng():  # the adapters' first weights are drawn, even without a place to put them
+    with isolate_rng():  # peft draws initial weights for the adapters even without memory for them
         model = module.outline()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stored = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -61,13 +63,12 @@ def estimate_memory(module: GLMModule, trainer: Trainer) -> MemoryEstimate:
     working = _FP32 * trained
     if not str(trainer.precision).startswith("32"):  # the engine casts all weights
         stored, working = 2 * sum(p.numel() for p in model.parameters()), 2 * trained
-    divided = _FP32 * trained // trainer.world_size
+    gradients = _FP32 * trained // trainer.world_size
     state += _FP32 * trained
     checkpoint, share = working + state, state // trainer.world_size
-    assert isinstance(strategy.config, dict)
-    if "offload_optimizer" in strategy.config["zero_optimization"]:
-        return MemoryEstimate(stored, 0, 0, (divided + share) * trainer.num_devices, checkpoint)
-    return MemoryEstimate(stored, divided, share, 0, checkpoint)
+    if strategy.offloads_optimizer:
+        return MemoryEstimate(stored, 0, 0, (gradients + share) * trainer.num_devices, checkpoint)
+    return MemoryEstimate(stored, gradients, share, 0, checkpoint)
 
 
 def _state_bytes_per_parameter(module: GLMModule) -> int:
@@ -78,10 +79,10 @@ def _state_bytes_per_parameter(module: GLMModule) -> int:
 
 
 def check_memory(needs: MemoryEstimate, trainer: Trainer) -> None:
-    """Checks that weights, gradients and optimizer fit into the memory there is, activations aside.
+    """Checks that weights, gradients and optimizer state fit into memory.
 
     Raises:
-        MachineError: If they cannot.
+        MachineError: If they do not.
     """
     on_host = needs.host
     if isinstance(trainer.accelerator, CPUAccelerator):
@@ -90,43 +91,62 @@ def check_memory(needs: MemoryEstimate, trainer: Trainer) -> None:
         memory = torch.cuda.get_device_properties(trainer.strategy.root_device).total_memory
         if needs.device > memory:
             raise MachineError(
-                f"each GPU would need {_gb(needs.device)} before any activation ({_parts(needs)}), and has "
-                f"{_gb(memory)}; take more devices under ZeRO-2, offload_optimizer, or train less"
+                f"each GPU needs {_gb(needs.device)} without activations ({_parts(needs)}), and has {_gb(memory)}; use "
+                "more devices under ZeRO-2, offload_optimizer, or fewer trainable parameters"
             )
     memory = psutil.virtual_memory().available
     if on_host > memory:
         raise MachineError(
-            f"the host would need {_gb(on_host)} before any activation ({_parts(needs)}), and {_gb(memory)} of its "
-            "memory are free; train less, or on another machine"
+            f"the host needs {_gb(on_host)} without activations ({_parts(needs)}), and {_gb(memory)} of its memory are "
+            "free; use fewer trainable parameters, or another machine"
         )
 
 
 def check_disk(
     needs: MemoryEstimate, run_dir: Path, num_steps: int, every_n_steps: int | None, save_top_k: int
 ) -> None:
-    """Checks that the disk has room for the checkpoints that are there at one time.
+    """Checks that the disk has room for the checkpoints that exist at the same time.
 
     Args:
-        needs: Of the run.
-        run_dir: Its folder; what lies in it counts as room, for it is replaced or is what a resumed run would save.
-        num_steps: Optimizer steps of the run; -1 if they are not known.
-        every_n_steps: Steps from one periodic checkpoint to the next.
-        save_top_k: How many of these are kept; -1 for all.
+        needs: Estimate of the run.
+        run_dir: Folder of the run. Its content counts as free space: it is replaced, or is what a resumed run saves.
+        num_steps: Number of optimizer steps of the run; -1 if it is unknown.
+        every_n_steps: Number of steps between two periodic checkpoints.
+        save_top_k: Number of periodic checkpoints that are kept; -1 for all.
 
     Raises:
-        MachineError: If it has not.
+        MachineError: If the room does not suffice.
     """
     saves = num_steps // every_n_steps + 1 if num_steps > 0 and every_n_steps else 1  # and that of the last step
-    # one more is written before the oldest goes, and the last step's is beyond those that are kept
+    # one more is written before the oldest is removed, and that of the last step comes on top
     count = saves if save_top_k < 0 else min(saves, save_top_k + 2)
-    there = next(folder for folder in (run_dir.resolve(), *run_dir.resolve().parents) if folder.exists())
-    mine = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
-    free = shutil.disk_usage(there).free + mine
+    existing = next(folder for folder in (run_dir.resolve(), *run_dir.resolve().parents) if folder.exists())
+    used = sum(path.stat().st_size for path in run_dir.rglob("*") if path.is_file())
+    free = shutil.disk_usage(existing).free + used
     if count * needs.checkpoint > free:
         raise MachineError(
-            f"`run_dir` {run_dir}: {count} checkpoints of {_gb(needs.checkpoint)} would be there at one time, and "
-            f"{_gb(free)} are free; make room, choose another disk, or lower `save_top_k`"
+            f"`run_dir` {run_dir} needs room for {count} checkpoints of {_gb(needs.checkpoint)}, and {_gb(free)} are "
+            "free; make room, choose another disk, or lower `save_top_k`"
         )
+
+
+def check_port() -> None:
+    """Checks that `MASTER_PORT` is free, if it is set and this process is the one that listens on it.
+
+    Processes that meet at a port that another program uses wait until they are killed.
+
+    Raises:
+        MachineError: If the port is in use.
+    """
+    port = os.environ.get("MASTER_PORT")
+    started_by_another = {"LOCAL_RANK", "SLURM_PROCID"} & os.environ.keys()  # Lightning, torchrun, Slurm
+    if port is None or started_by_another or os.environ.get("NODE_RANK", "0") != "0":
+        return
+    with socket.socket() as listener:
+        try:
+            listener.bind(("", int(port)))
+        except OSError as error:
+            raise MachineError(f"MASTER_PORT {port} is in use; set it to a free port, or leave it unset") from error
 
 
 def _gb(number: int) -> str:

@@ -1,18 +1,17 @@
-"""ZeRO stage 2 as Lightning and DeepSpeed mean it, on GPUs and, for tests, on CPUs.
+"""DeepSpeed ZeRO stage 2 for GPUs and, for tests, for CPUs.
 
-What is changed against `lightning.pytorch.strategies.DeepSpeedStrategy` (2.6.6, with DeepSpeed 0.19.8):
+Differences from `lightning.pytorch.strategies.DeepSpeedStrategy` (2.6.6, with DeepSpeed 0.19.8):
 
-- Gradients are divided once by the number of accumulated batches, not twice.
-- Half-precision gradients are summed in float32.
-- Checkpoints are complete or absent, hold what trains, and are verified and compared with the run before any
-  unpickling; DeepSpeed itself loads a checkpoint with a flipped bit, of two mixed steps, or of reordered parameters.
+- Gradients are divided by the number of accumulated batches once, not twice.
+- Half-precision gradients are accumulated in float32.
+- Checkpoints are complete or absent, hold the trainable parameters, and are verified before any unpickling; DeepSpeed
+  itself loads a checkpoint with a flipped bit or with files of two different steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,13 @@ from torch.optim import Optimizer
 
 from glmja.errors import ModelError
 from glmja.runs import manifest
+from glmja.runs.run_folder import RunFolder
+from lit_modules.checkpoint_folder import CheckpointFolders, saved_identity
+from lit_modules.first_rank import on_first_rank
 
 
 class ZeRO2(DeepSpeedStrategy):
-    """Data parallel; optimizer state and gradients are divided among the devices."""
+    """Data-parallel training; optimizer state and gradients are partitioned across the devices."""
 
     def __init__(
         self,
@@ -40,16 +42,19 @@ class ZeRO2(DeepSpeedStrategy):
         initial_scale_power: int = 16,
         loss_scale_window: int = 1000,
     ) -> None:
-        """Divides optimizer state and gradients among the devices.
+        """Partitions optimizer state and gradients across the devices.
 
         Args:
-            offload_optimizer: Keep the optimizer's state in, and run it on, the host: less GPU memory, much slower.
-            timeout_minutes: A process that waits this long for another ends the run. Longer than a save takes.
-            reduce_bucket_size: Elements of gradients that are summed at once; each costs 2 or 4 bytes of a buffer.
-            allgather_bucket_size: Elements of weights that are gathered at once after a step.
-            initial_scale_power: With precision 16, the loss is first scaled by 2 to this power. Steps whose
-                gradients overflow are skipped, and halve the scale.
-            loss_scale_window: With precision 16, steps without overflow after which the scale doubles.
+            offload_optimizer: Whether to keep the optimizer state in host memory and to run the optimizer on the host.
+                Takes less GPU memory and is much slower.
+            timeout_minutes: Minutes that a process waits for another one before the run fails. Must be longer than
+                saving a checkpoint takes.
+            reduce_bucket_size: Number of gradient elements that are reduced at once. Each takes 2 or 4 bytes of a
+                buffer.
+            allgather_bucket_size: Number of weight elements that are gathered at once after a step.
+            initial_scale_power: Power of 2 by which the loss is scaled at the start, with precision 16 only. A step
+                whose gradients overflow is skipped, and the scale is halved.
+            loss_scale_window: Number of steps without overflow after which the scale doubles, with precision 16 only.
         """
         super().__init__(
             stage=2,
@@ -63,104 +68,102 @@ class ZeRO2(DeepSpeedStrategy):
             exclude_frozen_parameters=True,
         )
         assert isinstance(self.config, dict)
-        # torch's optimizers may be offloaded too; DeepSpeed's own one for the host is compiled at the first start
+        # torch's optimizers can be offloaded as well; DeepSpeed's own CPU optimizer is compiled at the first start
         self.config["zero_force_ds_cpu_optimizer"] = False
+        self.offloads_optimizer = offload_optimizer
 
     def _format_config(self) -> None:
         super()._format_config()
         assert isinstance(self.config, dict)
         self.config["data_types"] = {"grad_accum_dtype": "fp32"}
         if "bf16" in self.config:
-            self.config["bf16"]["check_grad_overflow"] = True  # one NaN would stay in the weights for ever
+            self.config["bf16"]["check_grad_overflow"] = True  # otherwise one NaN stays in the weights for ever
+
+    @property
+    def num_skipped_steps(self) -> int:
+        """Optimizer steps that DeepSpeed skipped because a gradient was not finite."""
+        return int(self._engine.skipped_steps)
+
+    @property
+    def grad_norm(self) -> float | Tensor | None:
+        """Norm of the gradients of the last optimizer step over all ranks, before clipping."""
+        return self._engine.get_global_grad_norm()
+
+    @property
+    def _engine(self) -> Any:
+        """The `deepspeed.DeepSpeedEngine`, which does the work of Lightning's optimizer loop."""
+        return self.model
 
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
-        """Lightning has divided the loss by `accumulate_grad_batches`; DeepSpeed would do it again."""
+        """Runs the backward pass without DeepSpeed's division: Lightning has divided by `accumulate_grad_batches`."""
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Saves a folder that is complete or absent. All processes write into one file system.
+        """Saves a folder that is complete or absent. All processes write to one file system.
 
         Raises:
             FileExistsError: If there is a checkpoint of that name.
-            OSError: If it cannot be written, as on a full disk.
+            MachineError: If it cannot be written, as on a full disk.
         """
         final = Path(self.broadcast(os.path.abspath(filepath)))  # noqa: PTH100 - keeps symlinks
-        self._on_rank_zero(lambda: manifest.begin(final))
+        on_first_rank(lambda: manifest.begin(final))
+        partial = manifest.partial_folder(final)
         try:
-            super().save_checkpoint(checkpoint, manifest.partial_folder(final), storage_options)
+            super().save_checkpoint(checkpoint, partial, storage_options)
         except RuntimeError as error:
-            raise manifest.not_written(final, error) from error
+            raise manifest.save_error(final, error) from error
         self.barrier()
-        facts = checkpoint.get(manifest.FACTS, {})
-        self._on_rank_zero(
-            lambda: manifest.complete(manifest.partial_folder(final), final, checkpoint["global_step"], facts)
-        )
+        on_first_rank(lambda: manifest.complete(partial, final, checkpoint["global_step"], saved_identity(checkpoint)))
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Verifies the files and compares the facts with `facts()` of the module, if it has it; then loads.
+        """Verifies a checkpoint, then loads it.
 
-        DeepSpeed unpickles whatever the files hold: resume only from checkpoints of your own.
+        DeepSpeed unpickles whatever the files hold: resume only from your own checkpoints.
 
         Raises:
-            FileNotFoundError: If there is nothing of that name.
-            ValueError: If the checkpoint is incomplete or damaged, or this run differs from the one that saved it.
+            FileNotFoundError: If the checkpoint does not exist.
+            ModelError: If it is incomplete or damaged, or was not saved by this strategy.
         """
-        self._on_rank_zero(lambda: self._check(checkpoint_path))
-        return super().load_checkpoint(checkpoint_path, weights_only)
+        # the trainer's plugin knows whether the command has verified the checkpoint
+        folders = self.checkpoint_io if isinstance(self.checkpoint_io, CheckpointFolders) else CheckpointFolders()
+        path, saved = folders.open(checkpoint_path)
+        if not any(name.startswith(f"{RunFolder.ZERO_STATES}/") for name in saved.files):
+            raise ModelError(f"{path} was not saved by ZeRO2; resume with the strategy that saved it")
+        return super().load_checkpoint(path, weights_only)
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
-        """Removes the folder."""
+        """Removes a checkpoint folder."""
         if self.is_global_zero:
             manifest.remove(filepath)
 
-    def _check(self, path: str | Path) -> None:
-        saved = manifest.read(path)
-        if not any(name.startswith("checkpoint/") for name in saved.files):
-            raise ModelError(f"{path} was not saved by ZeRO2; resume with the strategy that saved it")
-        facts = getattr(self.lightning_module, "facts", None)
-        if facts is not None:
-            manifest.check_facts(saved.facts, facts(), path)
-
-    def _on_rank_zero(self, act: Callable[[], Any]) -> None:
-        """Acts in the first process while the others wait; what it raises, all raise."""
-        error: Exception | None = None
-        if self.is_global_zero:
-            try:
-                act()
-            except (ValueError, OSError) as raised:
-                error = raised
-        error = self.broadcast(error)
-        if error is not None:
-            raise error
-
-    # What follows lets CPUs in; on GPUs it is Lightning's.
+    # The rest makes CPUs work. On GPUs, it does what Lightning does.
 
     @property
     def _on_cpu(self) -> bool:
         return isinstance(self.accelerator, CPUAccelerator)
 
     def setup_environment(self) -> None:
-        """Lightning refuses all but CUDA, from the time before DeepSpeed ran on CPUs (Lightning PR #12699)."""
+        """Skips Lightning's check for CUDA, which is older than DeepSpeed's CPU accelerator (Lightning PR #12699)."""
         if self._on_cpu:
             super(DeepSpeedStrategy, self).setup_environment()
         else:
             super().setup_environment()
 
     def setup_distributed(self) -> None:
-        """Lightning compares device indices, which CPUs have not."""
+        """Skips Lightning's comparison of device indices, which CPUs do not have."""
         if not self._on_cpu:
             super().setup_distributed()
             return
         reset_seed()
         self.set_world_ranks()
-        import deepspeed.ops  # noqa: PLC0415 - seconds, and it chooses its device when imported
+        import deepspeed.ops  # noqa: PLC0415 - takes seconds, and chooses its accelerator on import
 
-        # An operation for inference that would be compiled at the start, and leave 66 MiB a process in /dev/shm.
+        # an inference operation that would be compiled at the start, and leave 66 MiB per process in /dev/shm
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._init_deepspeed_distributed()
 
     def init_deepspeed(self) -> None:
-        """DeepSpeed wants an index of the device; without one it fails, with -1 it trains alone."""
+        """Passes the device index that DeepSpeed needs: without one it fails, with -1 it trains alone."""
         if not self._on_cpu:
             super().init_deepspeed()
             return

@@ -16,7 +16,7 @@ from benchmarks.harness.arguments import ROOT, benchmark_parser
 from benchmarks.harness.tables import Figures, publish
 from glmja import build_tokenizer, export, fit, resize_embeddings
 from glmja.files.documents import read_documents
-from glmja.runs.run_folder import last_scores
+from glmja.runs.run_folder import RunFolder
 from glmja.twin import build as twin
 
 LANGUAGES = ("ja", "zh", "en")
@@ -57,7 +57,8 @@ def compare(data: Path, folder: Path, base_steps: int, steps: int) -> Figures:
     table = Figures(title, ["language", "Zero", "76 % ja, 12 % zh, 12 % en", "Japanese only"])
     for x in LANGUAGES:
         key = f"val/{x}/bits_per_char"
-        runs = [last_scores(folder / "mix", 0), *(last_scores(folder / n, steps) for n in ("mix", "japanese_only"))]
+        runs = [RunFolder(folder / "mix").last_scores(0)]
+        runs += [RunFolder(folder / name).last_scores(steps) for name in ("mix", "japanese_only")]
         table.rows.append([x, *(f"{run[key]:.3f}" for run in runs)])
     return table
 

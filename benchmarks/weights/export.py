@@ -27,6 +27,7 @@ from glmja.build_tokenizer import build_tokenizer
 from glmja.modeling.model_folder import ModelFolder
 from glmja.resize_embeddings import resize_embeddings
 from glmja.runs import manifest
+from glmja.runs.identity import RunIdentity
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -59,7 +60,7 @@ def write_run(final: Path, model_dir: Path, rank: int, dora: bool = False, new_r
     }
     partial = manifest.begin(final)
     torch.save({"state_dict": state}, partial / "state.ckpt")
-    manifest.complete(partial, final, 1, facts)
+    manifest.complete(partial, final, 1, RunIdentity.from_json(facts))
 
 
 def compare(data: Path, num_layers: int, rank: int, num_rounds: int, cold: bool, scratch: Path) -> Figures:

@@ -1,7 +1,7 @@
-"""The documents of a source as one stream of tokens without an end.
+"""The documents of a source as an endless stream of tokens.
 
-Pass after pass over the documents, each pass in an order of its own. What lies between two places of the stream is a
-pure function of them and of the seed, so that a run can be resumed anywhere without reading what came before.
+The stream passes over the documents again and again, each time in another order. Its content between two positions is a
+pure function of the positions and the seed, so a run can be resumed anywhere without reading what came before.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from numpy.typing import NDArray
 
 
 class DocumentStream:
-    """Documents by their places in the stream.
+    """Maps positions of the stream to documents.
 
     Attributes:
-        tokens_per_pass: Tokens of all documents together.
+        tokens_per_pass: Number of tokens of all documents together.
     """
 
     def __init__(
         self, lengths: NDArray[np.int64], documents: NDArray[np.int64], seed: tuple[int, ...] | None = None
     ) -> None:
-        """Computes no pass yet.
+        """Computes nothing yet.
 
         Args:
-            lengths: Tokens of every document of the store, each at least 1.
-            documents: Those in the stream.
-            seed: Of the orders; None keeps the order of `documents`.
+            lengths: Number of tokens of every document of the store, at least 1 each.
+            documents: Numbers of the documents in the stream.
+            seed: Random seed of the orders; None keeps the order of `documents`.
         """
         self.lengths, self.documents, self.seed = lengths, documents, seed
         self.tokens_per_pass = int(lengths[documents].sum())
-        self._pass = lru_cache(maxsize=2)(self._lay_out)  # a row may lie across two passes
+        self._pass = lru_cache(maxsize=2)(self._lay_out)  # a row may reach from one pass into the next
 
     def _lay_out(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Documents of a pass in order, and where each ends in it."""
+        """Returns the documents of a pass in order, and the position in the pass at which each ends."""
         order = self.documents
         if self.seed is not None:
             order = np.random.default_rng([*self.seed, number]).permutation(order)
         return order, np.cumsum(self.lengths[order])
 
     def parts(self, begin: int, end: int) -> list[tuple[int, int, int]]:
-        """The parts of documents between two places of the stream: (document, first token, end)."""
+        """Returns the parts of documents between two positions, each as (document, first token, end)."""
         parts = []
         while begin < end:
             number, offset = divmod(begin, self.tokens_per_pass)
@@ -55,20 +55,26 @@ class DocumentStream:
             begin += stop - offset
         return parts
 
-    def num_parts(self, begin: int, end: int) -> int:
-        """As many as `parts` returns."""
-        count = 0
-        while begin < end:
-            number, offset = divmod(begin, self.tokens_per_pass)
-            _, ends = self._pass(number)
-            stop = min(offset + end - begin, self.tokens_per_pass)
-            first, last = np.searchsorted(ends, [offset, stop - 1], side="right")
-            count += int(last - first) + 1
-            begin += stop - offset
-        return count
+    def num_parts(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Counts the parts that `parts` returns, for many stretches at once.
+
+        Args:
+            begins: First position of each stretch.
+            ends: Position after the last one of each stretch, larger than the first.
+        """
+        return self._indices(ends - 1) - self._indices(begins) + 1
+
+    def _indices(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns how many documents of the stream end before or at each position, over all passes."""
+        passes, offsets = np.divmod(positions, self.tokens_per_pass)
+        indices = passes * len(self.documents)
+        for number in np.unique(passes):
+            _, ends = self._pass(int(number))
+            indices[passes == number] += np.searchsorted(ends, offsets[passes == number], side="right")
+        return indices
 
     def starting_in(self, begin: int, end: int) -> NDArray[np.int64]:
-        """The documents whose first token lies between two places; adjoining stretches share none."""
+        """Returns the documents whose first token lies between two positions; adjacent stretches share none."""
         found = [np.zeros(0, dtype=np.int64)]
         while begin < end:
             number, offset = divmod(begin, self.tokens_per_pass)

@@ -1,8 +1,8 @@
-"""Documents in, full rows out.
+"""Packs documents into full rows.
 
-Rows are cut from an endless stream of each source's documents, so no token of a training row is padding and only the
-end of the last pass over a source stays unused, less than a row where passes are whole. The price: a document may be
-split over two rows. Sources alternate so that every stretch of the run has their mix.
+Rows are cut from an endless stream of each source's documents. No token of a training row is padding, and only the end
+of the last pass over a source remains unused, less than a row if passes are complete. The price: a document may be
+split across two rows. Sources alternate so that every stretch of the run has their mix.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.batches.document_stream import DocumentStream
-from data_modules.batches.rows import Fragment, Row, Store, pack
+from data_modules.batches.rows import Fragment, Row, TokenArrays, pack
 
 
 class PackedRows:
     """Rows cut from streams; row i is a pure function of the seed and i.
 
     Attributes:
-        sources: Which stream each row is cut from, (rows,).
-        numbers: Which row of that stream it is, (rows,).
+        sources: Number of the stream that each row is cut from, (rows,).
+        numbers: Number of the row within that stream, (rows,).
     """
 
     def __init__(
         self,
-        stores: Sequence[Store],
+        stores: Sequence[TokenArrays],
         streams: Sequence[DocumentStream],
         order: tuple[NDArray[np.int64], NDArray[np.int64]],
         row_len: int,
@@ -36,51 +36,62 @@ class PackedRows:
         """Reads nothing yet.
 
         Args:
-            stores: The tokens of each source.
-            streams: Their orders.
-            order: `sources` and `numbers`, as `interleave` gives them.
-            row_len: Tokens a row.
-            isolate: As `pack`.
-            num_tokens: Where each stream ends, if a last row may be shorter.
+            stores: Tokens of each source.
+            streams: Stream of each source.
+            order: `sources` and `numbers`, as `interleave` returns them.
+            row_len: Number of tokens in a row.
+            isolate: Whether documents of a row do not attend to each other; see `pack`.
+            num_tokens: Length of each stream, if its last row may be shorter.
         """
         self.stores, self.streams, self.row_len, self.isolate = stores, streams, row_len, isolate
         self.sources, self.numbers = order
         self.num_tokens = num_tokens
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Returns the number of rows."""
         return len(self.sources)
 
     def __getitem__(self, i: int) -> Row:
-        """Row i."""
-        source, begin, end = self._place(i)
-        store, parts = self.stores[source], self.streams[source].parts(begin, end)
+        """Returns row i."""
+        source = int(self.sources[i])
+        (begin,), (end,) = self._positions(np.array([i]))
+        store, parts = self.stores[source], self.streams[source].parts(int(begin), int(end))
         starts = [store.starts[document] for document, _, _ in parts]
         fragments = [Fragment(store.tokens[s + a : s + b]) for s, (_, a, b) in zip(starts, parts, strict=True)]
         return pack(fragments, self.isolate)
 
     def length(self, i: int) -> int:
-        """Tokens of row i."""
-        _, begin, end = self._place(i)
-        return end - begin
+        """Returns the number of tokens of row i."""
+        (begin,), (end,) = self._positions(np.array([i]))
+        return int(end - begin)
 
-    def num_target_tokens(self, i: int) -> int:
-        """All of the row's tokens but the first of each part."""
-        source, begin, end = self._place(i)
-        return end - begin - (self.streams[source].num_parts(begin, end) if self.isolate else 1)
+    def num_target_tokens(self, numbers: NDArray[np.int64]) -> int:
+        """Returns the number of target tokens of some rows: all tokens but the first of each part of a document."""
+        begins, ends = self._positions(numbers)
+        total = int((ends - begins).sum())
+        if not self.isolate:
+            return total - len(numbers)
+        sources = self.sources[numbers]
+        for source in np.unique(sources):
+            of_source = sources == source
+            total -= int(self.streams[source].num_parts(begins[of_source], ends[of_source]).sum())
+        return total
 
-    def _place(self, i: int) -> tuple[int, int, int]:
-        source, begin = int(self.sources[i]), int(self.numbers[i]) * self.row_len
-        end = begin + self.row_len
-        return source, begin, end if self.num_tokens is None else min(end, self.num_tokens[source])
+    def _positions(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns where rows begin and end in their streams."""
+        begins = self.numbers[numbers] * self.row_len
+        ends = begins + self.row_len
+        if self.num_tokens is not None:
+            ends = np.minimum(ends, np.array(self.num_tokens)[self.sources[numbers]])
+        return begins, ends
 
 
 def interleave(shares: Sequence[float], num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lets sources alternate, each as evenly as it can be, so that every stretch of rows has their mix.
+    """Alternates sources as evenly as possible, so that every stretch of rows has their mix.
 
     Args:
-        shares: Of the rows; relative to each other.
-        num_rows: Rows in all.
+        shares: Shares of the rows, relative to each other.
+        num_rows: Number of rows.
 
     Returns:
         The source of each row, and how many rows of that source came before it. A longer run begins with the rows of

@@ -1,4 +1,4 @@
-"""Rows: parts of documents side by side, and rows of several lengths as one batch."""
+"""Rows: parts of documents joined to sequences, and sequences of several lengths as one batch."""
 
 from __future__ import annotations
 
@@ -14,22 +14,38 @@ from glmja.modeling.batch import IGNORE_INDEX, Batch, pad_sequences
 
 
 class Fragment(NamedTuple):
-    """A part of a document: its ids, and which of them are to be learnt (all if None)."""
+    """A part of a document.
+
+    Attributes:
+        ids: Token ids, (T,).
+        loss_mask: Which of them are target tokens, (T,); all if None.
+    """
 
     ids: NDArray[np.uint32]
-    learnt: NDArray[np.bool_] | None = None
+    loss_mask: NDArray[np.bool_] | None = None
 
 
 class Row(NamedTuple):
-    """T tokens, without padding."""
+    """A sequence of T tokens without padding.
+
+    Attributes:
+        input_ids: Token ids, (T,).
+        labels: Token ids where they are target tokens, `IGNORE_INDEX` elsewhere, (T,); not shifted.
+        position_ids: Positions, (T,).
+    """
 
     input_ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     position_ids: NDArray[np.int64]
 
 
-class Store(Protocol):
-    """Documents as ids, one after the other."""
+class TokenArrays(Protocol):
+    """Documents as token ids.
+
+    Attributes:
+        tokens: Ids of all documents, one after the other.
+        starts: Offset of each document in `tokens`, and the end.
+    """
 
     tokens: NDArray[np.uint32]
     starts: NDArray[np.int64]
@@ -39,15 +55,15 @@ class Rows(Protocol):
     """Rows by number; each is a pure function of its number."""
 
     def __getitem__(self, i: int) -> Row:
-        """Row i."""
+        """Returns row i."""
         ...
 
     def length(self, i: int) -> int:
-        """Tokens of row i, found without reading it."""
+        """Returns the number of tokens of row i without reading it."""
         ...
 
-    def num_target_tokens(self, i: int) -> int:
-        """Learnt tokens of row i, found without reading it."""
+    def num_target_tokens(self, numbers: NDArray[np.int64]) -> int:
+        """Returns the number of target tokens of some rows together, without reading them."""
         ...
 
 
@@ -56,12 +72,12 @@ def pack(fragments: Sequence[Fragment], isolate: bool = True) -> Row:
 
     Args:
         fragments: The parts.
-        isolate: Whether positions restart at each part, from which `transformers` builds an attention mask that keeps
-            documents apart; the first token of each is not learnt then, since nothing predicts it.
+        isolate: Whether positions restart at each part. From these, `transformers` builds an attention mask that
+            isolates documents. The first token of each part is no target token then, since nothing predicts it.
     """
     input_ids = np.concatenate([fragment.ids for fragment in fragments]).astype(np.int64)
-    learnt = [np.ones(len(f.ids), np.bool_) if f.learnt is None else f.learnt for f in fragments]
-    labels = np.where(np.concatenate(learnt), input_ids, IGNORE_INDEX)
+    loss_mask = [np.ones(len(f.ids), np.bool_) if f.loss_mask is None else f.loss_mask for f in fragments]
+    labels = np.where(np.concatenate(loss_mask), input_ids, IGNORE_INDEX)
     lengths = [len(fragment.ids) for fragment in fragments]
     if not isolate:
         lengths = [len(input_ids)]
@@ -70,17 +86,17 @@ def pack(fragments: Sequence[Fragment], isolate: bool = True) -> Row:
 
 
 def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
-    """Pads rows on the right to the longest of them.
+    """Pads rows on the right to the length of the longest.
 
-    No attention mask is needed: under a causal model no token sees the padding after it. Positions go on through the
+    No attention mask is needed: in a causal model, no token sees the padding after it. Positions continue through the
     padding, so that it does not look like another document, for which a mask would be built.
 
     Args:
         rows: The rows.
-        multiple: Rounds the width up; tensor cores like multiples of 8.
+        multiple: The width is rounded up to a multiple of this number; tensor cores prefer multiples of 8.
 
     Returns:
-        The batch; `mean_target_tokens` is its own count.
+        The batch; `mean_target_tokens` is its own number of target tokens.
     """
     lengths = [len(row.input_ids) for row in rows]
     input_ids = pad_sequences([row.input_ids for row in rows], 0, multiple=multiple)
@@ -88,16 +104,15 @@ def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
     position_ids = pad_sequences([row.position_ids for row in rows], 0, multiple=multiple)
     for positions_T, row, length in zip(position_ids, rows, lengths, strict=True):
         positions_T[length:] = torch.arange(len(positions_T) - length) + row.position_ids[-1] + 1
-    learnt = torch.tensor(float(count_learnt(labels)))
     return Batch(
         input_ids=input_ids,
         labels=labels,
         position_ids=position_ids,
         lengths=torch.tensor(lengths),
-        mean_target_tokens=learnt,
+        mean_target_tokens=torch.tensor(float(count_target_tokens(labels))),
     )
 
 
-def count_learnt(labels_BT: Tensor) -> int:
-    """Tokens that the loss is summed over."""
+def count_target_tokens(labels_BT: Tensor) -> int:
+    """Returns the number of tokens that the loss is summed over."""
     return int((labels_BT[:, 1:] != IGNORE_INDEX).sum())

@@ -1,34 +1,35 @@
-"""Where each token of a run comes from and goes to."""
+"""Counts of the tokens that a run reads from each of its sources."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.table import Table
+
+Count = str | int | float
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """A table of counts, a row for each source.
+    """A table of counts with a row for each source.
 
     Attributes:
-        title: What is counted.
-        entries: By source; each has the same keys, `source` first, counts as int and shares as float.
+        title: Title of the table.
+        entries: Counts of each source. All have the same keys, `source` first; counts are int and shares are float.
         facts: Counts of the whole run.
     """
 
     title: str
-    entries: Sequence[Mapping[str, str | int | float]]
+    entries: Sequence[Mapping[str, Count]]
     facts: Mapping[str, int | float]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_dict(self) -> dict[str, list[dict[str, Count]] | dict[str, int | float]]:
+        """Returns the content of `ledger.json`."""
         return {"sources": [dict(entry) for entry in self.entries], "run": dict(self.facts)}
 
     def table(self) -> Table:
-        """For the terminal: a column for each source."""
+        """Returns a table for the terminal with a column for each source."""
         table = Table("", title=self.title)
         for entry in self.entries:
             table.add_column(_shown(entry["source"]), justify="right")
@@ -37,15 +38,15 @@ class Ledger:
         return table
 
     def markdown(self) -> str:
-        """For TensorBoard: a column for each source."""
+        """Returns a table for TensorBoard with a column for each source."""
         rows = [[key, *(_shown(entry[key]) for entry in self.entries)] for key in self.entries[0]]
         lines = [rows[0], ["---", *["--:"] * len(self.entries)], *rows[1:]]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + f"\n\n{self.summary()}"
 
     def summary(self) -> str:
-        """The counts of the whole run in a line."""
+        """Returns the counts of the whole run in one line."""
         return " · ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in self.facts.items())
 
 
-def _shown(value: str | int | float) -> str:
+def _shown(value: Count) -> str:
     return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

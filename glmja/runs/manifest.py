@@ -1,11 +1,11 @@
-"""Checkpoints that are whole or refused.
+"""Checkpoints that are either complete or refused.
 
-A checkpoint is a folder `step=N.ckpt/`. Its `manifest.json` is written last and names every other file with its size
-and sha256, and gives its own, so that an interrupted save, a flipped bit or a file of another step is noticed before
-anything is unpickled: neither torch nor DeepSpeed notices. The price is one reading of the files, at about 1.6 GB/s for
-each core.
+A checkpoint is a folder `step=N.ckpt/`. Its `manifest.json` is written last. It records the size and the sha256 of
+every other file, and a hash of itself, so that an interrupted save, a flipped bit or a file of another step is detected
+before anything is unpickled: neither torch nor DeepSpeed detects them. Verifying costs one read of the files, at about
+1.6 GB/s per core.
 
-Detects accidents, not attackers: who can write the files can write the manifest.
+The manifest detects accidents, not attackers: whoever can write the files can write the manifest.
 """
 
 from __future__ import annotations
@@ -14,66 +14,63 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from glmja.errors import MachineError, ModelError
 from glmja.files.checksums import sha256_of_file
+from glmja.runs.identity import RunIdentity
+from glmja.runs.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-FACTS = "glmja_facts"  # key of the facts in what Lightning saves
-FORMAT = 2  # counts up when a manifest says something else, or otherwise
-NAME = "manifest.json"
-PARTIAL = ".tmp-"
+IDENTITY_KEY = "glmja_facts"  # of the identity in the dictionary that Lightning saves
+FORMAT = 2  # increases when the format changes
+NAME = RunFolder.MANIFEST
+PARTIAL = RunFolder.PARTIAL
 
-_SEAL = "sha256"  # of all else that the manifest says
-_OF_A_FILE = ("bytes", "sha256")
+_SEAL = "sha256"  # key of the hash of the rest of the manifest
 
-ADVICE = {
-    "world_size": "resume on as many devices as it was saved on",
-    "precision": "resume with `precision` as it was",
-    "strategy": "resume with `strategy` as it was",
-    "base": "resume with the model folder that the run began with",
-    "tokenizer": "resume with the tokenizer that the run began with",
-    "data": "resume with the sources, weights, row_len, batch size, accumulation and seed of RUN_DIR/config.yaml",
-    "trainable": "resume with the model, the adapters and what trains as they were",
-}
+
+class FileRecord(TypedDict):
+    """Size in bytes and hash of a file."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself.
+    """Metadata of a checkpoint.
 
     Attributes:
-        step: Optimizer steps done.
-        facts: What a run must share with the run that saved, to go on from here; anything that JSON can hold.
-        files: For each file, relative to the folder, its `bytes` and `sha256`.
+        step: Number of optimizer steps done.
+        identity: What a run must share with the saved one to resume from it.
+        files: Size and hash of each file, by its path relative to the folder.
     """
 
     step: int
-    facts: dict[str, Any]
-    files: dict[str, dict[str, Any]]
+    identity: RunIdentity
+    files: dict[str, FileRecord]
 
 
 def partial_folder(final: str | Path) -> Path:
-    """Where the files of a checkpoint are written until they are complete."""
+    """Returns the folder in which a checkpoint is written until it is complete."""
     final = Path(final)
     return final.parent / f"{PARTIAL}{final.name}"
 
 
 def begin(final: str | Path) -> Path:
-    """Makes the empty folder to write into, and removes what killed runs left beside it.
+    """Creates the empty folder to write a checkpoint into, and removes what killed runs left beside it.
 
     Args:
-        final: The checkpoint's name. Nothing else may be saving into the same parent folder.
+        final: Path of the checkpoint. Nothing else may be saving into the same parent folder.
 
     Raises:
-        FileExistsError: If there is a checkpoint of that name.
+        FileExistsError: If there is a checkpoint at that path.
     """
     final = Path(final)
     if final.exists():
@@ -85,24 +82,24 @@ def begin(final: str | Path) -> Path:
     return partial
 
 
-def complete(partial: str | Path, final: str | Path, step: int, facts: dict[str, Any]) -> None:
-    """Makes a folder of written files a checkpoint: all of it is on the disk before it has its name.
+def complete(partial: str | Path, final: str | Path, step: int, identity: RunIdentity) -> None:
+    """Turns a folder of written files into a checkpoint: everything is on the disk before the folder is renamed.
 
     Args:
         partial: The folder, on the same file system as `final`.
-        final: The checkpoint's name.
-        step: Optimizer steps done.
-        facts: See `Manifest`.
+        final: Path of the checkpoint.
+        step: Number of optimizer steps done.
+        identity: Identity of the run.
 
     Raises:
-        FileExistsError: If there is a checkpoint of that name.
+        FileExistsError: If there is a checkpoint at that path.
     """
     partial, final = Path(partial), Path(final)
     paths = sorted(path for path in partial.rglob("*") if path.is_file())
     with ThreadPoolExecutor() as threads:
-        described = list(threads.map(_describe_on_disk, paths))
-    files = {str(path.relative_to(partial)): entry for path, entry in zip(paths, described, strict=True)}
-    content = json.loads(json.dumps({"format": FORMAT, **asdict(Manifest(step, facts, files))}))
+        records = list(threads.map(_record_on_disk, paths))
+    files = {str(path.relative_to(partial)): record for path, record in zip(paths, records, strict=True)}
+    content = {"format": FORMAT, "step": step, "facts": identity.as_json(), "files": files}
     with (partial / NAME).open("w", encoding="utf-8") as file:
         json.dump({**content, _SEAL: _seal(content)}, file, indent=1)
         file.flush()
@@ -115,12 +112,12 @@ def complete(partial: str | Path, final: str | Path, step: int, facts: dict[str,
     _fsync(final.parent)
 
 
-def not_written(final: str | Path, error: Exception) -> MachineError:
-    """The error for a save that failed; torch's writer says RuntimeError, whatever the system said."""
+def save_error(final: str | Path, error: Exception) -> MachineError:
+    """Returns the error for a failed save; torch's writer raises RuntimeError, whatever the system reported."""
     reason = f" ({error})" if isinstance(error, OSError) else ""
     return MachineError(
-        f"{final} could not be written{reason}; is the disk full? Earlier checkpoints are whole: make room and resume "
-        "with `ckpt_path` last"
+        f"{final} could not be written{reason}; is the disk full? Earlier checkpoints are complete: make room and "
+        "resume with `ckpt_path` last"
     )
 
 
@@ -129,11 +126,11 @@ def read(folder: str | Path, verify: bool = True) -> Manifest:
 
     Args:
         folder: The checkpoint.
-        verify: Whether its files must have the sizes and hashes of the manifest.
+        verify: Whether to compare the sizes and hashes of all files with the manifest.
 
     Raises:
-        FileNotFoundError: If there is nothing of that name.
-        ValueError: If the checkpoint is incomplete or damaged; names the file.
+        FileNotFoundError: If the folder does not exist.
+        ModelError: If the checkpoint is incomplete or damaged; names the file.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -141,72 +138,61 @@ def read(folder: str | Path, verify: bool = True) -> Manifest:
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
         saved_format = content["format"]
-        manifest = _manifest_of(content) if saved_format == FORMAT else None
+        manifest = _parse(content) if saved_format == FORMAT else None
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"{folder / NAME} is missing: the save did not end; resume from another checkpoint") from None
+        raise ModelError(
+            f"{folder / NAME} is missing: the save was interrupted; resume from another checkpoint"
+        ) from None
     except (ValueError, LookupError, TypeError, RecursionError):
         raise ModelError(f"{folder / NAME} is damaged; resume from another checkpoint") from None
     if manifest is None:
         raise ModelError(
-            f"{folder / NAME} has format {saved_format}, not {FORMAT}: another glmja saved it; resume there"
+            f"{folder / NAME} has format {saved_format}, not {FORMAT}: another version of glmja saved it; resume with "
+            "that version"
         )
     if verify:
         _verify(folder, manifest)
     return manifest
 
 
-def _manifest_of(content: dict[str, Any]) -> Manifest:
-    """Raises `LookupError`, `TypeError` or `ValueError` if the content is not one."""
-    step, facts, files = content["step"], content["facts"], content["files"]
-    if content[_SEAL] != _seal(content):
-        raise ValueError("it is not what was written")
-    if type(step) is not int or step < 0 or not isinstance(facts, dict) or not isinstance(files, dict):
-        raise TypeError("step, facts or files")
-    return Manifest(step, facts, {name: {key: entry[key] for key in _OF_A_FILE} for name, entry in files.items()})
-
-
-def _seal(content: dict[str, Any]) -> str:
-    sealed = {key: value for key, value in content.items() if key != _SEAL}
-    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
-
-
-def newest(parent: str | Path) -> Path:
-    """The checkpoint of the last step among those that are whole; each one passed over is logged.
+def newest(parent: str | Path, verify: bool = True) -> Path:
+    """Returns the complete checkpoint of the last step; each checkpoint that is skipped is logged.
 
     Args:
         parent: Folder of checkpoints named `*.ckpt`.
+        verify: Whether to verify the files of the checkpoint, and skip it if they are damaged.
 
     Raises:
-        FileNotFoundError: If none is whole.
+        FileNotFoundError: If there is none.
     """
     steps = {}
-    for folder in sorted(Path(parent).glob("*.ckpt")):
+    for folder in sorted(Path(parent).glob(RunFolder.CHECKPOINTS)):
         if folder.is_symlink():
-            continue  # Lightning's `save_last="link"`; what it points at is here under its own name
+            continue  # Lightning's `save_last="link"`; its target is here under its own name
         if folder.name.startswith(PARTIAL):
-            log.warning("passed over: %s: its save, or its removal, did not end", folder)
+            log.warning("skipped %s: its save or its removal was interrupted", folder)
             continue
         try:
             steps[folder] = read(folder, verify=False).step
         except (ValueError, OSError) as error:
-            log.warning("passed over: %s", error)
+            log.warning("skipped a checkpoint: %s", error)
     for folder in sorted(steps, key=lambda folder: steps[folder], reverse=True):
         try:
-            _verify(folder, read(folder, verify=False))
+            read(folder, verify)
         except (ValueError, OSError) as error:
-            log.warning("passed over: %s", error)
+            log.warning("skipped a checkpoint: %s", error)
         else:
             return folder
     raise FileNotFoundError(f"no complete checkpoint in {parent}")
 
 
 def any_in(parent: str | Path) -> bool:
-    """Whether a save into this folder has ever ended; the checkpoint may be damaged by now."""
-    return any(not folder.name.startswith(PARTIAL) for folder in Path(parent).glob("*.ckpt"))
+    """Returns whether a save into this folder has ever completed; the checkpoint may be damaged by now."""
+    return any(not folder.name.startswith(PARTIAL) for folder in Path(parent).glob(RunFolder.CHECKPOINTS))
 
 
 def remove(folder: str | Path) -> None:
-    """Removes a checkpoint: it loses its name first, so that what an interruption leaves is not taken for whole."""
+    """Removes a checkpoint. It is renamed first, so that an interrupted removal does not leave a partial checkpoint."""
     folder = Path(folder)
     removed = folder.parent / f"{PARTIAL}removed-{folder.name}"
     shutil.rmtree(removed, ignore_errors=True)
@@ -214,73 +200,44 @@ def remove(folder: str | Path) -> None:
     shutil.rmtree(removed)
 
 
-def check_facts(saved: dict[str, Any], now: dict[str, Any], path: str | Path) -> None:
-    """Checks that a run may go on from a checkpoint.
-
-    Args:
-        saved: Facts of the checkpoint.
-        now: Facts of this run.
-        path: The checkpoint, for the message.
-
-    Raises:
-        ValueError: If they differ; names the first difference with both values.
-    """
-    saved, now = json.loads(json.dumps([saved, now]))  # tuples are lists in the manifest
-    for name in [*ADVICE, *sorted((saved.keys() | now.keys()) - ADVICE.keys())]:
-        before, after = saved.get(name), now.get(name)
-        if before == after:
-            continue
-        what = name
-        if name == "trainable" and isinstance(before, list) and isinstance(after, list):
-            what, before, after = _first_difference(before, after)
-        if isinstance(before, dict) and isinstance(after, dict):
-            differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-            before, after = ({key: value for key, value in d.items() if key in differ} for d in (before, after))
-        advice = f"; {ADVICE[name]}" if name in ADVICE else ""
-        raise ModelError(f"{path} was saved with {what} {_shown(before)}, this run has {_shown(after)}{advice}")
+def _parse(content: dict[str, Any]) -> Manifest:
+    """Returns the manifest in a JSON object; raises LookupError, TypeError or ValueError if there is none."""
+    step, identity, files = content["step"], content["facts"], content["files"]
+    if content[_SEAL] != _seal(content):
+        raise ValueError("the content is not what was written")
+    if type(step) is not int or step < 0 or not isinstance(identity, dict) or not isinstance(files, dict):
+        raise TypeError("step, facts or files")
+    records = {name: FileRecord(bytes=entry["bytes"], sha256=entry["sha256"]) for name, entry in files.items()}
+    return Manifest(step, RunIdentity.from_json(identity), records)
 
 
-def _shown(value: Any) -> str:
-    """In full, but for a hash: its beginning tells it from others."""
-    return f"{value[:8]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value) else str(value)
-
-
-def _first_difference(before: list[Any], after: list[Any]) -> tuple[str, Any, Any]:
-    """Where two ordered lists of parameters part.
-
-    ZeRO loads its partitions by position: the same parameters in another order would load, swapped.
-    """
-    i = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
-    first, second = (entries[i] if i < len(entries) else "absent" for entries in (before, after))
-    return f"trainable parameter {i}", _spelled(first), _spelled(second)
-
-
-def _spelled(entry: Any) -> str:
-    return " ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
+def _seal(content: dict[str, Any]) -> str:
+    sealed = {key: value for key, value in content.items() if key != _SEAL}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:
-    for name, entry in manifest.files.items():  # sizes first: they cost nothing
+    for name, record in manifest.files.items():  # sizes first: comparing them costs nothing
         path = folder / name
         if not path.is_file():
             raise ModelError(f"{path} is missing; resume from another checkpoint")
-        if path.stat().st_size != entry["bytes"]:
+        if path.stat().st_size != record["bytes"]:
             raise ModelError(
-                f"{path} is damaged: {path.stat().st_size} bytes, {entry['bytes']} were saved; "
+                f"{path} is damaged: {path.stat().st_size} bytes, {record['bytes']} were saved; "
                 "resume from another checkpoint"
             )
     with ThreadPoolExecutor() as threads:
         hashes = threads.map(sha256_of_file, (folder / name for name in manifest.files))
-        for (name, entry), sha256 in zip(manifest.files.items(), hashes, strict=True):
-            if sha256 != entry["sha256"]:
+        for (name, record), sha256 in zip(manifest.files.items(), hashes, strict=True):
+            if sha256 != record["sha256"]:
                 raise ModelError(
                     f"{folder / name} is damaged: its content is not what was saved; resume from another checkpoint"
                 )
 
 
-def _describe_on_disk(path: Path) -> dict[str, Any]:
+def _record_on_disk(path: Path) -> FileRecord:
     _fsync(path)
-    return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256_of_file(path))
 
 
 def _fsync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves beside its checkpoints."""
+"""The folder of a training run: the names of all its files, and what can be read from them."""
 
 from __future__ import annotations
 
@@ -9,61 +9,134 @@ import yaml  # type: ignore[import-untyped]
 
 from glmja.files.json_files import read_json
 
+Curve = list[tuple[int, float]]  # (optimizer step, value)
 
-def model_dir(run_dir: Path) -> Path:
-    """The folder of the model that a run began with, as its configuration names it.
 
-    Raises:
-        ValueError: If there is no such configuration, or no such folder.
+class RunFolder:
+    """Paths of the files that a training run writes.
+
+    ```
+    RUN_DIR/
+      config.yaml                    resolved configuration, usable as configuration of another run
+      ledger.json                    how many tokens of each source the run reads
+      chats.jsonl                    answers of `callbacks.ChatSampler`
+      tensorboard/                   scalars, texts
+      bad_batch/                     micro-batches kept by `callbacks.NonFiniteGuard`
+      checkpoints/step=N.ckpt/
+        manifest.json                step, run identity, size and hash of every other file
+        state.ckpt                   one device or DDP
+        latest, checkpoint/          ZeRO stage 2
+    ```
     """
-    path = run_dir / "config.yaml"
-    try:
-        named = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]["model_dir"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        raise ValueError(f"{path} does not tell which model the run began with; give it as `model`") from None
-    if not named.is_dir():
-        raise ValueError(f"{path} names the model {named}, which is not here; give it as `model`")
-    return named
 
+    CONFIG = "config.yaml"
+    MANIFEST = "manifest.json"
+    STATE = "state.ckpt"
+    ZERO_STATES = "checkpoint"
+    PARTIAL = ".tmp-"  # prefix of a checkpoint that is being written or removed
+    CHECKPOINTS = "*.ckpt"
 
-def last_scores(run_dir: Path, step: int) -> dict[str, float]:
-    """The last validation up to a step, from the TensorBoard files; empty if there are none."""
-    scores = {}
-    for tag, points in _scalars(run_dir).items():
-        values = [value for at, value in points if at <= step]
-        if tag.startswith("val/") and values:
-            scores[tag] = round(values[-1], 6)
-    return scores
+    def __init__(self, path: str | Path) -> None:
+        """Reads nothing.
 
+        Args:
+            path: Folder of the run; it need not exist.
+        """
+        self.path = Path(path)
 
-def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Training loss and bits per character over the run's steps, (step, value) by tag.
+    @classmethod
+    def of_checkpoint(cls, checkpoint: str | Path) -> RunFolder:
+        """Returns the folder of the run that saved `RUN_DIR/checkpoints/NAME.ckpt`."""
+        return cls(Path(checkpoint).resolve().parents[1])
 
-    Raises:
-        ValueError: If the run left none.
-    """
-    found = {
-        tag: points
-        for tag, points in _scalars(run_dir).items()
-        if tag == "train/loss" or tag.endswith("/bits_per_char")
-    }
-    if not found:
-        raise ValueError(f"{run_dir} has no curves: no TensorBoard files of a run are in {run_dir / 'tensorboard'}")
-    return found
+    @property
+    def config(self) -> Path:
+        """Resolved configuration of the run."""
+        return self.path / self.CONFIG
 
+    @property
+    def ledger(self) -> Path:
+        """Table of the tokens that the run reads."""
+        return self.path / "ledger.json"
 
-def _scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    folder = run_dir / "tensorboard"
-    if not folder.is_dir():
-        return {}
-    from tensorboard.backend.event_processing import event_accumulator  # type: ignore  # noqa: PLC0415 - a second
+    @property
+    def chats(self) -> Path:
+        """Sampled answers, one JSON object per line."""
+        return self.path / "chats.jsonl"
 
-    # by default a curve of more than 10,000 points is thinned at random
-    events = event_accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in sorted(events.Tags()["scalars"])}
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
 
-def ledger(run_dir: Path) -> dict[str, Any] | None:
-    """Where the run's tokens came from, if it kept account."""
-    path = run_dir / "ledger.json"
-    return read_json(path) if path.is_file() else None
+    @property
+    def bad_batches(self) -> Path:
+        """Folder of the micro-batches that made a step fail."""
+        return self.path / "bad_batch"
+
+    @staticmethod
+    def checkpoint_name(step: int, version: int = 0) -> str:
+        """Returns the name of the checkpoint of an optimizer step; `version` counts names that are taken."""
+        return f"step={step}-v{version}.ckpt" if version else f"step={step}.ckpt"
+
+    def model_dir(self) -> Path:
+        """Returns the model folder that the run started from, as its configuration names it.
+
+        Raises:
+            ValueError: If the configuration is missing or does not name a model, or the folder does not exist.
+        """
+        try:
+            content = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            named = Path(content["model"]["init_args"]["model_dir"])
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+            raise ValueError(
+                f"{self.config} does not name the model that the run started from; give its folder as `model`"
+            ) from None
+        if not named.is_dir():
+            raise ValueError(
+                f"{self.config} names the model {named}, which does not exist here; give the folder as `model`"
+            )
+        return named
+
+    def last_scores(self, step: int) -> dict[str, float]:
+        """Returns the last validation metrics up to a step, by TensorBoard tag; empty if there are none."""
+        scores = {}
+        for tag, points in self._scalars().items():
+            values = [value for at, value in points if at <= step]
+            if tag.startswith("val/") and values:
+                scores[tag] = round(values[-1], 6)
+        return scores
+
+    def curves(self) -> dict[str, Curve]:
+        """Returns the training loss and the bits per character of the run, by TensorBoard tag.
+
+        Raises:
+            ValueError: If the run logged none.
+        """
+        found = {
+            tag: points
+            for tag, points in self._scalars().items()
+            if tag == "train/loss" or tag.endswith("/bits_per_char")
+        }
+        if not found:
+            raise ValueError(f"{self.path} has no curves: {self.tensorboard} holds no TensorBoard files of a run")
+        return found
+
+    def read_ledger(self) -> dict[str, Any] | None:
+        """Returns the content of `ledger.json`; None if the run wrote none."""
+        return read_json(self.ledger) if self.ledger.is_file() else None
+
+    def _scalars(self) -> dict[str, Curve]:
+        if not self.tensorboard.is_dir():
+            return {}
+        # importing it takes a second
+        from tensorboard.backend.event_processing import event_accumulator  # type: ignore  # noqa: PLC0415
+
+        # by default, TensorBoard keeps a random sample of a curve of more than 10,000 points
+        events = event_accumulator.EventAccumulator(str(self.tensorboard), size_guidance={"scalars": 0}).Reload()
+        return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in sorted(events.Tags()["scalars"])}

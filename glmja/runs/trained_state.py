@@ -1,8 +1,8 @@
-"""What trained, read out of a checkpoint without running code.
+"""Trained tensors of a checkpoint, read without running code.
 
-A checkpoint of one device holds it as tensors. One of ZeRO holds it as each process's part of a flat fp32 vector for
-each group of the optimizer, beside objects of DeepSpeed's; these are replaced by empty ones, so that neither their code
-nor DeepSpeed is needed. All files are memory-mapped: what is not read costs no memory.
+A checkpoint of one device or of DDP stores them as tensors. A checkpoint of ZeRO stores, for each process, its
+partition of a flat fp32 vector per optimizer group, next to objects of DeepSpeed; these are replaced by empty objects,
+so that neither their code nor DeepSpeed is needed. All files are memory-mapped: what is not read takes no memory.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ from torch import Tensor
 from glmja.errors import ModelError
 from glmja.runs import manifest
 from glmja.runs.manifest import Manifest
+from glmja.runs.run_folder import RunFolder
 from glmja.weights.tensors import ComputedTensor, JoinedTensor, MemoryTensor, Part, Source
 
-_PLAIN = "state.ckpt"
-_ZERO = "checkpoint"
-_FACTS = ("base", "tokenizer", "tuning", "embeddings", "lora", "trainable")
+_REQUIRED = ("base", "tokenizer", "tuning", "embeddings", "trainable")
 
 
 @dataclass(frozen=True)
 class TrainedState:
-    """The part of a model that a run trained.
+    """The tensors that a run has trained.
 
     Attributes:
         folder: The checkpoint.
-        manifest: What it says of itself.
-        tensors: By peft's names, without the prefixes of peft and of the module that trained.
+        manifest: Its metadata.
+        tensors: Trained tensors under peft's names, without the prefixes of peft and of the training module.
     """
 
     folder: Path
@@ -42,69 +41,75 @@ class TrainedState:
     tensors: dict[str, Source]
 
     @property
-    def run_dir(self) -> Path:
-        """The folder of the run that saved it."""
-        return self.folder.resolve().parents[1]
+    def run(self) -> RunFolder:
+        """The folder of the run that saved the checkpoint."""
+        return RunFolder.of_checkpoint(self.folder)
 
     @classmethod
     def open(cls, path: str | Path) -> TrainedState:
         """Verifies a checkpoint and opens it.
 
         Args:
-            path: A checkpoint, or the folder of a run, whose newest whole checkpoint is taken.
+            path: A checkpoint, or the folder of a run, of which the newest complete checkpoint is opened.
 
         Raises:
-            FileNotFoundError: If there is nothing of that name, or no whole checkpoint in the run.
-            ValueError: If the checkpoint is incomplete, damaged, holds code, or is not of a GLM.
+            FileNotFoundError: If the path does not exist, or the run has no complete checkpoint.
+            ModelError: If the checkpoint is incomplete, damaged, holds code, or is not one of a GLM.
         """
-        path = Path(path)
-        is_run = (path / "checkpoints").is_dir()
-        folder = manifest.newest(path / "checkpoints") if is_run else path
-        saved = manifest.read(folder, verify=not is_run)
-        missing = [name for name in _FACTS if name not in saved.facts]
+        run = RunFolder(path)
+        is_run = run.checkpoints.is_dir()
+        folder = manifest.newest(run.checkpoints) if is_run else run.path
+        saved = manifest.read(folder, verify=not is_run)  # `newest` has verified it
+        known = saved.identity.as_json()
+        missing = [name for name in _REQUIRED if name not in known]
         if missing:
-            raise ModelError(f"{folder} is of no training that glmja can export: it does not tell {', '.join(missing)}")
+            raise ModelError(f"{folder} does not come from a GLM training: its manifest lacks {', '.join(missing)}")
         found = read_tensors(folder, saved)
-        return cls(folder, saved, {_bare(name): source for name, source in found.items()})
+        return cls(folder, saved, {_without_prefixes(name): source for name, source in found.items()})
 
 
 def read_tensors(folder: Path, saved: Manifest) -> dict[str, Source]:
-    """What trained, by the names of the module that trained it.
+    """Returns the trained tensors under the names of the training module.
 
     Args:
-        folder: A checkpoint that was verified.
+        folder: A verified checkpoint.
         saved: Its manifest.
 
     Raises:
-        ValueError: If the checkpoint holds code, or not what its manifest tells of.
+        ModelError: If the checkpoint holds code, or other tensors than its manifest lists.
     """
-    tensors = _read_plain(folder) if _PLAIN in saved.files else _read_zero(folder, saved)
-    _check_complete(folder, {name: list(source.shape) for name, source in tensors.items()}, saved.facts["trainable"])
+    tensors = _read_plain(folder) if RunFolder.STATE in saved.files else _read_zero(folder, saved)
+    _check_complete(folder, {name: tuple(source.shape) for name, source in tensors.items()}, saved)
     return tensors
 
 
-def _bare(name: str) -> str:
+def _without_prefixes(name: str) -> str:
     return name.removeprefix("model.").removeprefix("base_model.model.")
 
 
-def _check_complete(folder: Path, found: dict[str, list[int]], trainable: Sequence[Sequence[Any]]) -> None:
-    expected = {name: list(shape) for name, shape in trainable}
+def _check_complete(folder: Path, found: dict[str, tuple[int, ...]], saved: Manifest) -> None:
+    expected = dict(saved.identity.trainable or ())
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected if found.get(name) != expected.get(name))
-        has, told = found.get(wrong[0], "none"), expected.get(wrong[0], "none")
-        raise ModelError(f"{folder}: its manifest tells of {wrong[0]} {told}, but it holds {has} ({len(wrong)} differ)")
+        has, listed = (list(shapes[wrong[0]]) if wrong[0] in shapes else "none" for shapes in (found, expected))
+        raise ModelError(
+            f"{folder}: the manifest lists {wrong[0]} {listed}, but the files hold {has} ({len(wrong)} differ)"
+        )
 
 
 def _read_plain(folder: Path) -> dict[str, Source]:
-    return {name: MemoryTensor(tensor) for name, tensor in _load(folder / _PLAIN)["state_dict"].items()}
+    return {name: MemoryTensor(tensor) for name, tensor in _load(folder / RunFolder.STATE)["state_dict"].items()}
 
 
 def _read_zero(folder: Path, saved: Manifest) -> dict[str, Source]:
-    """The fp32 weights that the optimizer holds; the model's own are rounded in half precision."""
-    states = sorted(name for name in saved.files if name.startswith(f"{_ZERO}/") and name.endswith("_optim_states.pt"))
-    models = [name for name in saved.files if name.startswith(f"{_ZERO}/") and name.endswith("_model_states.pt")]
+    """Returns the fp32 weights of the optimizer; those of the model are rounded in half precision."""
+    files = sorted(name for name in saved.files if name.startswith(f"{RunFolder.ZERO_STATES}/"))
+    states = [name for name in files if name.endswith("_optim_states.pt")]
+    models = [name for name in files if name.endswith("_model_states.pt")]
     if not states or len(models) != 1:
-        raise ModelError(f"{folder} holds neither {_PLAIN} nor the files of ZeRO stage 2; nothing else can be exported")
+        raise ModelError(
+            f"{folder} holds neither {RunFolder.STATE} nor the files of ZeRO stage 2; other checkpoints cannot be read"
+        )
     groups = _load(folder / models[0])["param_shapes"]
     ranks = [_load(path)["optimizer_state_dict"] for path in _by_rank(folder, states)]
     counts = ranks[0]["partition_count"]
@@ -113,12 +118,12 @@ def _read_zero(folder: Path, saved: Manifest) -> dict[str, Source]:
     tensors: dict[str, Source] = {}
     for number, shapes in enumerate(groups):
         parts = [rank["single_partition_of_fp32_groups"][number].detach() for rank in ranks]
-        tensors |= _divide(_flat(parts), shapes, folder)
+        tensors |= _split(_flat(parts), shapes, folder)
     return tensors
 
 
 def _by_rank(folder: Path, names: Sequence[str]) -> list[Path]:
-    """By the number in `zero_pp_rank_10_mp_rank_00_optim_states.pt`, which is not the order of the names."""
+    """Sorts by the number in `zero_pp_rank_10_mp_rank_00_optim_states.pt`, which is not the order of the names."""
     return [folder / name for name in sorted(names, key=lambda name: int(name.split("pp_rank_")[1].split("_")[0]))]
 
 
@@ -126,15 +131,15 @@ def _flat(parts: Sequence[Tensor]) -> Source:
     return JoinedTensor([Part(MemoryTensor(part), 0, part.numel()) for part in parts])
 
 
-def _divide(flat: Source, shapes: dict[str, torch.Size], folder: Path) -> dict[str, Source]:
-    """The tensors of a group, one after the other; padding follows."""
+def _split(flat: Source, shapes: dict[str, torch.Size], folder: Path) -> dict[str, Source]:
+    """Returns the tensors of a group, which lie one after the other, with padding at the end."""
     tensors: dict[str, Source] = {}
     offset = 0
     for name, shape in shapes.items():
         tensors[name] = _slice(flat, offset, tuple(shape))
         offset += math.prod(shape)
     if offset > flat.shape[0]:
-        raise ModelError(f"{folder}: the partitions hold {flat.shape[0]} numbers, {offset} are needed")
+        raise ModelError(f"{folder}: the partitions hold {flat.shape[0]} numbers, but {offset} are needed")
     return tensors
 
 
@@ -147,14 +152,14 @@ def _slice(flat: Source, offset: int, shape: tuple[int, ...]) -> Source:
     return ComputedTensor(flat.dtype, shape, rows)
 
 
-class _Absent:
-    """Stands for an object that nothing here asks for."""
+class _Placeholder:
+    """Replaces an object of DeepSpeed that is not needed."""
 
     def __init__(self, *args: Any) -> None:
-        """Keeps nothing."""
+        """Ignores the arguments."""
 
 
-_OF_DEEPSPEED = (
+_DEEPSPEED_CLASSES = (
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
     "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
     "deepspeed.runtime.zero.config.ZeroStageEnum",
@@ -164,7 +169,7 @@ _OF_DEEPSPEED = (
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        with torch.serialization.safe_globals([(_Absent, name) for name in _OF_DEEPSPEED]):
+        with torch.serialization.safe_globals([(_Placeholder, name) for name in _DEEPSPEED_CLASSES]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ModelError(f"{path} holds code or is damaged; it was not loaded") from error

@@ -55,7 +55,7 @@ def trained_model(state: TrainedState, base: ModelFolder) -> Any:
     Raises:
         ValueError: If the checkpoint does not fit the model.
     """
-    facts = state.manifest.facts
+    facts = state.manifest.identity.as_json()
     lora = Lora(**facts["lora"]) if facts["lora"] else Lora()
     glm = load_model(base, torch.float32)
     with warnings.catch_warnings():

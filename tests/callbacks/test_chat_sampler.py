@@ -15,6 +15,7 @@ from callbacks.throughput import Throughput
 from glmja.conversation.replies import Reply, generate
 from glmja.evaluation.questions import QUESTIONS
 from glmja.modeling.sampling import Sampling
+from glmja.modeling.training_clock import TrainingClock
 from glmja.text.scripts import language_of
 from tests.support.strategies import TEXT_WITH_CONTROL_NAMES
 from tests.support.tiny_run import TinyRun, events, loader, make_batch, make_trainer, scalars
@@ -110,11 +111,10 @@ def test_a_new_run_starts_a_new_file(zero_dir, tmp_path):
     assert steps(tmp_path) == [0, 1]
 
 
-def test_the_time_of_sampling_is_not_training(zero_dir, tmp_path):
-    watch = Throughput()
+def test_the_time_of_sampling_is_not_training(zero_dir, tmp_path, monkeypatch):
     stops = []
-    watch.stop = lambda: stops.append(1)
-    fit(zero_dir, tmp_path, watch, sampler(every_n_steps=1), max_steps=2, log_every_n_steps=0)
+    monkeypatch.setattr(TrainingClock, "stop", lambda clock: stops.append(1))
+    fit(zero_dir, tmp_path, Throughput(), sampler(every_n_steps=1), max_steps=2, log_every_n_steps=0)
     assert len(stops) == 3
 
 
@@ -190,7 +190,7 @@ def test_the_language_of_a_question_is_seen():
     ids=lambda value: type(value).__name__,
 )
 def test_divided_weights_are_refused(strategy, shown):
-    with pytest.raises(ValueError, match=f"must hold all weights; under {shown} it does not: leave it out"):
+    with pytest.raises(ValueError, match=f"must hold all weights; under {shown} it does not: remove the callback"):
         ChatSampler().setup(SimpleNamespace(strategy=strategy), None, "fit")
 
 

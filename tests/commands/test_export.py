@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_tokenizer_is_refused_with_both_hashes(checkpoin
 def test_a_half_written_checkpoint_is_refused(checkpoint, tmp_path, capsys):
     (checkpoint / manifest.NAME).unlink()
     line = refused(capsys, checkpoint=checkpoint, output=tmp_path / "out")
-    assert "manifest.json is missing: the save did not end" in line
+    assert "manifest.json is missing: the save was interrupted" in line
 
 
 def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path, capsys):
@@ -234,10 +234,10 @@ def test_a_run_that_began_with_a_model_that_is_gone_asks_for_it(run, zero_dir, t
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(zero_dir), "/gone"))
     line = refused(capsys, checkpoint=run, output=tmp_path / "out")
-    assert "config.yaml names the model /gone, which is not here; give it as --model" in line
+    assert "config.yaml names the model /gone, which does not exist here; give the folder as --model" in line
     (run / "config.yaml").write_text("[1")
     line = refused(capsys, checkpoint=run, output=tmp_path / "out")
-    assert "config.yaml does not tell which model the run began with; give it as --model" in line
+    assert "config.yaml does not name the model that the run started from; give its folder as --model" in line
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def save_as_zero(plain, final, num_ranks, groups=2, count=None, extra=None):
             "loss_scaler": extra,
         }
         torch.save({"optimizer_state_dict": state}, folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
-    manifest.complete(folder.parent, final, saved.step, saved.facts)
+    manifest.complete(folder.parent, final, saved.step, saved.identity)
 
 
 def files(folder):

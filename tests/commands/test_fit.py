@@ -3,19 +3,24 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from jsonargparse import capture_parser
-from lightning import Callback
+from lightning import Callback, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks import for_every_run
 from glmja import fit
 from glmja.modeling.loading import load_model
 from glmja.runs import manifest
 from glmja.twin import build as twin
+from lit_modules.trainer_checks import check_trainer
+from lit_modules.zero2 import ZeRO2
 
 ROOT = Path(__file__).parents[2]
 JAPANESE = str(twin.text_file("ja"))
@@ -161,10 +166,10 @@ def refused(capsys, args):
         ({"data.init_args.epochs": 0.01}, "fewer than one optimizer step takes (4: batch_size 4 × 1 micro-batches"),
         (
             {"trainer.precision": "bf16-true"},
-            "would train in 16 bits, in which most steps of an optimizer are lost; set it to",
+            "would train in 16 bits, in which most updates are rounded to nothing; set it to bf16-mixed",
         ),
         ({"trainer.limit_train_batches": 5}, "trainer.limit_train_batches is 5 (fast_dev_run and overfit_batches set"),
-        ({"trainer.max_epochs": 3}, "trainer.max_epochs is 3, but the whole run is one epoch of the trainer's; "),
+        ({"trainer.max_epochs": 3}, "trainer.max_epochs is 3, but the whole run is one epoch of the trainer; "),
         ({"data.init_args.sources": "[]"}, "sources is empty; name at least one"),
         ({"data.init_args.sources": json.dumps([WEIGHED, PLAIN])}, "give all a weight or none; b has none"),
         ({"data.init_args.sources": json.dumps([WEIGHED | {"weight": 0}])}, "weight"),
@@ -201,7 +206,7 @@ def test_a_damaged_checkpoint_is_refused_or_passed_over(run, zero_dir, tmp_path,
     line = refused(capsys, [*args, f"--ckpt_path={state.parent}"])
     assert f"--ckpt_path {state.parent}: {state} " in line
     fit.main([*args, "--ckpt_path=last"])
-    assert f"passed over: {state} " in caplog.text
+    assert f"skipped a checkpoint: {state} " in caplog.text
     assert "step=31.ckpt" in {path.name for path in checkpoints.iterdir()}
 
 
@@ -234,7 +239,7 @@ def test_a_port_that_is_taken_is_refused(zero_dir, tmp_path, capsys, monkeypatch
 def test_the_folder_of_a_run_is_not_overwritten(run, zero_dir, capsys):
     _, folder = run
     line = refused(capsys, run_args(zero_dir, folder.parent))
-    assert f"--run_dir {folder} holds a run; choose another, or resume it with --ckpt_path last" in line
+    assert f"--run_dir {folder} holds a run; choose another folder, or resume it with --ckpt_path last" in line
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -295,6 +300,32 @@ class Gradients(Callback):
 
 def test_gradients_do_not_outlive_the_step(zero_dir, tmp_path, monkeypatch):
     gradients = Gradients()
-    monkeypatch.setattr(fit, "LedgerReport", lambda: gradients)  # any place where a callback can be put in
+    monkeypatch.setattr(fit, "for_every_run", lambda run_dir: [*for_every_run(run_dir), gradients])
     fit.main(run_args(zero_dir, tmp_path, **{"trainer.accumulate_grad_batches": 2, "trainer.max_steps": 2}))
     assert gradients.found == [True, False] * 2
+
+
+@pytest.mark.parametrize(("old", "new"), [("LossSentry", "NonFiniteGuard"), ("Rehearsal", "LargestBatchCheck")])
+def test_a_renamed_callback_is_found_under_its_old_name_with_a_warning(zero_dir, tmp_path, old, new):
+    config = tmp_path / "old.yaml"
+    config.write_text(f"trainer:\n  callbacks:\n  - class_path: callbacks.{old}\n")
+    args = [*run_args(zero_dir, tmp_path, **{"trainer.max_steps": 1}), f"--config={config}"]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        trainer = fit.main(args)
+    told = {str(warning.message) for warning in seen if warning.category is FutureWarning}
+    assert f"callbacks.{old} is now callbacks.{new}; change class_path, the old name will be removed" in told
+    assert new in [type(callback).__name__ for callback in trainer.callbacks]
+
+
+def test_a_name_that_no_callback_ever_had_is_refused(zero_dir, tmp_path, capsys):
+    line = refused(capsys, [*run_args(zero_dir, tmp_path), "--trainer.callbacks=[{class_path: callbacks.Sentry}]"])
+    assert "callbacks.Sentry" in line
+
+
+def test_another_deepspeed_strategy_is_refused(zero_dir, tmp_path, monkeypatch):
+    trainer = Trainer(strategy=ZeRO2(), accelerator="cpu", devices=1, logger=False)
+    check_trainer(trainer)
+    monkeypatch.setattr(trainer.strategy, "__class__", DeepSpeedStrategy)
+    with pytest.raises(ValueError, match=r"divides accumulated gradients twice .*; set it to lit_modules\.ZeRO2"):
+        check_trainer(trainer)

@@ -37,8 +37,9 @@ def test_each_pass_holds_every_token_of_every_document_once(lengths, number):
 @given(lengths=LENGTHS, places=PLACES)
 def test_parts_are_counted_without_being_made(lengths, places):
     one = stream(lengths)
-    for begin, end in itertools.pairwise(places):
-        assert one.num_parts(begin, end) == len(one.parts(begin, end))
+    stretches = [(begin, end) for begin, end in itertools.pairwise(places) if begin < end]
+    begins, ends = np.array(stretches, dtype=np.int64).reshape(-1, 2).T
+    assert one.num_parts(begins, ends).tolist() == [len(one.parts(*stretch)) for stretch in stretches]
 
 
 @given(lengths=LENGTHS, quota=st.integers(1, 400))

@@ -4,11 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_modules.batches.conversations import ConversationRows
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.loader import DistributedEvalBatches, PlannedBatches, RunLoader, load
 from data_modules.batches.packing import PackedRows, interleave
-from data_modules.batches.rows import count_learnt
-from data_modules.sft import ConversationRows
+from data_modules.batches.rows import count_target_tokens
 from tests.support.worlds import Conversations, Documents
 
 ROW_LEN = 8
@@ -66,12 +66,20 @@ def test_the_largest_batch_is_that_of_the_most_tokens_padding_included(lengths, 
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (1, 4), (2, 2), (3, 1)])
-def test_every_batch_knows_the_mean_learnt_tokens_of_its_optimizer_step(world_size, accumulate):
+def test_every_batch_knows_the_mean_target_tokens_of_its_optimizer_step(world_size, accumulate):
     ranks = [list(loader(rank, world_size, accumulate)) for rank in range(world_size)]
     for first in range(0, len(ranks[0]), accumulate):
         step = [batch for rank in ranks for batch in rank[first : first + accumulate]]
-        mean = sum(count_learnt(batch["labels"]) for batch in step) / len(step)
+        mean = sum(count_target_tokens(batch["labels"]) for batch in step) / len(step)
         assert all(batch["mean_target_tokens"] == torch.tensor(mean) for batch in step)
+
+
+def test_the_target_tokens_of_an_optimizer_step_are_counted_once(monkeypatch):
+    counted = []
+    count = PackedRows.num_target_tokens
+    monkeypatch.setattr(PackedRows, "num_target_tokens", lambda *args: counted.append(args) or count(*args))
+    assert len(list(loader(rank=1, world_size=2, accumulate=3))) == 6
+    assert len(counted) == 2
 
 
 def test_loading_leaves_the_global_random_state_alone():
@@ -82,7 +90,7 @@ def test_loading_leaves_the_global_random_state_alone():
 
 
 def test_a_state_of_other_data_is_refused():
-    with pytest.raises(ValueError, match=r"made with other data.*fingerprint a, now b"):
+    with pytest.raises(ValueError, match=r"saved with other data.*fingerprint a, now b"):
         loader(fingerprint="b").load_state_dict(loader().state_dict())
 
 
@@ -91,5 +99,5 @@ def test_validation_rows_are_seen_once_by_one_rank_and_all_ranks_have_as_many_ba
     shares = [DistributedEvalBatches(rows(), num_rows, batch_size, rank, world_size) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1
     batches = [batch for share in shares for batch in load(share, range(len(share)), 0)]
-    learnt = sum(count_learnt(batch["labels"]) for batch in batches)
-    assert learnt == sum(rows().num_target_tokens(i) for i in range(num_rows))
+    learnt = sum(count_target_tokens(batch["labels"]) for batch in batches)
+    assert learnt == rows().num_target_tokens(np.arange(num_rows))

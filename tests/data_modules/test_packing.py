@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.packing import PackedRows, interleave
-from data_modules.batches.rows import Fragment, collate, count_learnt, pack
+from data_modules.batches.rows import Fragment, collate, count_target_tokens, pack
 from glmja.modeling.batch import IGNORE_INDEX
 from glmja.modeling.loading import load_model
 from glmja.modeling.loss import next_token_loss
@@ -45,7 +45,7 @@ def test_positions_restart_and_the_first_token_is_not_learnt_at_each_document(le
     first_tokens = set(store.tokens[store.starts[:-1]].tolist())
     for i in range(len(rows)):
         ids, labels, positions = (part.tolist() for part in rows[i])
-        assert rows.num_target_tokens(i) == count_learnt(torch.tensor([labels]))
+        assert rows.num_target_tokens(np.array([i])) == count_target_tokens(torch.tensor([labels]))
         for t, token in enumerate(ids):
             starts = t == 0 or (isolate and token in first_tokens)
             assert labels[t] == (IGNORE_INDEX if starts else token)

@@ -1,5 +1,6 @@
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_modules import ChatSource, PaddedSFTData
-from data_modules.sft import ConversationRows
+from data_modules.batches.conversations import ConversationRows
 from glmja import fit
 from glmja.conversation.rendering import render
 from glmja.modeling.batch import IGNORE_INDEX
@@ -23,6 +24,7 @@ def planned(zero_dir, tmp_path, trainer=None, sources=None, **others):
     sources = sources or [ChatSource("chats", "all", [CHATS])]
     data = PaddedSFTData(str(zero_dir), sources, cache_dir=str(tmp_path), **{"row_len": 512} | others)
     data.trainer = trainer or FakeTrainer()
+    data.prepare_data()
     data.setup("fit")
     return data
 
@@ -103,7 +105,7 @@ def test_the_counts_of_rows_are_those_of_their_tokens(lengths, data):
     rows = ConversationRows([store], np.array([[0, i] for i in range(len(lengths))]), np.split(np.array(order), cuts))
     for i in range(len(rows)):
         ids, labels, _ = rows[i]
-        assert (rows.lengths[i], rows.num_target_tokens(i)) == (len(ids), (labels != IGNORE_INDEX).sum())
+        assert (rows.lengths[i], rows.num_target_tokens(np.array([i]))) == (len(ids), (labels != IGNORE_INDEX).sum())
 
 
 def test_validation_files_take_the_place_of_a_held_out_share(zero_dir, tmp_path):
@@ -111,12 +113,12 @@ def test_validation_files_take_the_place_of_a_held_out_share(zero_dir, tmp_path)
     data = planned(zero_dir, tmp_path, sources=[source])
     assert data.ledger.entries[0]["held_out"] == 0
     learnt = sum(int((b["labels"][:, 1:] != IGNORE_INDEX).sum()) for b in data.val_dataloader()[0])
-    assert learnt == data.ledger.entries[0]["learnt"]
+    assert learnt == data.ledger.entries[0]["target_tokens"]
 
 
 def test_the_twin_learns_to_answer(zero_dir, tmp_path):
     trainer = fit.main([
-        f"--config={fit.Path(__file__).parents[2] / 'configs' / 'demo_sft.yaml'}", f"--run_dir={tmp_path / 'run'}",
+        f"--config={Path(__file__).parents[2] / 'configs' / 'demo_sft.yaml'}", f"--run_dir={tmp_path / 'run'}",
         f"--model.init_args.model_dir={zero_dir}", f"--data.init_args.cache_dir={tmp_path / 'cache'}",
         "--data.init_args.sources", json.dumps([{"name": "chats", "lang": "all", "files": [CHATS]}]),
         "--data.init_args.packing=true", "--trainer.max_steps=12", "--trainer.val_check_interval=12",

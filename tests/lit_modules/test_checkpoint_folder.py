@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from glmja.runs import manifest
+from glmja.runs.identity import RunIdentity
 from lit_modules.checkpoint_folder import STATE, CheckpointFolders
 
 CHECKPOINT = {
     "global_step": 6,
     "state_dict": {"weight": torch.arange(1000.0)},
     "callbacks": {"ModelCheckpoint": {"best_model_path": "x"}},
-    manifest.FACTS: {"world_size": 1},
+    manifest.IDENTITY_KEY: {"world_size": 1},
 }
 
 
@@ -25,7 +26,7 @@ def test_what_was_saved_is_loaded(saved):
     loaded = CheckpointFolders().load_checkpoint(saved)
     assert torch.equal(loaded.pop("state_dict")["weight"], CHECKPOINT["state_dict"]["weight"])
     assert loaded == {key: value for key, value in CHECKPOINT.items() if key != "state_dict"}
-    assert manifest.read(saved) == manifest.Manifest(6, {"world_size": 1}, manifest.read(saved).files)
+    assert manifest.read(saved) == manifest.Manifest(6, RunIdentity(world_size=1), manifest.read(saved).files)
     assert {path.name for path in saved.iterdir()} == {STATE, manifest.NAME}
 
 
@@ -43,9 +44,9 @@ def test_where_there_is_no_room_earlier_checkpoints_stay_whole(saved, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"step=6.ckpt", "step=7.ckpt"}
 
 
-def test_a_checkpoint_without_facts_is_one(tmp_path):
+def test_a_checkpoint_without_an_identity_is_loaded(tmp_path):
     CheckpointFolders().save_checkpoint({"global_step": 1}, tmp_path / "step=1.ckpt")
-    assert manifest.read(tmp_path / "step=1.ckpt").facts == {}
+    assert manifest.read(tmp_path / "step=1.ckpt").identity == RunIdentity()
 
 
 def test_a_flipped_bit_is_noticed_which_torch_does_not(saved):
@@ -73,8 +74,8 @@ def test_code_is_not_run(tmp_path, capsys):
 def test_a_checkpoint_of_another_strategy_is_refused(tmp_path):
     final = tmp_path / "step=6.ckpt"
     manifest.begin(final).joinpath("latest").write_text("checkpoint")
-    manifest.complete(manifest.partial_folder(final), final, 6, {})
-    with pytest.raises(ValueError, match=r"step=6.ckpt holds no state.ckpt: it was saved by another strategy"):
+    manifest.complete(manifest.partial_folder(final), final, 6, RunIdentity())
+    with pytest.raises(ValueError, match=r"step=6.ckpt holds no state.ckpt: another strategy saved it"):
         CheckpointFolders().load_checkpoint(final)
 
 

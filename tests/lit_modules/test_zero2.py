@@ -64,7 +64,7 @@ def test_a_run_on_two_ranks_that_is_stopped_and_resumed_is_the_run_that_is_not(h
 
 def test_a_checkpoint_holds_what_trains(history):
     checkpoint = newest(history[0])
-    names = [name for name, _ in manifest.read(checkpoint).facts["trainable"]]
+    names = [name for name, _ in manifest.read(checkpoint).identity.trainable]
     assert names == ["a.weight", "b.weight", "embed.weight"]
     sizes = {name: entry["bytes"] for name, entry in manifest.read(checkpoint).files.items()}
     assert {"latest", "checkpoint/mp_rank_00_model_states.pt"} < sizes.keys()
@@ -97,16 +97,16 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
         f"toy: error: {two_ranks} was saved with world_size 2, this run has 1; "
         "resume on as many devices as it was saved on",
         f"toy: error: {last['resume']} was saved with precision 32-true, this run has bf16-mixed; "
-        "resume with `precision` as it was",
+        "set `precision` to the saved value",
         f"toy: error: {last['resume']} was saved with trainable parameter 0 a.weight [16, 16], this run has "
-        "b.weight [16, 16]; resume with the model, the adapters and what trains as they were",
+        "b.weight [16, 16]; use the model, the adapters and the trainable parameters of the saved run",
         f"toy: error: {last['resume']} was saved with trainable parameter 1 b.weight [16, 16], this run has "
-        "c.weight [16, 16]; resume with the model, the adapters and what trains as they were",
+        "c.weight [16, 16]; use the model, the adapters and the trainable parameters of the saved run",
         f"toy: error: {optimizer} is damaged: its content is not what was saved; resume from another checkpoint",
         f"toy: error: no such checkpoint: {saved / 'gone.ckpt'}",
     ]
     assert (output.count("EXIT 4"), output.count("EXIT 2")) == (5, 1)
-    assert f"passed over: {optimizer} is damaged" in output
+    assert f"skipped a checkpoint: {optimizer} is damaged" in output
     assert newest(tmp_path / "run").name == "step=7.ckpt"
 
 
@@ -114,7 +114,7 @@ def test_where_there_is_no_room_the_save_is_refused_in_one_line(tmp_path):
     code, output = train({"folder": tmp_path / "run", "strategy": "zero2", "max_steps": 3, "largest_file": 8_000})
     assert code == 5, output
     final = tmp_path / "run" / "checkpoints" / "step=3.ckpt"
-    line = f"toy: error: {final} could not be written; is the disk full? Earlier checkpoints are whole: make room"
+    line = f"toy: error: {final} could not be written; is the disk full? Earlier checkpoints are complete: make room"
     assert [said for said in output.splitlines() if said.startswith(line)]
     assert "Traceback" not in output and not final.exists()
 

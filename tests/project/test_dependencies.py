@@ -24,6 +24,12 @@ BAD = [
     ("jsonargparse", "4.52.0", "no import_path_allowlist"),
 ]
 
+TESTED = {
+    "lightning": "2.6.6", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2", "deepspeed": "0.19.8",
+    "jsonargparse": "4.53.0",
+}  # fmt: skip
+PRIVATE = ("lightning", "peft", "deepspeed", "jsonargparse")
+
 
 @pytest.mark.parametrize(("name", "version", "why"), BAD)
 def test_a_malicious_or_vulnerable_version_is_never_installed(name, version, why):
@@ -31,10 +37,13 @@ def test_a_malicious_or_vulnerable_version_is_never_installed(name, version, why
 
 
 def test_the_tested_versions_can_be_installed():
-    for name, version in (
-        ("lightning", "2.6.6"),
-        ("torch", "2.13.0"),
-        ("transformers", "5.23.0"),
-        ("deepspeed", "0.19.8"),
-    ):
+    for name, version in TESTED.items():
         assert version in REQUIRED[name].specifier
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_where_private_interfaces_are_used_no_later_minor_version_is_installed(name):
+    major, minor, _ = map(int, TESTED[name].split("."))
+    assert f"{major}.{minor}.999" in REQUIRED[name].specifier
+    assert f"{major}.{minor + 1}.0" not in REQUIRED[name].specifier
+    assert f"{major + 1}.0.0" not in REQUIRED[name].specifier

@@ -1,4 +1,3 @@
-import json
 import logging
 import os
 import shutil
@@ -6,6 +5,7 @@ import shutil
 import pytest
 
 from glmja.runs import manifest
+from glmja.runs.identity import RunIdentity
 from tests.support.damages import empty, flip, truncate
 
 SINGLE = ("state.ckpt",)
@@ -15,26 +15,26 @@ ZERO = (
     "checkpoint/zero_pp_rank_0_mp_rank_00_optim_states.pt",
     "checkpoint/zero_pp_rank_1_mp_rank_00_optim_states.pt",
 )
-FACTS = {
+IDENTITY = RunIdentity.from_json({
     "world_size": 2, "precision": "bf16-mixed", "strategy": "ZeRO2", "base": "1f3a", "tokenizer": "77bc",
     "trainable": [["a.weight", [8, 8]], ["b.weight", [8, 8]]],
-}  # fmt: skip
+})  # fmt: skip
 
 
-def save(parent, step, names=ZERO, facts=FACTS):
+def save(parent, step, names=ZERO, identity=IDENTITY):
     final = parent / f"step={step}.ckpt"
     partial = manifest.begin(final)
     for name in names:
         (partial / name).parent.mkdir(exist_ok=True)
         (partial / name).write_bytes(f"{name} of step {step:03}".encode() * 100)
-    manifest.complete(partial, final, step, facts)
+    manifest.complete(partial, final, step, identity)
     return final
 
 
 def test_what_was_saved_is_read(tmp_path):
     final = save(tmp_path / "checkpoints", 6)
     read = manifest.read(final)
-    assert (read.step, read.facts) == (6, FACTS)
+    assert (read.step, read.identity) == (6, IDENTITY)
     assert sorted(read.files) == sorted(ZERO)
     assert read.files["latest"]["bytes"] == (final / "latest").stat().st_size
     assert [path.name for path in final.parent.iterdir()] == ["step=6.ckpt"]
@@ -47,8 +47,8 @@ def test_a_checkpoint_is_never_overwritten(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(FileExistsError, match="never overwritten"):
-        manifest.complete(other, final, 6, {})
-    assert manifest.read(final).facts == FACTS
+        manifest.complete(other, final, 6, RunIdentity())
+    assert manifest.read(final).identity == IDENTITY
 
 
 def test_a_save_removes_what_killed_saves_left(tmp_path):
@@ -81,18 +81,21 @@ def test_every_damage_is_refused_by_name_and_passed_over(tmp_path, caplog, names
         manifest.read(damaged)
     assert manifest.newest(tmp_path) == whole
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert f"passed over: {damaged / name} is " in caplog.text
+    assert f"skipped a checkpoint: {damaged / name} is " in caplog.text
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is missing: the save did not end; resume from another checkpoint"),
+        (None, "is missing: the save was interrupted; resume from another checkpoint"),
         ("", "is damaged; resume from another checkpoint"),
         ("[]", "is damaged; resume from another checkpoint"),
         ('{"format": 2, "step": 6}', "is damaged; resume from another checkpoint"),
         (b"\xff\x00", "is damaged; resume from another checkpoint"),
-        ('{"format": 1, "step": 6, "facts": {}, "files": {}}', "has format 1, not 2: another glmja saved it"),
+        (
+            '{"format": 1, "step": 6, "facts": {}, "files": {}}',
+            "has format 1, not 2: another version of glmja saved it",
+        ),
     ],
 )
 def test_a_checkpoint_without_a_sound_manifest_is_refused_and_passed_over(tmp_path, caplog, content, message):
@@ -108,7 +111,7 @@ def test_a_checkpoint_without_a_sound_manifest_is_refused_and_passed_over(tmp_pa
 
 def test_a_file_and_nothing_are_no_checkpoint(tmp_path):
     (tmp_path / "old.ckpt").write_text("weights")
-    with pytest.raises(ValueError, match=r"old.ckpt/manifest.json is missing: the save did not end"):
+    with pytest.raises(ValueError, match=r"old.ckpt/manifest.json is missing: the save was interrupted"):
         manifest.read(tmp_path / "old.ckpt")
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint: .*gone.ckpt"):
         manifest.read(tmp_path / "gone.ckpt")
@@ -124,7 +127,7 @@ def test_the_newest_is_that_of_the_last_step_not_of_the_last_date(tmp_path, capl
     assert manifest.newest(tmp_path) == tmp_path / "step=100.ckpt"
     partial = tmp_path / ".tmp-step=101.ckpt"
     assert [record.message for record in caplog.records] == [
-        f"passed over: {partial}: its save, or its removal, did not end"
+        f"skipped {partial}: its save or its removal was interrupted"
     ]
 
 
@@ -138,38 +141,3 @@ def test_a_removal_takes_the_name_first(tmp_path, monkeypatch):
         manifest.newest(tmp_path)
     manifest.remove(save(tmp_path, 7))
     assert not list(tmp_path.iterdir())
-
-
-def test_the_same_run_may_go_on(tmp_path):
-    again = json.loads(json.dumps(FACTS)) | {"trainable": [("a.weight", (8, 8)), ("b.weight", (8, 8))]}
-    manifest.check_facts(manifest.read(save(tmp_path, 6)).facts, again, "x.ckpt")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"world_size": 1}, "world_size 2, this run has 1; resume on as many devices as it was saved on"),
-        ({"precision": "32"}, "precision bf16-mixed, this run has 32; resume with `precision` as it was"),
-        ({"strategy": "ddp"}, "strategy ZeRO2, this run has ddp; resume with `strategy` as it was"),
-        ({"base": "0000"}, "base 1f3a, this run has 0000; resume with the model folder that the run began with"),
-        ({"tokenizer": "00"}, "tokenizer 77bc, this run has 00; resume with the tokenizer that the run began with"),
-        ({"base": "0000", "world_size": 1}, "world_size 2, this run has 1; .*"),
-        (
-            {"trainable": FACTS["trainable"][::-1]},
-            r"trainable parameter 0 a.weight \[8, 8\], this run has b.weight \[8, 8\]; resume with the model, .*",
-        ),
-        (
-            {"trainable": [["a.weight", [8, 8]], ["b.weight", [8, 4]]]},
-            r"trainable parameter 1 b.weight \[8, 8\], this run has b.weight \[8, 4\]; .*",
-        ),
-        ({"trainable": FACTS["trainable"][:1]}, r"trainable parameter 1 b.weight \[8, 8\], this run has absent; .*"),
-        (
-            {"data": "5e"},
-            "data None, this run has 5e; resume with the sources, weights, row_len, batch size, accumulation and seed "
-            "of RUN_DIR/config.yaml",
-        ),
-    ],
-)
-def test_a_run_that_differs_is_told_the_first_difference(change, message):
-    with pytest.raises(ValueError, match=f"^x.ckpt was saved with {message}$"):
-        manifest.check_facts(FACTS, FACTS | change, "x.ckpt")

@@ -38,6 +38,7 @@ from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.files.records import read_chunks
 from glmja.runs import manifest
+from glmja.runs.identity import RunIdentity
 from glmja.tokenization.tokenizer import FILE_NAME
 from glmja.tokenization.vocabulary import parse_proto
 from glmja.twin import build as twin
@@ -319,7 +320,12 @@ def weights(folder):
     return Format(files, structures | dict.fromkeys(["model.safetensors.index.json", "config.json"], mutate_json), read)
 
 
-FACTS = {"world_size": 2, "precision": "32", "base": "1f3a", "trainable": [["a.weight", [8, 8]], ["b.weight", [8, 8]]]}
+IDENTITY = {
+    "world_size": 2,
+    "precision": "32",
+    "base": "1f3a",
+    "trainable": [["a.weight", [8, 8]], ["b.weight", [8, 8]]],
+}
 
 
 def checkpoints(folder):
@@ -328,14 +334,14 @@ def checkpoints(folder):
         (partial / "checkpoint").mkdir()
         (partial / "latest").write_text("x")
         (partial / "checkpoint" / "mp_rank_00_model_states.pt").write_bytes(b"abc" * 99)
-        manifest.complete(partial, folder / f"step={step}.ckpt", step, FACTS)
+        manifest.complete(partial, folder / f"step={step}.ckpt", step, RunIdentity.from_json(IDENTITY))
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     name = f"step=6.ckpt/{manifest.NAME}"
 
     def read(folder):
         assert manifest.newest(folder).name in ("step=3.ckpt", "step=6.ckpt")  # whatever the damage
         found = manifest.read(folder / "step=6.ckpt")
-        manifest.check_facts(found.facts, FACTS, "x.ckpt")
+        RunIdentity.from_json(IDENTITY).check_resumable(found.identity, "x.ckpt")
         return lambda: check(folder / "step=6.ckpt", found)
 
     whole = manifest.read(folder / "step=6.ckpt")
@@ -343,7 +349,7 @@ def checkpoints(folder):
     def check(folder, found):
         if "sha256" in json.loads((folder / manifest.NAME).read_text()):
             assert found == whole
-        assert isinstance(found.step, int) and found.step >= 0 and found.facts == FACTS
+        assert isinstance(found.step, int) and found.step >= 0 and found.identity.as_json() == IDENTITY
         assert found.files and all(
             (folder / name).stat().st_size == file["bytes"] for name, file in found.files.items()
         )

@@ -1,13 +1,20 @@
 """Runs and settings from which a run can be resumed, and those from which it cannot."""
 
+import shutil
+from collections import Counter
+
 import pytest
 
+from callbacks.ledger_report import LedgerReport
 from glmja import fit
 from glmja.build_tokenizer import build_tokenizer
 from glmja.resize_embeddings import resize_embeddings
 from glmja.runs import manifest
 from glmja.twin import build as twin
-from tests.support.demo_run import args, check_same, unbroken
+from tests.support.demo_run import KINDS, args, check_same, unbroken
+from tests.support.file_reads import counted_opens, reads_of
+from tests.support.programs import counting
+from tests.support.programs.launch import run
 from tests.support.recorder import records
 
 
@@ -41,18 +48,18 @@ def test_a_run_ended_by_max_time_or_early_stopping_resumes(zero_dir, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.init_args.val_share": 0.3}, "; resume with the sources, weights, row_len, batch size, accumulation "),
+        ({"data.init_args.val_share": 0.3}, "; take sources, weights, row_len, batch size, accumulation "),
         (
             {"data.init_args.seed": 1},
-            "; resume with the sources, weights, row_len, batch size, accumulation and seed of",
+            "; take sources, weights, row_len, batch size, accumulation and seed from",
         ),
         (
             {"data.init_args.row_len": 64},
-            "; resume with the sources, weights, row_len, batch size, accumulation and seed of",
+            "; take sources, weights, row_len, batch size, accumulation and seed from",
         ),
         (
             {"trainer.accumulate_grad_batches": 1},
-            "; resume with the sources, weights, row_len, batch size, accumulation and seed of",
+            "; take sources, weights, row_len, batch size, accumulation and seed from",
         ),
         ({"model.init_args.lora.rank": 4}, "was saved with lora {'rank': 16"),
         ({"model.init_args.embeddings": "frozen"}, "was saved with embeddings full, this run has frozen"),
@@ -83,3 +90,53 @@ def test_a_checkpoint_of_another_base_or_tokenizer_is_refused(zero_dir, base_dir
         with pytest.raises(SystemExit):
             fit.main([*args(tmp_path / folder, tmp_path, "demo_pretrain"), f"--ckpt_path={last}"])
         assert f"was saved with {what} " in capsys.readouterr().err
+
+
+class Hashes:
+    """Counts the files that are hashed before the first step of a run."""
+
+    def __init__(self, monkeypatch):
+        self.before_training, self.training = Counter(), False
+        monkeypatch.setattr(manifest, "sha256_of_file", self.hashed(manifest.sha256_of_file))
+        monkeypatch.setattr(LedgerReport, "on_train_start", self.started)
+
+    def hashed(self, hash_file):
+        def counting(path):
+            if not self.training:
+                self.before_training[path] += 1
+            return hash_file(path)
+
+        return counting
+
+    def started(self, *_):
+        self.training = True
+
+
+@pytest.mark.parametrize("path", ["last", "step=4.ckpt"])
+def test_a_resume_hashes_its_checkpoint_once_and_opens_its_model_once(zero_dir, tmp_path, monkeypatch, path):
+    fit.main(args(zero_dir, tmp_path, "demo_sft", **{"trainer.max_steps": 4}))
+    checkpoint = tmp_path / "run" / "checkpoints" / "step=4.ckpt"
+    hashes = Hashes(monkeypatch)
+    with counted_opens() as opens:
+        fit.main([*args(zero_dir, tmp_path, "demo_sft"), f"--ckpt_path={'last' if path == 'last' else checkpoint}"])
+    assert hashes.training
+    assert hashes.before_training == {checkpoint / "state.ckpt": 1}
+    assert reads_of(opens, zero_dir) == (1, 1)
+
+
+def test_of_two_ranks_one_hashes_checkpoint_and_sources(zero_dir, tmp_path):
+    whole = unbroken(zero_dir, "zero2_fp32", "demo_pretrain")
+    shutil.copytree(whole / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step=7.ckpt")
+    arguments = [*args(zero_dir, tmp_path, "demo_pretrain", **KINDS["zero2_fp32"]), "--ckpt_path=last"]
+    code, output = run(tmp_path / "output", counting.main, arguments, str(tmp_path / "hashed"), ranks=2)
+    assert code == 0, output
+    first, second = ((tmp_path / f"hashed.{rank}").read_text().split() for rank in (0, 1))
+    saved = manifest.read(whole / "run" / "checkpoints" / "step=6.ckpt")
+    of_checkpoint = [name for name in first if ".ckpt" in name]
+    assert sorted(of_checkpoint) == sorted(
+        str(tmp_path / "run" / "checkpoints" / "step=6.ckpt" / name) for name in saved.files
+    )
+    assert {str(twin.text_file(language)) for language in twin.LANGUAGES} <= set(first)
+    assert len(first) == len(set(first)) and not second
+    check_same(tmp_path, whole)

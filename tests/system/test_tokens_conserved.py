@@ -153,6 +153,6 @@ def test_every_conversation_is_read_once_or_held_out_or_counted(tokenizer_dir, t
             read, learnt = read_by_all_ranks(data, trainer)
             mine = [found for number, found in enumerate(kept) if number not in held_out]
             assert Counter(read) == Counter(token for ids, _, _ in mine for token in ids)
-            assert learnt == entry["learnt"] == sum(sum(marks) for _, marks, _ in mine)
+            assert learnt == entry["target_tokens"] == sum(sum(marks) for _, marks, _ in mine)
 
     law()

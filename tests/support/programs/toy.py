@@ -27,7 +27,8 @@ from callbacks.exact_resume import ExactResume
 from callbacks.final_checkpoint import FinalCheckpoint
 from glmja.cli.command import one_line_errors
 from glmja.runs import manifest
-from lit_modules.checkpoint_folder import CheckpointFolders
+from glmja.runs.identity import RunIdentity
+from lit_modules.checkpoint_folder import CheckpointFolders, check_resumed
 from lit_modules.zero2 import ZeRO2
 
 ROWS, BATCH, PIECES, WIDTH, ACCUMULATE = 48, 2, 97, 16, 2
@@ -76,12 +77,15 @@ class Toy(LightningModule):
             getattr(self, name).requires_grad_(False)
         self.strict_loading = False
 
-    def facts(self):
-        trainable = [[name, list(p.shape)] for name, p in self.named_parameters() if p.requires_grad]
-        return {"world_size": self.trainer.world_size, "precision": str(self.trainer.precision), "trainable": trainable}
+    def identity(self):
+        trainable = tuple((name, tuple(p.shape)) for name, p in self.named_parameters() if p.requires_grad)
+        return RunIdentity(self.trainer.world_size, str(self.trainer.precision), trainable=trainable)
+
+    def configure_model(self):
+        check_resumed(self.trainer, self.identity())
 
     def on_save_checkpoint(self, checkpoint):
-        checkpoint[manifest.FACTS] = self.facts()
+        checkpoint[manifest.IDENTITY_KEY] = self.identity().as_json()
 
     def train_dataloader(self):
         return Loader(self.trainer.global_rank, self.trainer.world_size)
@@ -141,7 +145,9 @@ def train(options):
     module = Toy(options)
     with one_line_errors("toy"):
         resume = options.get("resume") or (manifest.newest(checkpoints) if checkpoints.exists() else None)
-        trainer.fit(module, ckpt_path=resume, weights_only=True)
+        if resume:
+            trainer.ckpt_path = resume
+        trainer.fit(module, weights_only=True)
     digest = hashlib.sha256()
     for parameter in module.parameters():
         digest.update(parameter.detach().float().numpy().tobytes())

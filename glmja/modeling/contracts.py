@@ -1,0 +1,62 @@
+"""What a training module, its loader and its strategy promise to callbacks.
+
+The rooms that know Lightning import this module instead of each other. A class may state the promise by inheriting from
+the protocol, or keep it without.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from glmja.modeling.batch import Batch
+from glmja.modeling.training_clock import TrainingClock
+from glmja.tokenization.tokenizer import GLMTokenizer
+
+
+@runtime_checkable
+class TrainingModule(Protocol):
+    """A LightningModule that trains a GLM.
+
+    Attributes:
+        model: The GLM, possibly inside a `PeftModel`; None until the weights are loaded.
+        tokenizer: Its tokenizer.
+        clock: Measures the time spent on training. Whoever does something else stops it.
+    """
+
+    model: Any
+    tokenizer: GLMTokenizer
+    clock: TrainingClock
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns the summed loss in nats and the target tokens, (N,)."""
+        ...
+
+    @property
+    def num_skipped_steps(self) -> int:
+        """Optimizer steps that changed no weight because a gradient was not finite."""
+        ...
+
+
+@runtime_checkable
+class TrainingLoader(Protocol):
+    """Loader of the micro-batches of one rank."""
+
+    def largest(self) -> Batch:
+        """Returns the micro-batch that needs the most memory."""
+        ...
+
+
+def training_module(module: object) -> TrainingModule:
+    """Returns a module as a `TrainingModule`.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not isinstance(module, TrainingModule):
+        raise ValueError(
+            f"{type(module).__name__} has no model, tokenizer, loss, clock or num_skipped_steps, which this callback "
+            "needs; use a class of lit_modules"
+        )
+    return module

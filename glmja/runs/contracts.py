@@ -1,0 +1,70 @@
+"""What a data module promises to the training module and to callbacks.
+
+The rooms that know Lightning import this module instead of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from glmja.runs.ledger import Ledger
+from glmja.tokenization.tokenizer import GLMTokenizer
+
+
+class ValidationSource(Protocol):
+    """A source with a validation loader."""
+
+    @property
+    def name(self) -> str:
+        """Name, as in the metric `val/NAME/loss`."""
+        ...
+
+    @property
+    def lang(self) -> str:
+        """Language, as in the metric `val/LANG/bits_per_char`."""
+        ...
+
+
+@runtime_checkable
+class TrainingData(Protocol):
+    """A LightningDataModule that plans all micro-batches of a run before the first step.
+
+    Attributes:
+        row_len: Largest number of tokens in a row.
+        num_steps: Number of optimizer steps of the run; set by `setup`.
+        validation_sources: Sources in the order of the validation loaders.
+        fingerprint: Hash of everything that the micro-batches depend on; None before `setup`.
+        ledger: What the run reads; set by `setup`.
+    """
+
+    row_len: int
+    num_steps: int
+    validation_sources: Sequence[ValidationSource]
+    fingerprint: str | None
+    ledger: Ledger
+
+    def use_tokenizer(self, tokenizer: GLMTokenizer) -> None:
+        """Sets the tokenizer, so that it is not loaded a second time."""
+        ...
+
+
+def training_data(trainer: object) -> TrainingData:
+    """Returns the data module of a Lightning trainer.
+
+    Raises:
+        ValueError: If it does not keep the promise of `TrainingData`.
+    """
+    data = getattr(trainer, "datamodule", None)  # Lightning sets the attribute, but does not declare it
+    if not isinstance(data, TrainingData):
+        raise ValueError(
+            f"{type(data).__name__} does not plan its run (row_len, num_steps, validation_sources, fingerprint, "
+            "ledger); use a class of data_modules"
+        )
+    return data
+
+
+def data_fingerprint(trainer: object) -> str | None:
+    """Returns the fingerprint of a trainer's data; None if there is no data module or it has not planned the run."""
+    data = getattr(trainer, "datamodule", None)
+    return data.fingerprint if isinstance(data, TrainingData) else None

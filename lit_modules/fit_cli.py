@@ -1,0 +1,261 @@
+"""The command line of a training run: LightningCLI with a run folder and checks before the start."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from glmja.cli.parser import CliParser
+from glmja.runs import manifest
+from glmja.runs.contracts import TrainingData
+from glmja.runs.manifest import Manifest
+from glmja.runs.run_folder import RunFolder
+from lit_modules.base import GLMModule
+from lit_modules.checkpoint_folder import CheckpointFolders
+from lit_modules.first_rank import is_first_on_machine
+from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
+
+PROGRAM = "python -m glmja.fit"
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 1,  # the data module plans the whole run as one epoch of the trainer
+    "num_sanity_val_steps": -1,  # the metrics before training
+    "use_distributed_sampler": False,  # the loaders know their rank; Lightning's sampler would shuffle
+}
+
+CHECKPOINT_DEFAULTS = {
+    "checkpoint.every_n_train_steps": 500,
+    "checkpoint.save_top_k": 2,
+    "checkpoint.monitor": "step",
+    "checkpoint.mode": "max",
+    "checkpoint.filename": "step={step}",
+    "checkpoint.auto_insert_metric_name": False,
+}
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Saves the resolved configuration as `RUN_DIR/config.yaml`, which `--config` accepts."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes nothing, so that a run that fails before its first step leaves no folder behind."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file in the first process."""
+        if trainer.is_global_zero:
+            run = RunFolder(trainer.default_root_dir)
+            run.path.mkdir(parents=True, exist_ok=True)
+            config = self.config.clone()
+            config.ckpt_path = None  # the file describes a new run, even if this one was resumed
+            self.parser.save(config, run.config, skip_unset=False, overwrite=True, multifile=False)
+
+
+class FitParser(CliParser, LightningArgumentParser):
+    """LightningCLI's parser with errors of one line."""
+
+
+class FitCLI(LightningCLI):
+    """LightningCLI whose runs have a folder of their own; see `glmja.runs.run_folder.RunFolder`."""
+
+    def __init__(self, callbacks_of: Callable[[str], Sequence[Callback]], args: ArgsType = None) -> None:
+        """Parses the command line, creates trainer, module and data module, and checks them.
+
+        Args:
+            callbacks_of: Returns the callbacks that every run gets in addition to the configured ones, given the
+                folder of the run.
+            args: Arguments of the command line; those of the process by default.
+
+        Raises:
+            ExceptionGroup: If there are several problems.
+            FileNotFoundError: If the checkpoint to resume from does not exist.
+            OSError: If memory or disk are too small, or the port at which the processes meet is in use.
+            ValueError: If an argument is invalid, the run folder is in use, or the checkpoint is damaged or was saved
+                by another run.
+        """
+        self.callbacks_of = callbacks_of
+        self.resumed: Manifest | None = None
+        self.verified: Path | None = None
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveRunConfig,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"description": "Trains a model on data, both named in the configuration."},
+            run=False,
+            args=args,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Returns the parser, with the option `--config`."""
+        parser = FitParser(**kwargs, prog=PROGRAM)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action="config",
+            help="YAML file with any of these arguments. Several can be given; later files override earlier ones.",
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run folder and the checkpoint to resume from."""
+        parser.add_argument("--run_dir", type=str, default="runs/run", help="Folder of the run; must be new.")
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to resume from; `last` for the newest one of the run folder.",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(CHECKPOINT_DEFAULTS)
+        parser.link_arguments("run_dir", "trainer.default_root_dir")
+        parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda path: str(RunFolder(path).checkpoints))
+        parser.link_arguments("model.init_args.model_dir", "data.init_args.tokenizer_dir")
+
+    def before_instantiate_classes(self) -> None:
+        """Checks the run folder, and finds and verifies the checkpoint to resume from.
+
+        Only the first process of a machine hashes the checkpoint.
+
+        Raises:
+            FileNotFoundError: If there is no such checkpoint; Lightning would only warn, and start from scratch.
+            ValueError: If `run_dir` holds a run and none is resumed, or the checkpoint is damaged.
+        """
+        run, ckpt_path = RunFolder(self.config.run_dir), self.config.ckpt_path
+        if ckpt_path is None:
+            if manifest.any_in(run.checkpoints):
+                raise ValueError(
+                    f"--run_dir {run.path} holds a run; choose another folder, or resume it with --ckpt_path last"
+                )
+            return
+        verify = is_first_on_machine()
+        try:
+            last = ckpt_path == "last"
+            path = manifest.newest(run.checkpoints, verify) if last else Path(ckpt_path)
+            self.resumed = manifest.read(path, verify and not last)
+        except (ValueError, OSError) as error:
+            raise type(error)(f"--ckpt_path {ckpt_path}: {error}") from error
+        self.verified = path if verify else None
+        self.config.ckpt_path = str(path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Returns the trainer with the callbacks of every run; it logs to TensorBoard unless another logger is set."""
+        trainer = self.config_init.trainer
+        if trainer.logger is None:
+            run = RunFolder(self.config.run_dir)
+            kwargs["logger"] = TensorBoardLogger(run.path, name=run.tensorboard.name, version="")
+        kwargs["plugins"] = [*_as_list(trainer.plugins), CheckpointFolders(self.verified)]
+        kwargs["callbacks"] = [*_as_list(trainer.callbacks), *self.callbacks_of(self.config.run_dir)]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Checks that everything fits together, before any weights are loaded or processes started.
+
+        Raises:
+            ExceptionGroup: If there are several problems.
+            OSError: If the port at which the processes meet is in use, or memory or disk are too small.
+            ValueError: If rows are longer than the model's positions, the data cannot be used, or the checkpoint was
+                saved with another base model, tokenizer, strategy, precision or number of devices.
+        """
+        if isinstance(self.datamodule, TrainingData) and isinstance(self.model, GLMModule):
+            self.datamodule.use_tokenizer(self.model.tokenizer)  # both are linked to one folder
+        checks = [self._check_rows, self._check_checkpoint]
+        if self.trainer.world_size > 1:
+            checks.append(check_port)
+        if is_first_on_machine():  # so that bad data ends the run while there is only one process
+            checks += [self._check_disk, self._check_memory, self.datamodule.prepare_data]
+        problems: list[Exception] = []
+        for check in checks:
+            try:
+                check()
+            except (ValueError, OSError) as error:
+                problems.append(error)
+        if len(problems) > 1:
+            raise ExceptionGroup("the run cannot start", problems)
+        for problem in problems:
+            raise problem
+
+    def fit(self) -> Trainer:
+        """Trains the module.
+
+        Returns:
+            The trainer, after the run.
+        """
+        if self.config.ckpt_path is not None:
+            # not an argument of `fit`: hooks before loading would not see it
+            self.trainer.ckpt_path = self.config.ckpt_path
+        self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
+        return self.trainer
+
+    def _check_rows(self) -> None:
+        if isinstance(self.datamodule, TrainingData) and isinstance(self.model, GLMModule):
+            row_len, positions = self.datamodule.row_len, self.model.folder.max_positions
+            if row_len > positions:
+                raise ValueError(f"data.init_args.row_len ({row_len}) exceeds the model's {positions} positions")
+
+    def _check_checkpoint(self) -> None:
+        if self.resumed is not None and isinstance(self.model, GLMModule):
+            self.model.identity(self.trainer).check_resumable(self.resumed.identity, self.config.ckpt_path)
+
+    def _check_disk(self) -> None:
+        if self._estimate is not None:
+            checkpoint = self.config.checkpoint
+            check_disk(
+                self._estimate,
+                Path(self.config.run_dir),
+                self.trainer.max_steps,
+                checkpoint.every_n_train_steps,
+                checkpoint.save_top_k,
+            )
+
+    def _check_memory(self) -> None:
+        if self._estimate is not None:
+            check_memory(self._estimate, self.trainer)
+
+    @cached_property
+    def _estimate(self) -> MemoryEstimate | None:
+        return estimate_memory(self.model, self.trainer) if isinstance(self.model, GLMModule) else None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+_VERBOSE_LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
+_IRRELEVANT_LOGS = ("litlogger", "`weights_only` was not set")  # an advertisement; a false alarm
+_IRRELEVANT_WARNINGS = (
+    "LightningCLI's args parameter",  # the demo and the tests pass arguments
+    "`is_gradient_checkpointing` is deprecated",  # raised by peft's use of transformers
+    r"`isinstance\(treespec, LeafSpec\)`",  # raised by Lightning's use of torch
+)
+
+
+@contextmanager
+def without_irrelevant_messages() -> Iterator[None]:
+    """Hides messages of Lightning, peft and torch that the user cannot act on."""
+    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _VERBOSE_LOGGERS]
+
+    def is_relevant(record: logging.LogRecord) -> bool:
+        return not any(text in record.getMessage() for text in _IRRELEVANT_LOGS)
+
+    for logger in loggers:
+        logger.addFilter(is_relevant)
+    try:
+        with warnings.catch_warnings():
+            for message in _IRRELEVANT_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_relevant)
