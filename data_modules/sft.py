@@ -1,4 +1,4 @@
-"""Conversations for supervised fine-tuning, in micro-batches of similar lengths or packed."""
+"""Conversations for supervised fine-tuning, in micro-batches of similar lengths or packed into rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from glmja.runs.ledger import Count, Ledger
 
 
 class PaddedSFTData(RunData[ChatSource, ChatStore]):
-    """Batches conversations so that hardly anything is padding."""
+    """Batches conversations with little padding, for supervised fine-tuning."""
 
     multiple = 8  # tensor cores
     store_type = ChatStore
@@ -38,29 +38,30 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        """Checks the arguments; nothing is read.
+        """Checks the arguments; reads no data yet.
 
-        The run is as long as the shorter of `epochs` and `trainer.max_steps`, one epoch if neither is given.
+        The run ends after `epochs` or `trainer.max_steps`, whichever is shorter, and after one epoch if neither is set.
 
         Args:
-            tokenizer_dir: Folder of the tokenizer; linked to the model's.
-            sources: Where the conversations come from.
-            row_len: Tokens of the longest conversation; a longer one loses its oldest turns.
-            tokens_per_batch: Most tokens per device and micro-batch, padding included.
-            packing: Whether rows hold several whole conversations, which do not attend to each other.
-            epochs: Length of the run in tokens of all sources together. With weights, sources are read more or less
-                often than that.
-            max_bad_share: Share of a source's conversations that may be dropped because nothing can be learnt from
-                them; above it, the run does not start.
-            val_share: Share of the conversations, at least one, that is held out for validation of each source
-                without `val_files`; 0 holds nothing out.
-            cache_dir: Where tokenised sources are kept.
-            num_workers: Processes that load rows; 0 loads them in the main process.
-            seed: Of the held-out conversations and of the order of the others.
+            tokenizer_dir: Folder of the tokenizer; linked to the folder of the model.
+            sources: Sources of the conversations.
+            row_len: Maximum number of tokens of a conversation; a longer one loses its oldest turns.
+            tokens_per_batch: Maximum number of tokens per device and micro-batch, padding included.
+            packing: Whether a row holds several whole conversations, which do not attend to each other.
+            epochs: Length of the run, as a multiple of the tokens of all sources together. With weights, a single
+                source may be read more or less often than that.
+            max_bad_share: Maximum share of the records of a source that may be dropped because they have no target
+                tokens. If more would be dropped, the run does not start.
+            val_share: Share of the conversations of each source without `val_files` that is held out for validation;
+                at least one conversation, unless the share is 0.
+            cache_dir: Folder for tokenized sources.
+            num_workers: Number of processes that load rows; 0 loads them in the main process.
+            seed: Seed for choosing the held-out conversations and for shuffling the others.
 
         Raises:
             OSError: If a file does not exist.
-            ValueError: If an argument is out of its range, two sources have one name, or only some have a weight.
+            ValueError: If an argument is out of range, if two sources have the same name, or if only some have a
+                weight.
         """
         super().__init__(tokenizer_dir, cache_dir, num_workers, seed, epochs, val_share)
         if row_len < 8 or tokens_per_batch < row_len + -row_len % self.multiple:
@@ -87,7 +88,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         """Opens the stores, splits their conversations and plans the run.
 
         Raises:
-            ValueError: If a source has too few conversations, or too many from which nothing can be learnt.
+            ValueError: If a source has too few conversations, or too many without target tokens.
         """
         self._check_trainer()
         self._open_stores()
@@ -96,23 +97,9 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
                 store.check_dropped(source.name, self.max_bad_share)
         stores, streams, self.held_out = self._split_sources()
         quotas = self._quotas([stream.tokens_per_pass for stream in streams])
-        members: list[NDArray[np.int64]] = []  # (source, conversation) for each conversation of the run, by epoch
-        batches: list[MicroBatch] = []
-        for epoch in range(self._num_passes()):
-            chosen = self._choose(streams, quotas, epoch)
-            numbers = self._batches_of(stores, chosen, epoch)
-            if self.epochs is not None:
-                # a part of the last epoch, in whole optimizer steps: a longer run begins with the shorter one
-                num_steps = int(min(1.0, self.epochs - epoch) * len(numbers)) // self.in_step
-                numbers = numbers[: max(num_steps, int(epoch == 0)) * self.in_step]
-            offset = sum(len(part) for part in members)
-            batches += [[row + offset for row in batch] for batch in numbers]
-            members.append(chosen)
-            if self.max_batches is not None and len(batches) >= self.max_batches:
-                break
-        planned = batches[: self.max_batches]
-        rows = ConversationRows(stores, np.concatenate(members), [row for batch in planned for row in batch])
-        ends = np.cumsum([len(batch) for batch in planned])
+        members, batches = self._plan_epochs(stores, streams, quotas)
+        rows = ConversationRows(stores, members, [row for batch in batches for row in batch])
+        ends = np.cumsum([len(batch) for batch in batches])
         settings = {
             "quotas": quotas,
             "row_len": self.row_len,
@@ -123,20 +110,48 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         self.ledger = self._count(stores, streams, rows, quotas)
 
     def _quotas(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens an epoch of each source."""
+        """Returns the number of tokens of each source in an epoch."""
         if self.sources[0].weight is None:
             return list(tokens)
         weights = np.array([source.weight for source in self.sources], dtype=np.float64)
         return [int(share * sum(tokens)) for share in weights / weights.sum()]
 
+    def _plan_epochs(
+        self, stores: Sequence[ChatStore], streams: Sequence[DocumentStream], quotas: Sequence[int]
+    ) -> tuple[NDArray[np.int64], list[MicroBatch]]:
+        """Plans the micro-batches of the run, epoch by epoch, so that a longer run begins with a shorter one.
+
+        Returns:
+            (source, conversation) of each conversation of the run, (n, 2); and micro-batches of numbers into it.
+        """
+        members: list[NDArray[np.int64]] = []
+        planned: list[MicroBatch] = []
+        num_members = 0
+        for epoch in range(self._num_passes()):
+            chosen = self._choose(streams, quotas, epoch)
+            batches = self._whole_steps(self._batches_of(stores, chosen, epoch), epoch)
+            planned += [[row + num_members for row in batch] for batch in batches]
+            members.append(chosen)
+            num_members += len(chosen)
+            if self.max_batches is not None and len(planned) >= self.max_batches:
+                break
+        return np.concatenate(members), planned[: self.max_batches]
+
     def _num_passes(self) -> int:
-        """Epochs begun at most; without a number of epochs, `trainer.max_steps` ends the run."""
+        """Returns the maximum number of epochs that are begun; without `epochs`, `trainer.max_steps` ends the run."""
         if self.epochs is not None:
             return int(np.ceil(self.epochs))
         return 1 if self.max_batches is None else self.max_batches
 
+    def _whole_steps(self, batches: list[MicroBatch], epoch: int) -> list[MicroBatch]:
+        """Returns the part of an epoch's micro-batches that `epochs` allows, in whole optimizer steps."""
+        if self.epochs is None:
+            return batches
+        num_steps = int(min(1.0, self.epochs - epoch) * len(batches)) // self.in_step
+        return batches[: max(num_steps, int(epoch == 0)) * self.in_step]
+
     def _choose(self, streams: Sequence[DocumentStream], quotas: Sequence[int], epoch: int) -> NDArray[np.int64]:
-        """The conversations of an epoch as (source, conversation), (n, 2)."""
+        """Returns the conversations of an epoch as (source, conversation), (n, 2)."""
         chosen = []
         for i, (stream, quota) in enumerate(zip(streams, quotas, strict=True)):
             documents = stream.starting_in(epoch * quota, (epoch + 1) * quota)
@@ -144,6 +159,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         return np.concatenate(chosen)
 
     def _batches_of(self, stores: Sequence[ChatStore], chosen: NDArray[np.int64], epoch: int) -> list[MicroBatch]:
+        """Returns the micro-batches of an epoch, as numbers into `chosen`."""
         lengths = np.concatenate([store.lengths[chosen[chosen[:, 0] == i, 1]] for i, store in enumerate(stores)])
         rng = np.random.default_rng([self.seed, epoch, len(stores)])
         if self.packing:
@@ -159,23 +175,24 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         rows: ConversationRows,
         quotas: Sequence[int],
     ) -> Ledger:
-        """The ledger, whose sums are asserted."""
+        """Counts the conversations and tokens of each source, and asserts the sums."""
         entries: list[dict[str, Count]] = []
         read = rows.members[np.concatenate(rows.conversations)]
-        widest = np.maximum.reduceat(rows.lengths, [numbers[0] for numbers in self.plan])
-        computed = int(sum(len(n) * w for n, w in zip(self.plan, widest + -widest % self.multiple, strict=True)))
         for i, (source, store, stream, quota) in enumerate(zip(self.sources, stores, streams, quotas, strict=True)):
-            mine = read[read[:, 0] == i, 1]
-            tokens = int(store.lengths[mine].sum())
+            of_source = read[read[:, 0] == i, 1]
+            tokens = int(store.lengths[of_source].sum())
             entries.append({
                 "source": source.name, "lang": source.lang, "conversations": len(stream.documents),
                 "tokens": stream.tokens_per_pass, "held_out": len(store.lengths) - len(stream.documents),
-                "dropped": store.num_dropped, "shortened": store.num_shortened, "read": len(mine),
-                "tokens_read": tokens, "target_tokens": int(store.num_target_tokens[mine].sum()),
+                "dropped": store.num_dropped, "shortened": store.num_shortened, "read": len(of_source),
+                "tokens_read": tokens, "target_tokens": int(store.num_target_tokens[of_source].sum()),
                 "passes": tokens / stream.tokens_per_pass, "share_wanted": quota / sum(quotas),
             })  # fmt: skip
         total, targets = (sum(int(e[key]) for e in entries) for key in ("tokens_read", "target_tokens"))
         assert total == rows.lengths.sum() and len(read) == sum(int(entry["read"]) for entry in entries)
+        widths = np.maximum.reduceat(rows.lengths, [numbers[0] for numbers in self.plan])
+        widths += -widths % self.multiple
+        computed = int(sum(len(numbers) * width for numbers, width in zip(self.plan, widths, strict=True)))
         facts = {"rows": len(rows), "micro_batches": len(self.plan), "tokens": total, "fill": total / computed,
                  "target_share": targets / total, "ranks_x_accumulation": self.in_step,
                  "optimizer_steps": self.num_steps}  # fmt: skip

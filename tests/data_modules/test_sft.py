@@ -112,8 +112,8 @@ def test_validation_files_take_the_place_of_a_held_out_share(zero_dir, tmp_path)
     source = ChatSource("chats", "all", [CHATS], val_files=[CHATS])
     data = planned(zero_dir, tmp_path, sources=[source])
     assert data.ledger.entries[0]["held_out"] == 0
-    learnt = sum(int((b["labels"][:, 1:] != IGNORE_INDEX).sum()) for b in data.val_dataloader()[0])
-    assert learnt == data.ledger.entries[0]["target_tokens"]
+    num_targets = sum(int((b["labels"][:, 1:] != IGNORE_INDEX).sum()) for b in data.val_dataloader()[0])
+    assert num_targets == data.ledger.entries[0]["target_tokens"]
 
 
 def test_the_twin_learns_to_answer(zero_dir, tmp_path):

@@ -46,15 +46,15 @@ def written(folder, name, records):
 
 def read_by_all_ranks(data, trainer):
     """Returns the tokens of the run's batches without padding, and the number of target tokens."""
-    tokens, learnt = [], 0
+    tokens, num_targets = [], 0
     for rank in range(trainer.world_size):
         trainer.global_rank = rank
         batches = data.train_dataloader().batches
         for batch in (batches[i] for i in range(len(batches))):
             rows = zip(batch["input_ids"].tolist(), batch["lengths"].tolist(), strict=True)
             tokens += [token for ids, length in rows for token in ids[:length]]
-            learnt += int((batch["labels"] != -100).sum())
-    return tokens, learnt
+            num_targets += int((batch["labels"] != -100).sum())
+    return tokens, num_targets
 
 
 def planned(data, trainer):
@@ -128,8 +128,8 @@ def test_every_conversation_is_read_once_or_held_out_or_counted(tokenizer_dir, t
             check_turns(messages)
         except BadConversation:
             return None
-        ids, learnt, shortened = render_within(messages, tokenizer, row_len)
-        return (ids, learnt, shortened) if any(learnt[1:]) else None
+        ids, loss_mask, shortened = render_within(messages, tokenizer, row_len)
+        return (ids, loss_mask, shortened) if any(loss_mask[1:]) else None
 
     @settings(max_examples=num_corpora)
     @given(
@@ -150,9 +150,9 @@ def test_every_conversation_is_read_once_or_held_out_or_counted(tokenizer_dir, t
             assert entry["shortened"] == sum(shortened for _, _, shortened in kept)
             held_out = {int(number) for _, numbers in data.held_out for number in numbers}
             assert (entry["held_out"], entry["read"]) == (len(held_out), len(kept) - len(held_out))
-            read, learnt = read_by_all_ranks(data, trainer)
+            read, num_targets = read_by_all_ranks(data, trainer)
             mine = [found for number, found in enumerate(kept) if number not in held_out]
             assert Counter(read) == Counter(token for ids, _, _ in mine for token in ids)
-            assert learnt == entry["target_tokens"] == sum(sum(marks) for _, marks, _ in mine)
+            assert num_targets == entry["target_tokens"] == sum(sum(mask) for _, mask, _ in mine)
 
     law()
