@@ -11,9 +11,7 @@ from typing import TypedDict
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from glmja.conversation.messages import Message
 from glmja.conversation.replies import Reply, generate
@@ -24,6 +22,7 @@ from glmja.runs.run_folder import RunFolder
 from glmja.text.printable import printable
 from glmja.text.quality import repetition_rate, simplified_only_share
 from glmja.text.scripts import language_of
+from glmja.text.terminal import make_table, show
 
 _MAX_CHARACTERS = 2000  # of an answer in TensorBoard and in the table; the file holds it in full
 
@@ -128,7 +127,7 @@ class ChatSampler(Callback):
         """Samples the final model and prints its answers."""
         self._sample(trainer, pl_module)
         if self._last_chats:
-            Console().print(_table(self._last_chats, self.last_step))
+            show(_table(self._last_chats, self.last_step))
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples once per optimizer step; the hooks are called for every accumulated micro-batch."""
@@ -206,8 +205,6 @@ def _remove_after(path: Path, step: int) -> None:
 
 
 def _table(chats: list[Chat], step: int) -> Table:
-    table = Table("prompt", "greedy", "sampled", title=f"chats at step {step}", show_lines=True)
-    for chat in chats:
-        texts = (chat["prompt"], chat["greedy"], chat["sampled"])
-        table.add_row(*(Text(" ".join(printable(text, _MAX_CHARACTERS).split())) for text in texts))
-    return table
+    texts = [(chat["prompt"], chat["greedy"], chat["sampled"]) for chat in chats]
+    rows = [[" ".join(printable(text, _MAX_CHARACTERS).split()) for text in row] for row in texts]
+    return make_table(["prompt", "greedy", "sampled"], rows, title=f"chats at step {step}", show_lines=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 
 from glmja.files.json_files import write_json
 from glmja.runs.contracts import training_data
 from glmja.runs.run_folder import RunFolder
+from glmja.text.terminal import show
 
 
 class LedgerReport(Callback):
@@ -18,7 +18,7 @@ class LedgerReport(Callback):
         """Prints the table."""
         if trainer.is_global_zero:
             ledger = training_data(trainer).ledger
-            Console().print(ledger.table(), ledger.summary(), sep="\n")
+            show(ledger.table(), ledger.summary())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the files once all checks have passed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
-from rich.table import Table
+
+from glmja.text.terminal import make_table, show
 
 
 class ValidationTable(Callback):
@@ -38,10 +38,8 @@ class ValidationTable(Callback):
 
     @rank_zero_only
     def _print(self, now: dict[str, float], step: int) -> None:
-        table = Table("validation", title="before training" if step == 0 else f"step {step}")
         columns = [self.before, now] if step else [now]
-        for heading in ["before", "now"][-len(columns) :]:
-            table.add_column(heading, justify="right")
-        for name in sorted(now):
-            table.add_row(name, *(f"{column.get(name, float('nan')):.4f}" for column in columns))
-        Console().print(table)
+        headings = ["validation", *["before", "now"][-len(columns) :]]
+        rows = [(name, *(f"{column.get(name, float('nan')):.4f}" for column in columns)) for name in sorted(now)]
+        title = "before training" if step == 0 else f"step {step}"
+        show(make_table(headings, rows, title=title, align="right"))

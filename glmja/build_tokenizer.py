@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.table import Table
-
 from glmja.cli.arguments import files_by_language
 from glmja.cli.command import run_command
 from glmja.families.names import FamilyName
@@ -14,6 +11,7 @@ from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.text.terminal import make_table, show
 from glmja.tokenization import huggingface as fast_tokenizer
 from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -116,21 +114,19 @@ def _refuse(failures: list[str]) -> None:
 
 
 def _print(report: dict[str, Any], reports: dict[str, certificate.TextReport], output: str) -> None:
-    console = Console()
-    table = Table("certificate", "", title=f"Tokenizer in {output}")
-    table.add_row("pieces", f"{report['pieces_before']:,} → {report['pieces_after']:,}")
+    rows = [("pieces", f"{report['pieces_before']:,} → {report['pieces_after']:,}")]
     if report["pieces_already_there"]:
-        table.add_row("already there, ids kept", f"{report['pieces_already_there']:,}")
-    table.add_row("policy", report["policy"])
-    table.add_row("premises of non-interference", report["premises"])
-    table.add_row("Hugging Face files", report["hugging_face_tokenizer"])
-    table.add_row("unreachable pieces", str(report["unreachable_pieces"]))
-    table.add_row(
-        "rejected by the policy", f"{report['rejected_pieces']:,} {' '.join(report['rejected_examples'][:8])}"
-    )
-    console.print(table)
+        rows.append(("already there, ids kept", f"{report['pieces_already_there']:,}"))
+    rows += [
+        ("policy", report["policy"]),
+        ("premises of non-interference", report["premises"]),
+        ("Hugging Face files", report["hugging_face_tokenizer"]),
+        ("unreachable pieces", str(report["unreachable_pieces"])),
+        ("rejected by the policy", f"{report['rejected_pieces']:,} {' '.join(report['rejected_examples'][:8])}"),
+    ]
+    show(make_table(["certificate", ""], rows, title=f"Tokenizer in {output}"))
     if reports:
-        console.print(certificate.as_table(reports, f"Sentences under the policy {report['policy']}"))
+        show(certificate.as_table(reports, f"Sentences under the policy {report['policy']}"))
 
 
 def main(args: list[str] | None = None) -> dict[str, Any]:

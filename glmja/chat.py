@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from glmja.cli.arguments import check_device
 from glmja.cli.command import run_command, with_flags
 from glmja.conversation.formats import TOOL_PROMPT
@@ -24,6 +22,7 @@ from glmja.families.names import FamilyName, PromptFormat
 from glmja.files.json_files import parse_json
 from glmja.modeling.sampling import Sampling
 from glmja.text.printable import printable
+from glmja.text.terminal import show
 from glmja.weights.options import DtypeName
 
 if TYPE_CHECKING:
@@ -176,7 +175,7 @@ def _execute(command: str, text: str, dialogue: Dialogue) -> None:
         case "/help":
             _note(_HELP)
         case "/show":
-            Console().print(dialogue.show(), soft_wrap=True)
+            show(dialogue.show())
         case "/reset":
             dialogue.restart(dialogue.opening)
             _note("new conversation")

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from glmja import build_tokenizer, chat, evaluate, export, fit, resize_embeddings
@@ -20,6 +18,7 @@ from glmja.cli.command import run_command
 from glmja.evaluation.scores import Scores
 from glmja.files.documents import read_documents
 from glmja.files.output_folder import check_free
+from glmja.text.terminal import make_table, show
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -60,7 +59,7 @@ def demo(output: str = "demo", pretrain_steps: int = 200, sft_steps: int = 100, 
     scores = steps.evaluate()
     steps.chat()
     _announce(f"Done in {time.monotonic() - start:.0f} s. Results:")
-    Console().print(_results(Path(output)))
+    show(_results(Path(output)))
     _announce("Training curves and sampled answers:", f"tensorboard --logdir {shlex.quote(str(Path(output)))}")
     return scores
 
@@ -157,7 +156,7 @@ class _Demo:
         model = f"{self.folder}/chat"
         _announce("Chat.", f"python -m glmja.chat --model {shlex.quote(model)}")
         for question in ("こんにちは。", "你好"):
-            Console().print(f"> {question}")
+            show(f"> {question}")
             chat.main(["--model", model, "--prompt", question, "--max_new_tokens", "32", "--seed", "0"])
 
     def _held_out(self) -> list[str]:
@@ -213,24 +212,22 @@ def _split_by_language(path: Path) -> list[str]:
 
 
 def _results(folder: Path) -> Table:
-    table = Table(show_header=False, box=None)
-    for parts, description in (
+    rows = (
         ("chat", "the final model; transformers can load it"),
         ("evaluation/report.html", "its evaluation"),
         ("zero_test/report.html", "Zero compared with its base"),
         ("pretrain, sft", "the runs: curves, sampled answers, checkpoints"),
         ("base, tokenizer, zero, pretrained", "intermediate results"),
-    ):
-        table.add_row(", ".join(escape(str(folder / part)) for part in parts.split(", ")), description)
-    return table
+    )
+    cells = [(", ".join(str(folder / part) for part in parts.split(", ")), description) for parts, description in rows]
+    return make_table(["", ""], cells, frame=False)
 
 
 def _announce(text: str, command: str | None = None) -> None:
     """Prints what comes next, and the command of the same step for the real model."""
-    console = Console()
-    console.print(f"\n[bold]{escape(text)}[/bold]")
+    show(f"\n{text}", style="bold")
     if command:
-        console.print(f"[cyan]$ {escape(command)}[/cyan]", soft_wrap=True)
+        show(f"$ {command}", style="cyan")
 
 
 def main(args: list[str] | None = None) -> Scores:

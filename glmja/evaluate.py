@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
 from glmja.cli.command import run_command
 from glmja.evaluation.scores import Scores, as_json
@@ -19,6 +17,7 @@ from glmja.families.names import FamilyName
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.overlap import Segmentation, segmenter
+from glmja.text.terminal import show
 from glmja.weights.options import DtypeName
 
 if TYPE_CHECKING:
@@ -184,12 +183,11 @@ def _write(output: str, overwrite: bool, scores: Scores, answers: Sequence[Answe
 def _show(scores: Scores, answers: Sequence[Answer], page: Path, retained: Sequence[str]) -> None:
     from glmja.evaluation.tables import tables
 
-    console = Console()
-    console.print(*tables(scores, answers), sep="\n")
+    show(*tables(scores, answers))
     if scores.baseline and not scores.retention:
         languages = " or ".join(retained)
-        console.print(f"retention was not measured: there is no --text of {languages}", style="bold yellow")
-    console.print(f"Report: {page}", markup=False)
+        show(f"retention was not measured: there is no --text of {languages}", style="bold yellow")
+    show(f"Report: {page}")
 
 
 def main(args: list[str] | None = None) -> Scores:

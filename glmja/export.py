@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
-from rich.table import Table
-
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
 from glmja.families.names import FamilyName
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.modeling import model_card
+from glmja.text.terminal import make_table, show
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
 
 if TYPE_CHECKING:
@@ -203,11 +201,12 @@ def _write_report(folder: Path, report: dict[str, Any]) -> None:
 
 
 def _print(report: dict[str, Any], output: str) -> None:
-    table = Table("export", "", title=f"{report['format']} in {output}")
-    for key, value in report.items():
-        if key not in _LONG:
-            table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 1 else str(value))
-    Console().print(table)
+    rows = [
+        (key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 1 else str(value))
+        for key, value in report.items()
+        if key not in _LONG
+    ]
+    show(make_table(["export", ""], rows, title=f"{report['format']} in {output}"))
 
 
 def main(args: list[str] | None = None) -> dict[str, Any]:

@@ -13,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
 from glmja.families.names import FamilyName
@@ -23,6 +20,7 @@ from glmja.families.recognition import load_tokenizer
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.modeling.model_card import zero_card
+from glmja.text.terminal import make_table, show
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor
 from glmja.verification import tokenizer as certificate
@@ -133,10 +131,11 @@ def _policy(tokenizer: str) -> str:
 
 
 def _print(report: dict[str, Any], output: str) -> None:
-    table = Table("check", "", title=f"Zero model in {output}")
-    for key, value in report.items():
-        table.add_row(key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 1 else str(value))
-    Console().print(table)
+    rows = [
+        (key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 1 else str(value))
+        for key, value in report.items()
+    ]
+    show(make_table(["check", ""], rows, title=f"Zero model in {output}"))
 
 
 def main(args: list[str] | None = None) -> dict[str, Any]:

@@ -5,17 +5,16 @@ Models are evaluated one after another, so that only one is in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from glmja.conversation.messages import Message
 from glmja.conversation.replies import Reply, generate
 from glmja.evaluation.likelihood import Distributions, Likelihood, measure
 from glmja.evaluation.tasks import EvalTasks
+from glmja.files.progress import progress
 from glmja.modeling.generation import generate_ids
 from glmja.modeling.loading import load_model
 from glmja.modeling.model_folder import ModelFolder
@@ -76,50 +75,48 @@ class Evaluator:
             ModelError: If a likelihood is not finite.
         """
         tasks, outputs = self.tasks, ModelOutputs(self.name, self.tokenizer)
-        steps: dict[str, Callable[[], None]] = {}
         for lang in tasks.texts:
-            steps[f"likelihood of {lang}"] = partial(self._measure, lang, outputs)
+            self._measure(lang, outputs)
         for lang in tasks.retained:
-            steps[f"continuations of {lang}"] = partial(self._continue, lang, outputs)
+            self._continue(lang, outputs)
         if tasks.questions:
-            steps["answers to the questions"] = partial(self._answer_questions, outputs)
-        for lang in tasks.references:
-            steps[f"answers in {lang}"] = partial(self._answer_references, lang, outputs)
-        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns) as progress:
-            shown = progress.add_task(self.name, total=len(steps))
-            for description, step in steps.items():
-                progress.update(shown, description=f"{self.name}: {description}")
-                step()
-                progress.advance(shown)
+            # one by one: answers are compared id by id, and padding can flip a near tie in 16 bits
+            outputs.answers = self._answer("answers to the questions", tasks.question_prompts(), 1)
+        for lang, references in tasks.references.items():
+            prompts = [reference.prompt for reference in references]
+            outputs.replies[lang] = self._answer(f"answers in {lang}", prompts, tasks.limits.batch_size)
         return outputs
 
     def _measure(self, lang: str, outputs: ModelOutputs) -> None:
         keep = _KEPT_POSITIONS if lang in self.tasks.retained else 0
-        row_len, batch_size = self.tasks.limits.row_len, self.tasks.limits.batch_size
-        outputs.likelihoods[lang], outputs.distributions[lang] = measure(
-            self.model, self.tokenizer, self.tasks.texts[lang], row_len, batch_size, keep
-        )
+        limits, texts = self.tasks.limits, self.tasks.texts[lang]
+        with progress(f"{self.name}: likelihood of {lang}", sum(map(len, texts)), "characters") as advance:
+            outputs.likelihoods[lang], outputs.distributions[lang] = measure(
+                self.model, self.tokenizer, texts, limits.row_len, limits.batch_size, keep, on_characters=advance
+            )
 
     def _continue(self, lang: str, outputs: ModelOutputs) -> None:
         starts = [text[:_START_LEN] for text in self.tasks.texts[lang][:_NUM_CONTINUED]]
         rows = [[*self.tokenizer.prefix_ids, *self.tokenizer.encode(start)] for start in starts]
         sampling, batch_size = Sampling(_CONTINUATION_LEN), self.tasks.limits.batch_size
-        found = generate_ids(self.model, self.tokenizer, rows, sampling, batch_size=batch_size)
+        found = []
+        with progress(f"{self.name}: continuations of {lang}", len(rows), "texts") as advance:
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                found += generate_ids(self.model, self.tokenizer, batch, sampling, batch_size=batch_size)
+                advance(len(batch))
         outputs.continuations[lang] = [continuation.ids for continuation in found]
 
-    def _answer_questions(self, outputs: ModelOutputs) -> None:
-        # one by one: the answers of two models are compared id by id, and padding can flip a near tie in 16 bits
-        outputs.answers = self._answer(self.tasks.question_prompts(), 1)
-
-    def _answer_references(self, lang: str, outputs: ModelOutputs) -> None:
-        prompts = [reference.prompt for reference in self.tasks.references[lang]]
-        outputs.replies[lang] = self._answer(prompts, self.tasks.limits.batch_size)
-
-    def _answer(self, prompts: Sequence[Sequence[Message]], batch_size: int) -> list[Reply]:
+    def _answer(self, what: str, prompts: Sequence[Sequence[Message]], batch_size: int) -> list[Reply]:
         """Answers greedily, in batches of prompts of similar length: a batch takes as long as its longest prompt."""
         order = sorted(range(len(prompts)), key=lambda i: sum(len(message["content"]) for message in prompts[i]))
         sampling = Sampling(self.tasks.limits.max_new_tokens)
-        ordered = [prompts[i] for i in order]
-        replies = generate(self.model, self.tokenizer, ordered, sampling, batch_size=batch_size)
-        return [reply for _, reply in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0])]
+        replies: dict[int, Reply] = {}
+        with progress(f"{self.name}: {what}", len(order), "answers") as advance:
+            for start in range(0, len(order), batch_size):
+                numbers = order[start : start + batch_size]
+                batch = [prompts[i] for i in numbers]
+                found = generate(self.model, self.tokenizer, batch, sampling, batch_size=batch_size)
+                replies.update(zip(numbers, found, strict=True))
+                advance(len(batch))
+        return [replies[i] for i in range(len(prompts))]

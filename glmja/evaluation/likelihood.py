@@ -10,7 +10,7 @@ Dimensions: B rows, T tokens, D width, V vocabulary, N positions, C positions of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -85,6 +85,7 @@ def measure(
     row_len: int,
     batch_size: int,
     keep: int = 0,
+    on_characters: Callable[[int], None] | None = None,
 ) -> tuple[Likelihood, Distributions]:
     """Measures the likelihood of documents.
 
@@ -95,6 +96,7 @@ def measure(
         row_len: Maximum length of a row, in tokens.
         batch_size: Rows per forward pass.
         keep: Minimum number of positions, from the first row on, whose distributions are kept (whole rows).
+        on_characters: Called after each forward pass with the number of characters that it predicted.
 
     Returns:
         The likelihood of all documents, and the distributions that were kept.
@@ -123,6 +125,8 @@ def measure(
             for i, hidden_TD in zip(numbers, hidden_BTD, strict=True):
                 if i < num_kept:  # the state at a position predicts the next token; a view would keep the whole batch
                     states[i] = hidden_TD[num_prefix - 1 : len(block[i]) - 1].to("cpu", copy=True)
+            if on_characters:
+                on_characters(sum(tokenizer.num_characters[token_id] for row in batch for token_id in row[num_prefix:]))
         kept_ids += block[:num_kept]
         kept_states += [states[i] for i in range(num_kept)]
     if not math.isfinite(found.nats):

@@ -10,6 +10,7 @@ from rich.text import Text
 from glmja.evaluation.answers import Answer
 from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Retention, Scores, TextComparison
 from glmja.text.printable import printable
+from glmja.text.terminal import as_text, make_table
 
 _ANSWER_LEN = 80  # characters of an answer that are shown
 _MEASURES = {  # short headers: the table fits into 80 columns
@@ -64,45 +65,40 @@ def _identical(questions: Mapping[str, QuestionComparison]) -> list[Text]:
 
 def _text(text: Mapping[str, TextComparison], names: Sequence[str]) -> Table:
     headers = [f"{measure}\n{name}" for measure in ("bits/char", "tokens/char") for name in names]
-    table = _table("Likelihood of held-out text", ["", "characters", *headers])
+    rows = []
     for lang, found in text.items():
         both = [getattr(found, name) for name in names]
         cells = [f"{getattr(one, key):.3f}" for key in ("bits_per_char", "tokens_per_char") for one in both]
-        table.add_row(lang, f"{found.characters:,}", *cells)
-    return table
+        rows.append([lang, f"{found.characters:,}", *cells])
+    return make_table(["", "characters", *headers], rows, title="Likelihood of held-out text", align="right")
 
 
 def _retention(retention: Retention) -> Table:
-    table = _table("Retention", ["", "change of bits/char", "mean KL, nats/token", "greedy continuations unchanged"])
+    headings = ["", "change of bits/char", "mean KL, nats/token", "greedy continuations unchanged"]
+    rows = []
     for lang, found in retention.languages.items():
         kl = "–" if found.mean_kl_nats is None else f"{found.mean_kl_nats:.4f}"
         share = f"{found.greedy_unchanged:.0%} of {found.greedy_continuations}"
-        table.add_row(lang, f"{found.drift:+.2%}", kl, share)
-    return table
+        rows.append([lang, f"{found.drift:+.2%}", kl, share])
+    return make_table(headings, rows, title="Retention", align="right")
 
 
 def _generation(generation: Mapping[str, ReplyComparison], names: Sequence[str]) -> Table:
-    table = _table("Answers compared with references", ["", "model", "answers", *_MEASURES.values()])
+    rows = []
     for lang, found in generation.items():
         for name in names:
             cells = [f"{getattr(getattr(found, name), key):.2f}" for key in _MEASURES]
-            table.add_row(lang, name, str(found.references), *cells)
-    return table
+            rows.append([lang, name, str(found.references), *cells])
+    headings = ["", "model", "answers", *_MEASURES.values()]
+    return make_table(headings, rows, title="Answers compared with references", align="right")
 
 
 def _questions(answers: Sequence[Answer], names: Sequence[str]) -> Table:
-    table = Table("question", "tokens", *names, title="Eight questions, greedy decoding", show_lines=True)
+    rows = []
     for answer in answers:
         tokens = " → ".join(str(answer.prompt_tokens[name]) for name in names)
-        cells = [Text(" ".join(printable(getattr(answer, name), _ANSWER_LEN).split())) for name in names]
+        cells = [as_text(" ".join(printable(getattr(answer, name), _ANSWER_LEN).split())) for name in names]
         if answer.identical:
             cells[-1] = Text("identical", style="green")
-        table.add_row(Text(answer.prompt), tokens, *cells)
-    return table
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(columns[0], title=title)
-    for column in columns[1:]:
-        table.add_column(column, justify="right")
-    return table
+        rows.append([as_text(answer.prompt), as_text(tokens), *cells])
+    return make_table(["question", "tokens", *names], rows, title="Eight questions, greedy decoding", show_lines=True)

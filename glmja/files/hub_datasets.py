@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from rich.progress import Progress
-
 from glmja.errors import DataError
+from glmja.files.progress import progress
 from glmja.files.records import ROWS_PER_READ, Chunk, row_chunks
 
 
@@ -50,8 +49,9 @@ def read_hub_chunks(
     """
     tables = dataset.select_columns([text_key]).with_format("arrow").iter(ROWS_PER_READ)
     reads = ((table.to_pylist(), table.nbytes) for table in tables)
-    with Progress(disable=description is None) as progress:
-        task = progress.add_task(description or "", total=len(dataset))
+    with progress(description, len(dataset), "rows") as advance:
+        done = 0
         for chunk in row_chunks(origin, reads, lambda num_rows: num_rows):
-            progress.update(task, completed=chunk.done)
+            advance(chunk.done - done)
+            done = chunk.done
             yield chunk

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.progress import Progress
-
 from glmja.errors import DataError
 from glmja.files.json_files import parse_json
+from glmja.files.progress import progress
 from glmja.files.text_lines import decode, open_lines, without_compression
 
 ROWS_PER_READ = 256
@@ -76,15 +75,14 @@ def read_chunks(
             damage are yielded first.
     """
     files = [Path(path) for path in paths]
-    with Progress(disable=description is None) as progress:
-        task = progress.add_task(description or "", total=sum(path.stat().st_size for path in files))
-        done = 0
+    with progress(description, sum(path.stat().st_size for path in files)) as advance:
         for path in files:
+            done = 0
             for chunk in _READERS[without_compression(path).suffix](path, column):
-                progress.update(task, completed=done + chunk.done)
+                advance(chunk.done - done)
+                done = chunk.done
                 yield chunk
-            done += path.stat().st_size
-        progress.update(task, completed=done)
+            advance(path.stat().st_size - done)
 
 
 def records_of(chunk: Chunk) -> Iterator[tuple[str, Any]]:

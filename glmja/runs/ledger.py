@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from glmja.text.terminal import make_table
+
 Count = str | int | float
 
 
@@ -30,12 +32,9 @@ class Ledger:
 
     def table(self) -> Table:
         """Returns a table for the terminal with a column for each source."""
-        table = Table("", title=self.title)
-        for entry in self.entries:
-            table.add_column(_shown(entry["source"]), justify="right")
-        for key in list(self.entries[0])[1:]:
-            table.add_row(key, *(_shown(entry[key]) for entry in self.entries))
-        return table
+        headings = ["", *(_shown(entry["source"]) for entry in self.entries)]
+        rows = [(key, *(_shown(entry[key]) for entry in self.entries)) for key in list(self.entries[0])[1:]]
+        return make_table(headings, rows, title=self.title, align="right")
 
     def markdown(self) -> str:
         """Returns a table for TensorBoard with a column for each source."""

@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from glmja.errors import DataError
+from glmja.files.progress import progress
 from glmja.tokenization.continued_bpe import BARRIER, ContinuedBPE, Ids
 from glmja.tokenization.vocabulary import (
     Piece,
@@ -76,10 +76,12 @@ def learn_pieces(
     costs = [1] * len(base.pieces) + [len(c.encode()) for c in missing]
     trainer = ContinuedBPE(corpus, symbols, costs, distinguishing, lambda piece: is_admissible(piece, policy))
     learnt: list[str] = []
-    for piece, _ in track(trainer.pieces(), "learning pieces", total=num_pieces):
-        learnt.append(piece)
-        if len(learnt) == num_pieces:
-            return learnt
+    with progress("learning pieces", num_pieces, "pieces") as advance:
+        for piece, _ in trainer.pieces():
+            learnt.append(piece)
+            advance(1)
+            if len(learnt) == num_pieces:
+                return learnt
     raise DataError(
         f"the corpus has only {len(learnt)} pieces to add under the policy {policy!r}, fewer than the {num_pieces} "
         "asked for; give a larger `corpus` or a smaller `num_new_pieces`"

@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from glmja.text.terminal import make_table
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import contains_distinguishing
 
@@ -119,13 +120,11 @@ def as_table(reports: dict[str, TextReport], title: str) -> Table:
     `changed` counts sentences whose ids changed, of all and of the protected ones; `lossy` those that
     are not decoded to themselves.
     """
-    table = Table(title=title)
-    table.add_column("text")
-    for heading in ("sentences", "tokens/char", "changed", "protected", "… changed", "lossy"):
-        table.add_column(heading, justify="right")
+    headings = ["text", "sentences", "tokens/char", "changed", "protected", "… changed", "lossy"]
+    rows = []
     for language, report in reports.items():
         rates = report.as_dict()
-        table.add_row(
+        cells = (
             language,
             f"{report.sentences:,}",
             f"{rates['tokens_per_character_before']:.4f} → {rates['tokens_per_character_after']:.4f}",
@@ -134,4 +133,5 @@ def as_table(reports: dict[str, TextReport], title: str) -> Table:
             f"{report.protected_changed:,}",
             f"{report.round_trip_before:,} → {report.round_trip_after:,}",
         )
-    return table
+        rows.append(cells)
+    return make_table(headings, rows, title=title, align="right")

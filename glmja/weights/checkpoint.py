@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from torch import Tensor
 
 from glmja.errors import ModelError
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder
+from glmja.files.progress import progress
 from glmja.weights import chatglm_layout as layout
 from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
@@ -122,16 +122,12 @@ class Checkpoint:
             max_shard_size: Bytes a shard; a larger tensor gets a shard of its own. Shards are written side by side.
         """
         shards = _assign(self.tensors, max_shard_size)
-        columns = (TextColumn("writing weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        with Progress(*columns, TimeRemainingColumn()) as progress:
-            task = progress.add_task("", total=self.num_bytes)
-            with ThreadPoolExecutor(_NUM_WRITERS) as writers:
-                jobs = [
-                    writers.submit(write_safetensors, folder / name, tensors, lambda sent: progress.advance(task, sent))
-                    for name, tensors in shards.items()
-                ]
-                for job in jobs:
-                    job.result()
+        with progress("writing weights", self.num_bytes) as advance, ThreadPoolExecutor(_NUM_WRITERS) as writers:
+            jobs = [
+                writers.submit(write_safetensors, folder / name, tensors, advance) for name, tensors in shards.items()
+            ]
+            for job in jobs:
+                job.result()
         if len(shards) > 1:
             weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": weight_map}

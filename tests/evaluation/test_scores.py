@@ -33,7 +33,7 @@ def test_the_verdict_names_the_worst_language_its_drift_and_the_limit():
 def test_only_what_was_measured_has_a_table():
     assert tables(scores(), []) == []
     text = TextComparison(1, 2, TextScores(1.0, 0.5), TextScores(2.0, 0.5))
-    assert [table.title for table in tables(scores(text={"ja": text}), [])] == ["Likelihood of held-out text"]
+    assert [str(table.title) for table in tables(scores(text={"ja": text}), [])] == ["Likelihood of held-out text"]
 
 
 def test_a_comparison_names_the_baseline_first():

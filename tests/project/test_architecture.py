@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "glmja.weights": "files",
     "glmja.cli": "text files",
     "glmja.families": "files tokenization weights",
-    "glmja.runs": "files tokenization weights families",
+    "glmja.runs": "text files tokenization weights families",
     "glmja.twin": "files tokenization weights families",
     "glmja.modeling": "files tokenization weights families",
     "glmja.conversation": "text tokenization families modeling",
