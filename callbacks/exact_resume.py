@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glmja.errors import ModelError
 from glmja.runs.contracts import TrainingData
+from glmja.runs.manifest import LightningState
 
 RNG = "rng"  # key of the random states in a checkpoint
 
@@ -40,7 +41,7 @@ class ExactResume(Callback):
         self.loaded: RandomState | None = None
         self.validation_is_due = False
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState) -> None:
         """Adds the states of all processes, since DeepSpeed saves only those of the first; and flushes the loggers."""
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
@@ -50,7 +51,7 @@ class ExactResume(Callback):
         for logger in trainer.loggers:  # a resumed run does not log the steps before its checkpoint again
             logger.save()
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState) -> None:
         """Keeps the state of this process until training starts.
 
         Raises:
@@ -86,7 +87,7 @@ class ExactResume(Callback):
             trainer.training = True
 
 
-def _reopen_epoch(checkpoint: dict[str, Any]) -> None:
+def _reopen_epoch(checkpoint: LightningState) -> None:
     """Marks the only epoch of a run as unfinished if the run ended before its data did.
 
     Lightning 2.6 records in the progress of its loops that the epoch is over even if a limit of steps or time or early

@@ -18,6 +18,7 @@ from torch import Tensor
 from glmja.modeling.batch import IGNORE_INDEX, Batch
 from glmja.modeling.contracts import TrainingModule, training_module
 from glmja.modeling.flops import training_flops_per_token
+from glmja.runs.manifest import LightningState
 
 # Dense bf16 TFLOP/s from NVIDIA's data sheets, by a part of the device's name; the first that matches is used.
 PEAK_TFLOPS = {
@@ -84,7 +85,7 @@ class Throughput(Callback):
         """Stops the clock."""
         training_module(pl_module).clock.stop()
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState) -> None:
         """Stops the clock."""
         training_module(pl_module).clock.stop()
 

@@ -1,4 +1,4 @@
-"""Running text for pretraining, packed into full rows."""
+"""Documents for pretraining, packed into full rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from glmja.runs.ledger import Ledger
 
 
 class PackedPretrainingData(RunData[TextSource, TokenStore]):
-    """Packs documents into full rows; the sources alternate by their weights in tokens."""
+    """Packs documents into full rows. Sources alternate in proportion to their weights in tokens."""
 
     store_type = TokenStore
 
@@ -36,28 +36,28 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        """Checks the arguments; nothing is read.
+        """Checks the arguments; reads no data.
 
-        The run is as long as the shortest of `tokens`, `epochs` and `trainer.max_steps`, one epoch if none is given.
+        The run ends at the smallest of `tokens`, `epochs` and `trainer.max_steps`, and after one epoch if none is set.
 
         Args:
-            tokenizer_dir: Folder of the tokenizer; linked to the model's.
-            sources: Where the text comes from.
-            row_len: Tokens a row. Memory grows linearly with it, attention quadratically.
-            batch_size: Rows per device and micro-batch.
-            tokens: Tokens of the run, over all sources and devices.
-            epochs: Length of the run in tokens of all sources together. With weights, sources are read more or less
-                often than that.
-            isolate_documents: Whether documents of one row do not attend to each other.
-            val_share: Share of the documents, at least one, that is held out for validation of each source without
-                `val_files`; 0 holds nothing out.
-            cache_dir: Where tokenised sources are kept.
-            num_workers: Processes that load rows; 0 loads them in the main process.
-            seed: Of the held-out documents and of the order of the others.
+            tokenizer_dir: Folder of the tokenizer; linked to the model folder by `fit`.
+            sources: Sources of the documents.
+            row_len: Number of tokens in a row. Memory grows linearly with it, the cost of attention quadratically.
+            batch_size: Number of rows per device and micro-batch.
+            tokens: Maximum number of tokens of the run, over all sources and devices; unlimited by default.
+            epochs: Length of the run as a multiple of the tokens of all sources together; need not be an integer. With
+                weights, a source may be read more or less often.
+            isolate_documents: Whether to keep documents in a row from attending to each other.
+            val_share: Share of the documents of each source without `val_files`, at least one, that is held out for
+                validation; 0 holds none out.
+            cache_dir: Folder for tokenized sources.
+            num_workers: Number of processes that load rows; 0 loads them in the main process.
+            seed: Random seed of the held-out documents and of the order of the others.
 
         Raises:
             OSError: If a file does not exist.
-            ValueError: If an argument is out of its range, two sources have one name, or only some have a weight.
+            ValueError: If an argument is out of range, two sources have the same name, or only some have a weight.
         """
         super().__init__(tokenizer_dir, cache_dir, num_workers, seed, epochs, val_share)
         if row_len < 2 or batch_size < 1:
@@ -78,7 +78,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         return [TokenStore.of(part, self.tokenizer, self.cache_dir) for part in parts]
 
     def setup(self, stage: str) -> None:
-        """Opens the stores, splits their documents and plans the run.
+        """Opens the stores, splits their documents, and plans the run.
 
         Raises:
             ValueError: If a source has too little text, or the run would have no optimizer step.
@@ -111,8 +111,9 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         self.ledger = self._count(stores, streams, rows, shares, num_rows - num_planned)
 
     def _budget(self, tokens: Sequence[int]) -> tuple[list[float], int]:
-        """Shares of the sources, relative to each other, and rows of the run."""
-        shares = [float(count // self.row_len) for count in tokens]  # so that a pass ends for all at once
+        """Returns the shares of the sources, relative to each other, and the number of rows of the run."""
+        # without weights, all sources complete a pass at the same time
+        shares = [float(count // self.row_len) for count in tokens]
         num_rows = int((self.epochs or 1) * sum(shares))
         if self.sources[0].weight is not None:
             shares = [source.weight or 0.0 for source in self.sources]
@@ -132,7 +133,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         shares: Sequence[float],
         trimmed: int,
     ) -> Ledger:
-        """The ledger, whose sums are asserted."""
+        """Returns the ledger; asserts that its sums agree."""
         entries = []
         rows_of = np.bincount(rows.sources, minlength=len(stores))
         for source, store, stream, num_rows, share in zip(self.sources, stores, streams, rows_of, shares, strict=True):

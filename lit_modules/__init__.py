@@ -1,4 +1,4 @@
-"""Losses, optimizers and what they train."""
+"""Training modules, the ZeRO-2 strategy, and checkpoints."""
 
 from lit_modules.base import PackedPretraining, PaddedSFT
 from lit_modules.checkpoint_folder import CheckpointFolders

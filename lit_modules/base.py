@@ -25,6 +25,7 @@ from glmja.modeling.training_clock import TrainingClock
 from glmja.runs import manifest
 from glmja.runs.contracts import data_fingerprint, training_data
 from glmja.runs.identity import RunIdentity
+from glmja.runs.manifest import LightningState
 from glmja.weights.options import DtypeName
 from lit_modules.checkpoint_folder import check_resumed
 from lit_modules.gradient_steps import GradientSteps
@@ -257,7 +258,7 @@ class GLMModule(LightningModule, TrainingModule):
             tuning=self.tuning,
         )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: LightningState) -> None:
         """Removes the frozen weights from a checkpoint, and adds the identity of the run."""
         identity = self.identity(self.trainer)
         trainable = dict(identity.trainable or ())

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer import Trainer
 from glmja.errors import ModelError
 from glmja.runs import manifest
 from glmja.runs.identity import RunIdentity
-from glmja.runs.manifest import Manifest
+from glmja.runs.manifest import LightningState, Manifest
 from glmja.runs.run_folder import RunFolder
 from lit_modules.first_rank import on_first_rank
 
@@ -51,7 +51,7 @@ class CheckpointFolders(CheckpointIO):
         """
         return on_first_rank(lambda: (Path(path), manifest.read(path, verify=Path(path) != self.verified)))
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: LightningState, path: str | Path, storage_options: Any | None = None) -> None:
         """Saves a checkpoint; Lightning calls it in the first process only.
 
         Args:
@@ -74,7 +74,7 @@ class CheckpointFolders(CheckpointIO):
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    ) -> LightningState:
         """Verifies a checkpoint, then loads it without running code.
 
         Args:
@@ -99,7 +99,7 @@ class CheckpointFolders(CheckpointIO):
         manifest.remove(path)
 
 
-def saved_identity(checkpoint: dict[str, Any]) -> RunIdentity:
+def saved_identity(checkpoint: LightningState) -> RunIdentity:
     """Returns the identity in what Lightning saves; that of no run if there is none."""
     return RunIdentity.from_json(checkpoint.get(manifest.IDENTITY_KEY, {}))
 

@@ -1,43 +1,32 @@
-"""Validation over several sources of text, each in one language."""
+"""Metrics of several validation sources, each in one language."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, SumMetric
 
-
-class Source(Protocol):
-    """What is to be known of a source."""
-
-    @property
-    def name(self) -> str:
-        """As in `val/NAME/loss`."""
-
-    @property
-    def lang(self) -> str:
-        """As in `val/LANG/bits_per_char`."""
+from glmja.runs.contracts import ValidationSource
 
 
 class ValidationMetrics(nn.Module):
     """Loss of each source and bits per character of each language, over all batches and ranks.
 
-    Means are over tokens and characters, not over batches. Losses of a token cannot be compared between tokenizers,
-    bits per character can.
+    Means are over tokens and characters, not over batches. Losses per token are not comparable across tokenizers, bits
+    per character are.
     """
 
     characters_per_id: Tensor
 
-    def __init__(self, sources: Sequence[Source], num_characters: Sequence[int]) -> None:
-        """Starts empty.
+    def __init__(self, sources: Sequence[ValidationSource], num_characters: Sequence[int]) -> None:
+        """Creates empty metrics.
 
         Args:
-            sources: In the order of the loaders.
-            num_characters: What each id writes, as `GLMTokenizer.num_characters`.
+            sources: Sources in the order of the validation loaders.
+            num_characters: Number of characters of each id, as `GLMTokenizer.num_characters`.
         """
         super().__init__()
         self.sources = sources
@@ -45,21 +34,21 @@ class ValidationMetrics(nn.Module):
         self.losses = [MeanMetric() for _ in sources]
         self.bits = [SumMetric() for _ in self.langs]
         self.characters = [SumMetric() for _ in self.langs]
-        # moves them to the model's device; a ModuleDict would not take every name
+        # a ModuleList moves them to the model's device; a ModuleDict does not accept every name
         self.metrics = nn.ModuleList([*self.losses, *self.bits, *self.characters])
         self.register_buffer("characters_per_id", torch.tensor(num_characters), persistent=False)
 
-    def update(self, number: int, total: Tensor, labels_N: Tensor) -> None:
-        """Adds a batch of one source: its summed loss in nats, and the labels that it was summed over."""
-        if labels_N.numel() == 0:
+    def update(self, number: int, total: Tensor, targets_N: Tensor) -> None:
+        """Adds a batch of one source: its summed loss in nats, and the target tokens that it was summed over."""
+        if targets_N.numel() == 0:
             return
         lang = self.langs.index(self.sources[number].lang)
-        self.losses[number].update(total / labels_N.numel(), weight=labels_N.numel())
+        self.losses[number].update(total / targets_N.numel(), weight=targets_N.numel())
         self.bits[lang].update(total / math.log(2))
-        self.characters[lang].update(self.characters_per_id[labels_N].sum())
+        self.characters[lang].update(self.characters_per_id[targets_N].sum())
 
     def compute(self) -> dict[str, Tensor]:
-        """`val/NAME/loss` in nats per token, and `val/LANG/bits_per_char`."""
+        """Returns `val/NAME/loss` in nats per token, and `val/LANG/bits_per_char`."""
         values = {
             f"val/{source.name}/loss": loss.compute() for source, loss in zip(self.sources, self.losses, strict=True)
         }
@@ -68,6 +57,6 @@ class ValidationMetrics(nn.Module):
         return values
 
     def reset(self) -> None:
-        """Starts again."""
+        """Empties the metrics."""
         for metric in [*self.losses, *self.bits, *self.characters]:
             metric.reset()

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from glmja.errors import ModelError
 from glmja.runs import manifest
+from glmja.runs.manifest import LightningState
 from glmja.runs.run_folder import RunFolder
 from lit_modules.checkpoint_folder import CheckpointFolders, saved_identity
 from lit_modules.first_rank import on_first_rank
@@ -98,7 +99,7 @@ class ZeRO2(DeepSpeedStrategy):
         """Runs the backward pass without DeepSpeed's division: Lightning has divided by `accumulate_grad_batches`."""
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: LightningState, filepath: str | Path, storage_options: Any = None) -> None:
         """Saves a folder that is complete or absent. All processes write to one file system.
 
         Raises:
@@ -115,7 +116,7 @@ class ZeRO2(DeepSpeedStrategy):
         self.barrier()
         on_first_rank(lambda: manifest.complete(partial, final, checkpoint["global_step"], saved_identity(checkpoint)))
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> LightningState:
         """Verifies a checkpoint, then loads it.
 
         DeepSpeed unpickles whatever the files hold: resume only from your own checkpoints.

@@ -1,7 +1,8 @@
-"""Conversations into micro-batches that are full: of similar lengths, or packed.
+"""Groups conversations into micro-batches with little padding: by length, or packed.
 
-A micro-batch is sized in tokens, not in conversations, so that short ones do not starve the device. Nothing is dropped
-to make the numbers come out: where ranks and accumulation ask for more micro-batches, large ones are halved.
+The size of a micro-batch is a number of tokens, not of conversations, so that short conversations still use the device
+fully. No conversation is dropped to reach a number of micro-batches that ranks and accumulation divide: large
+micro-batches are halved instead.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ MicroBatch = list[Row]
 
 
 def group_by_length(lengths: Numbers, tokens: int, multiple: int, rng: np.random.Generator) -> list[MicroBatch]:
-    """One conversation a row, rows of similar lengths together.
+    """Groups conversations of similar lengths, one per row.
 
     Args:
-        lengths: Tokens of each conversation.
-        tokens: Most tokens of a micro-batch, padding included.
-        multiple: Widths are rounded up to one of it.
-        rng: Decides the order among equal widths.
+        lengths: Number of tokens of each conversation.
+        tokens: Maximum number of tokens of a micro-batch, including padding.
+        multiple: Widths are rounded up to a multiple of this number.
+        rng: Random generator of the order among equal widths.
 
     Returns:
         Micro-batches, widest first.
@@ -42,13 +43,16 @@ def group_by_length(lengths: Numbers, tokens: int, multiple: int, rng: np.random
 
 
 def pack_whole(lengths: Numbers, tokens: int, row_len: int, rng: np.random.Generator) -> list[MicroBatch]:
-    """Several whole conversations a row, as many as fit.
+    """Packs several whole conversations into each row.
 
     Args:
-        lengths: Tokens of each conversation, `row_len` at most.
-        tokens: Most tokens of a micro-batch.
-        row_len: Tokens of a row.
-        rng: Decides which conversations of equal length lie together, and the order of rows.
+        lengths: Number of tokens of each conversation, at most `row_len`.
+        tokens: Maximum number of tokens of a micro-batch.
+        row_len: Maximum number of tokens of a row.
+        rng: Random generator of the order of rows, and of which conversations of equal length share a row.
+
+    Returns:
+        Micro-batches.
     """
     order = rng.permutation(len(lengths))
     bins = best_fit_decreasing(lengths[order], row_len)
@@ -62,10 +66,13 @@ def split_to_multiple(batches: Sequence[MicroBatch], multiple: int) -> list[Micr
 
     Args:
         batches: Micro-batches; those that are not halved keep their order.
-        multiple: Ranks times micro-batches of an optimizer step.
+        multiple: Number of ranks times number of micro-batches of an optimizer step.
+
+    Returns:
+        Micro-batches, a multiple of that number.
 
     Raises:
-        ValueError: If there are fewer conversations than that.
+        ValueError: If there are fewer conversations than that number.
     """
     num_conversations = sum(len(row) for batch in batches for row in batch)
     if num_conversations < multiple:
@@ -94,9 +101,9 @@ def _halves(batch: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
 
 
 def shuffle_groups(batches: Sequence[MicroBatch], world_size: int, rng: np.random.Generator) -> list[MicroBatch]:
-    """Shuffles micro-batches, but those that the ranks take at one time stay together.
+    """Shuffles micro-batches in groups of `world_size`, which the ranks process at the same time.
 
-    They are of similar lengths, so that no rank waits long for another.
+    The micro-batches of a group have similar lengths, so that no rank waits long for another.
     """
     groups = rng.permutation(len(batches) // world_size)
     return [batches[int(group) * world_size + rank] for group in groups for rank in range(world_size)]

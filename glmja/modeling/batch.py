@@ -1,4 +1,4 @@
-"""The one corridor between data and training."""
+"""The batch: what data modules give to training modules."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ IGNORE_INDEX = -100  # `torch.nn.functional.cross_entropy` skips these labels by
 
 
 class Batch(TypedDict):
-    """B rows of T tokens, right-padded. `labels` are not shifted: the loss shifts them."""
+    """B rows of T tokens, padded on the right. `labels` are not shifted: the loss shifts them."""
 
     input_ids: Tensor  # (B, T) int64, in [0, len(tokenizer))
-    labels: Tensor  # (B, T) int64, `IGNORE_INDEX` where nothing is to be learnt
-    position_ids: Tensor  # (B, T) int64, from 0 at each document: `transformers` isolates documents by them
-    lengths: Tensor  # (B,) int64, tokens of each row without its padding
-    mean_target_tokens: Tensor  # () float32, learnt tokens a micro-batch, a mean over its optimizer step on all ranks
+    labels: Tensor  # (B, T) int64, `IGNORE_INDEX` at positions that are not target tokens
+    position_ids: Tensor  # (B, T) int64, restarting at each document, by which `transformers` isolates documents
+    lengths: Tensor  # (B,) int64, tokens of each row without padding
+    mean_target_tokens: Tensor  # () float32, target tokens per micro-batch of the optimizer step, mean over all ranks
 
 
 def pad_sequences(

@@ -1,11 +1,11 @@
-"""The loss of the next token, without the logits.
+"""Cross entropy of the next token, computed without holding all logits.
 
-The logits are the largest tensor of training: 8,192 tokens on 78,592 rows take 2.6 GB in fp32, and plain code holds
-them more than once. Here the head is applied to learnt positions only, a chunk at a time, and the gradients of a chunk
-are computed in its forward pass, while its logits are there; the backward pass only scales them. The price: gradients
-are computed even if the loss is never differentiated, unless autograd is off.
+The logits are the largest tensor of training: for 8,192 tokens and 78,592 vocabulary entries they take 2.6 GB in fp32,
+and plain code holds them more than once. Here the head is applied to target positions only, chunk by chunk, and the
+gradients of a chunk are computed in the forward pass, while its logits exist; the backward pass only scales them. The
+price: gradients are computed even if the loss is never differentiated, unless autograd is off.
 
-Dimensions: B rows, T tokens, D width, V vocabulary, N learnt positions, C positions of a chunk
+Dimensions: B rows, T tokens, D width, V vocabulary, N target positions, C positions of a chunk
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from glmja.modeling.batch import IGNORE_INDEX
 def next_token_loss(
     hidden_BTD: Tensor, head_VD: Tensor, labels_BT: Tensor, chunk_len: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the next tokens, summed, and the labels that it was summed over.
+    """Sums the cross entropy of the next token over all target tokens.
 
     Args:
         hidden_BTD: Last hidden states, after the final norm.
-        head_VD: The output embeddings.
-        labels_BT: Ids, not shifted; `IGNORE_INDEX` where nothing is to be learnt.
-        chunk_len: Positions whose logits are held at a time.
+        head_VD: Output embeddings.
+        labels_BT: Token ids, not shifted; `IGNORE_INDEX` at positions that are not target tokens.
+        chunk_len: Number of positions whose logits are held at a time.
 
     Returns:
-        The sum in nats (0 if nothing is to be learnt), fp32 or wider; and the learnt labels, (N,).
+        The sum in nats (0 without target tokens), in fp32 or wider, and the target tokens, (N,).
     """
     targets_BT = labels_BT[:, 1:]
-    learnt_BT = targets_BT != IGNORE_INDEX
-    targets_N = targets_BT[learnt_BT]
+    is_target_BT = targets_BT != IGNORE_INDEX
+    targets_N = targets_BT[is_target_BT]
     device = hidden_BTD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_BTD.dtype
-    total: Tensor = _SummedCrossEntropy.apply(hidden_BTD[:, :-1][learnt_BT], head_VD, targets_N, chunk_len, dtype)
+    total: Tensor = _SummedCrossEntropy.apply(hidden_BTD[:, :-1][is_target_BT], head_VD, targets_N, chunk_len, dtype)
     return total, targets_N
 
 
@@ -51,8 +51,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         ctx.dtypes = hidden_ND.dtype, head_VD.dtype
         hidden_ND, head_VD = hidden_ND.to(dtype), head_VD.to(dtype)
-        wide = torch.promote_types(dtype, torch.float32)  # 16 bits lose the tail of the softmax
-        # autocast would cast the head anew for each chunk, and take products with `out=` for fp32
+        wide = torch.promote_types(dtype, torch.float32)  # 16 bits round the tail of the softmax to zero
+        # autocast would cast the head again for each chunk, and does not apply to products with `out=`
         with torch.autocast(hidden_ND.device.type, enabled=False):
             return _SummedCrossEntropy._sum(ctx, hidden_ND, head_VD, targets_N, chunk_len, wide)
 
@@ -71,7 +71,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             total += (log_norm_C1 - logits_CV.gather(1, targets_C1)).sum()
             if grad_hidden_ND is None and grad_head_VD is None:
                 continue
-            # the gradient of the logits, in their place: softmax minus one-hot
+            # gradient of the logits, written over them: softmax minus one-hot
             grad_CV = logits_CV.sub_(log_norm_C1).exp_()
             grad_CV.scatter_add_(1, targets_C1, torch.full_like(log_norm_C1, -1.0))
             grad_CV = grad_CV.to(hidden_ND.dtype)

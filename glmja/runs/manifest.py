@@ -27,6 +27,8 @@ from glmja.runs.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
+LightningState = dict[str, Any]  # what Lightning saves and loads
+
 IDENTITY_KEY = "glmja_facts"  # of the identity in the dictionary that Lightning saves
 FORMAT = 2  # increases when the format changes
 NAME = RunFolder.MANIFEST

@@ -47,13 +47,15 @@ def steps(folder):
 @pytest.mark.parametrize(
     ("every", "max_steps", "expected"), [(2, 4, [0, 2, 4]), (3, 5, [0, 3, 5]), (9, 2, [0, 2]), (1, 2, [0, 1, 2])]
 )
-def test_it_asks_before_training_every_n_optimizer_steps_and_at_the_end(zero_dir, tmp_path, every, max_steps, expected):
+def test_it_samples_before_training_every_n_optimizer_steps_and_at_the_end(
+    zero_dir, tmp_path, every, max_steps, expected
+):
     fit(zero_dir, tmp_path, sampler(every_n_steps=every), max_steps=max_steps, accumulate_grad_batches=3)
     assert steps(tmp_path) == expected
     assert list(scalars(tmp_path, "chat/repetition")) == expected
 
 
-def test_an_answer_is_what_the_model_says_at_that_step(zero_dir, tmp_path):
+def test_answers_are_those_of_the_model_at_that_step(zero_dir, tmp_path):
     module = fit(zero_dir, tmp_path, sampler(seed=7, system="短く。"), max_steps=2)
     for kind, do_sample in (("greedy", False), ("sampled", True)):
         prompts = [[{"role": "system", "content": "短く。"}, {"role": "user", "content": prompt}] for prompt in TWO]
@@ -65,14 +67,14 @@ def test_an_answer_is_what_the_model_says_at_that_step(zero_dir, tmp_path):
     assert chats(tmp_path)[0]["greedy"] != chats(tmp_path)[-2]["greedy"]
 
 
-def test_training_does_not_notice(zero_dir, tmp_path):
+def test_sampling_does_not_change_training(zero_dir, tmp_path):
     watched = fit(zero_dir, tmp_path / "a", sampler(every_n_steps=1))
     alone = fit(zero_dir, tmp_path / "b")
     for (name, one), other in zip(watched.named_parameters(), alone.parameters(), strict=True):
         assert torch.equal(one, other), name
 
 
-def test_everything_is_in_tensorboard(zero_dir, tmp_path):
+def test_answers_and_metrics_are_logged_to_tensorboard(zero_dir, tmp_path):
     fit(zero_dir, tmp_path, sampler(), max_steps=2)
     log = events(tmp_path)
     tags = [f"chat/{number:02} {prompt}/text_summary" for number, prompt in enumerate(TWO, start=1)]
@@ -87,12 +89,12 @@ def test_everything_is_in_tensorboard(zero_dir, tmp_path):
     assert scalars(tmp_path, "chat/repetition")[2] == pytest.approx(repetition)
 
 
-def test_without_japanese_questions_there_is_no_share_of_chinese_in_japanese(zero_dir, tmp_path):
+def test_without_japanese_prompts_the_simplified_share_is_not_logged(zero_dir, tmp_path):
     fit(zero_dir, tmp_path, sampler(prompts=["你好"]), max_steps=1)
     assert "chat/ja_simplified_share" not in events(tmp_path).Tags()["scalars"]
 
 
-def test_a_resumed_run_asks_no_step_twice_and_forgets_what_was_not_kept(zero_dir, tmp_path):
+def test_a_resumed_run_samples_no_step_twice_and_removes_answers_after_the_checkpoint(zero_dir, tmp_path):
     keep = ModelCheckpoint(tmp_path / "checkpoints", filename="{step}", every_n_train_steps=2, save_top_k=-1)
     fit(zero_dir, tmp_path, sampler(every_n_steps=1), keep, max_steps=5, enable_checkpointing=True)
     assert steps(tmp_path) == [0, 1, 2, 3, 4, 5]
@@ -140,13 +142,13 @@ def test_other_processes_generate_and_write_nothing(zero_dir, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_it_asks_in_the_precision_of_training(zero_dir, tmp_path, precision):
+def test_it_samples_in_the_precision_of_training(zero_dir, tmp_path, precision):
     fit(zero_dir, tmp_path, sampler(), max_steps=1, precision=precision)
     assert steps(tmp_path) == [0, 1]
 
 
 @given(TEXT_WITH_CONTROL_NAMES)
-def test_nothing_that_a_model_says_is_markup(text):
+def test_no_answer_contains_markup(text):
     shown = markdown_to_safe_html(as_markdown(text))
     inner = re.sub(r"<br\s*/?>|</?p>", "\n", shown)
     assert "<" not in inner
@@ -167,7 +169,7 @@ def test_markup_is_shown_as_it_is_written(text):
     assert html.unescape(re.sub(r"<.*?>", "", shown)).split() == text.split() or "\n" in text
 
 
-def test_what_japanese_and_emoji_need_is_shown():
+def test_characters_of_japanese_and_emoji_are_kept():
     assert as_markdown("\u3000段落\n👩\u200d👧\tか\u202eな") == "\u3000段落<br>👩\u200d👧 か\ufffdな"
 
 
@@ -175,7 +177,7 @@ def test_a_long_answer_is_cut():
     assert as_markdown("あ" * 5000) == "あ" * 2000 + "…"
 
 
-def test_the_language_of_a_question_is_seen():
+def test_the_language_of_a_prompt_is_recognized():
     assert [language_of(prompt) for prompt in QUESTIONS] == ["zh"] * 2 + ["ja"] * 6
     assert language_of("Who are you?") == "other"
 
@@ -189,13 +191,13 @@ def test_the_language_of_a_question_is_seen():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_divided_weights_are_refused(strategy, shown):
+def test_sharded_weights_are_refused(strategy, shown):
     with pytest.raises(ValueError, match=f"must hold all weights; under {shown} it does not: remove the callback"):
         ChatSampler().setup(SimpleNamespace(strategy=strategy), None, "fit")
 
 
 @pytest.mark.parametrize("strategy", [DeepSpeedStrategy(stage=2), DeepSpeedStrategy(config={}), DDPStrategy()])
-def test_whole_weights_are_accepted(strategy):
+def test_strategies_with_complete_weights_are_accepted(strategy):
     ChatSampler().setup(SimpleNamespace(strategy=strategy), None, "fit")
 
 

@@ -18,7 +18,7 @@ VALUES = [float("nan"), float("inf"), -float("inf")]
 
 
 class Diverging(TinyRun):
-    """Its loss is multiplied at some micro-batches, and the weights after each optimizer step are kept."""
+    """Multiplies the loss of some micro-batches, and keeps the weights after each optimizer step."""
 
     def __init__(self, folder, bad, value):
         super().__init__(folder)
@@ -50,7 +50,7 @@ def kept(tmp_path):
 
 @pytest.mark.parametrize("clip", [{}, {"gradient_clip_val": 0.5}, {"gradient_clip_val": 0.5, "gradient_clip_algorithm": "value"}])  # fmt: skip  # noqa: E501
 @pytest.mark.parametrize("value", VALUES)
-def test_a_step_whose_loss_is_not_finite_changes_no_weight_and_is_told(zero_dir, tmp_path, caplog, value, clip):
+def test_a_step_whose_loss_is_not_finite_changes_no_weight_and_is_logged(zero_dir, tmp_path, caplog, value, clip):
     module = Diverging(zero_dir, {5}, value)
     trainer = make_trainer(tmp_path, [NonFiniteGuard()], accumulate_grad_batches=2, **clip)
     trainer.fit(module, loader(BATCHES))
@@ -78,7 +78,7 @@ def test_a_step_that_is_skipped_leaves_the_optimizer_as_it_was(zero_dir, tmp_pat
     assert not torch.equal(states[2]["exp_avg"], states[3]["exp_avg"])
 
 
-def test_gradients_that_are_not_finite_are_told_with_all_batches_of_the_step(zero_dir, tmp_path, caplog):
+def test_all_batches_of_a_step_whose_gradients_are_not_finite_are_logged(zero_dir, tmp_path, caplog):
     module = Diverging(zero_dir, (), 1)
     make_trainer(tmp_path, [NonFiniteGuard(), BadGradient(1)], accumulate_grad_batches=2).fit(module, loader(BATCHES))
     assert torch.equal(module.weights[0], module.weights[1]) and not torch.equal(*module.weights[1:3])
@@ -95,7 +95,7 @@ def test_three_skipped_steps_in_a_row_end_the_run_and_two_do_not(zero_dir, tmp_p
     assert len(kept(tmp_path)) == 14
 
 
-def test_a_resumed_run_goes_on_counting(zero_dir, tmp_path):
+def test_a_resumed_run_continues_counting(zero_dir, tmp_path):
     before, after = NonFiniteGuard(max_skipped=2), NonFiniteGuard(max_skipped=2)
     make_trainer(tmp_path, [before], max_steps=3).fit(Diverging(zero_dir, {2}, float("nan")), loader(BATCHES))
     after.load_state_dict(json.loads(json.dumps(before.state_dict())))
@@ -126,7 +126,7 @@ def test_a_rank_counts_the_skipped_steps_of_another(zero_dir, tmp_path, monkeypa
         make_trainer(tmp_path, [NonFiniteGuard()]).fit(Diverging(zero_dir, {0, 1, 2}, float("nan")), loader(BATCHES))
 
 
-def test_ids_without_a_piece_do_not_hide_what_happened(zero_dir, tmp_path, tokenizer):
+def test_a_batch_with_ids_beyond_the_vocabulary_is_kept(zero_dir, tmp_path, tokenizer):
     batch = make_batch(0)
     batch["input_ids"][0, 3] = len(tokenizer)  # the embeddings have a few rows more
     make_trainer(tmp_path, [NonFiniteGuard()], max_steps=1).fit(Diverging(zero_dir, {0}, float("nan")), loader([batch]))
@@ -134,7 +134,7 @@ def test_ids_without_a_piece_do_not_hide_what_happened(zero_dir, tmp_path, token
 
 
 @pytest.mark.parametrize(("bad", "files"), [(71, ["step=36_batch=71_rank=0.txt"]), (51, [])])  # 26 steps are too few
-def test_a_loss_that_leaps_is_told_and_nothing_is_skipped_for_it(zero_dir, tmp_path, caplog, bad, files):
+def test_a_loss_spike_is_logged_and_its_step_is_not_skipped(zero_dir, tmp_path, caplog, bad, files):
     module = Diverging(zero_dir, {bad}, 1e4)
     options = {"max_steps": 36, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
     make_trainer(tmp_path, [NonFiniteGuard()], **options).fit(module, loader([make_batch(i % 7) for i in range(72)]))
@@ -147,7 +147,7 @@ def test_a_loss_that_leaps_is_told_and_nothing_is_skipped_for_it(zero_dir, tmp_p
 
 
 @pytest.mark.parametrize("bad", [{"max_skipped": 0}, {"spike_deviations": 0.0}])
-def test_what_ends_a_run_must_be_positive(bad):
+def test_the_limits_must_be_positive(bad):
     with pytest.raises(
         ValueError, match=r"NonFiniteGuard: max_skipped \(\d\) must be at least 1 and spike_deviations \("
     ):

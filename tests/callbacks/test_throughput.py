@@ -9,7 +9,7 @@ from tests.support.tiny_run import TinyRun, events, loader, make_batch, make_tra
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
 
 class TakesTime(Callback):
-    """A second for each micro-batch, and 100 for validating and for saving."""
+    """Takes a second for each micro-batch, and 100 for validation and for saving."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -41,7 +41,7 @@ class TakesTime(Callback):
         self.clock.now += 100
 
 
-def test_speed_is_tokens_of_text_over_the_time_of_training(zero_dir, tmp_path, clock):
+def test_speed_is_the_number_of_tokens_divided_by_the_time_of_training(zero_dir, tmp_path, clock):
     batches = [make_batch(i, lengths=[16, 8], num_prompt=4) for i in range(8)]
     trainer = make_trainer(
         tmp_path, [Throughput(peak_tflops=1e-3), TakesTime(clock)], accumulate_grad_batches=2, log_every_n_steps=2,
@@ -84,7 +84,7 @@ def test_attention_is_counted_within_documents():
     assert count_tokens(batch).tolist() == [16, 12, 11, 5**2 + 7**2]
 
 
-def test_nothing_is_logged_when_nothing_is_to_be(zero_dir, tmp_path):
+def test_nothing_is_logged_if_logging_is_off(zero_dir, tmp_path):
     make_trainer(tmp_path, [Throughput()], max_steps=2, log_every_n_steps=0).fit(
         TinyRun(zero_dir), loader([make_batch(0)])
     )
@@ -108,6 +108,6 @@ def test_peaks_are_of_dense_matrices(monkeypatch, name, peak):
     assert known_peak_tflops(torch.device("cuda")) == peak
 
 
-def test_a_peak_is_positive():
+def test_a_peak_must_be_positive():
     with pytest.raises(ValueError, match=r"peak_tflops \(0\) must be positive"):
         Throughput(peak_tflops=0)

@@ -63,7 +63,7 @@ def scalars(folder, tag):
     return [event.value for event in events.Scalars(tag)]
 
 
-def test_japanese_is_learnt(run):
+def test_training_lowers_the_loss_on_japanese(run):
     _, folder = run
     japanese = scalars(folder, "val/ja/bits_per_char")
     assert len(japanese) == 4  # before training, and three validations
@@ -72,7 +72,7 @@ def test_japanese_is_learnt(run):
     assert sum(training[-5:]) < sum(training[:5]) - 2.5
 
 
-def test_everything_of_a_run_is_in_its_folder(run):
+def test_all_files_of_a_run_are_in_its_folder(run):
     _, folder = run
     assert {p.name for p in folder.iterdir()} == {"config.yaml", "checkpoints", "tensorboard", "ledger.json"}
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step=30.ckpt"]
@@ -81,7 +81,7 @@ def test_everything_of_a_run_is_in_its_folder(run):
     assert expected | {"train/loss", "train/grad_norm", "lr-AdamW"} <= set(logged)
 
 
-def test_a_checkpoint_holds_what_trains_and_nothing_else(run):
+def test_a_checkpoint_holds_the_trainable_parameters_only(run):
     trainer, folder = run
     checkpoint = torch.load(folder / "checkpoints" / "step=30.ckpt" / "state.ckpt", weights_only=True)
     trainable = [name for name, p in trainer.lightning_module.named_parameters() if p.requires_grad]
@@ -90,7 +90,7 @@ def test_a_checkpoint_holds_what_trains_and_nothing_else(run):
     assert not any("gate_up_proj.base_layer" in name for name in checkpoint["state_dict"])
 
 
-def test_the_frozen_weights_did_not_move(run, zero_dir):
+def test_frozen_weights_do_not_change(run, zero_dir):
     trainer, _ = run
     trained = trainer.lightning_module.model.get_base_model().state_dict()
     for name, weight in load_model(zero_dir, torch.float32).state_dict().items():
@@ -106,14 +106,14 @@ def test_bits_per_character_is_the_loss_of_the_held_out_text_over_its_characters
     nats, characters = 0.0, 0
     with torch.no_grad():
         for batch in trainer.datamodule.val_dataloader()[0]:
-            total, learnt = module.loss(batch)
+            total, targets = module.loss(batch)
             nats += total.item()
-            characters += sum(tokenizer.num_characters[j] for j in learnt.tolist())
+            characters += sum(tokenizer.num_characters[j] for j in targets.tolist())
     expected = nats / torch.log(torch.tensor(2.0)).item() / characters
     assert scalars(folder, "val/ja/bits_per_char")[-1] == pytest.approx(expected, rel=1e-4)
 
 
-def test_more_epochs_lengthen_a_run(zero_dir, tmp_path):
+def test_a_finished_run_can_be_extended_by_more_epochs(zero_dir, tmp_path):
     args = run_args(zero_dir, tmp_path, **{"trainer.max_steps": -1})
     first = fit.main([*args, "--data.init_args.epochs=0.2"]).global_step
     assert fit.main([*args, "--data.init_args.epochs=0.4", "--ckpt_path=last"]).global_step == 2 * first
@@ -192,7 +192,7 @@ def test_there_must_be_a_checkpoint_to_resume_from(zero_dir, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_checkpoint_is_refused_or_passed_over(run, zero_dir, tmp_path, capsys, caplog):
+def test_a_damaged_checkpoint_is_refused_by_path_and_skipped_by_last(run, zero_dir, tmp_path, capsys, caplog):
     _, folder = run
     checkpoints = tmp_path / "run" / "checkpoints"
     shutil.copytree(folder / "checkpoints", checkpoints)
@@ -224,7 +224,7 @@ def test_a_source_must_fill_a_row(zero_dir, tmp_path, capsys):
     assert "source 'two' holds fewer than row_len (128) tokens to train on; give more text or shorter rows" in line
 
 
-def test_a_port_that_is_taken_is_refused(zero_dir, tmp_path, capsys, monkeypatch):
+def test_a_port_that_is_in_use_is_refused(zero_dir, tmp_path, capsys, monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -253,7 +253,7 @@ def test_every_stack_of_configs_parses(recipe, preset):
 
 
 @pytest.mark.parametrize("config", RECIPES + PRESETS, ids=lambda path: path.stem)
-def test_every_configuration_tells_its_story(config):
+def test_every_configuration_states_its_command_needs_and_expected_result(config):
     story = [line for line in config.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     for word in ("python -m glmja.", "# Needs   ", "# Expect  "):
         assert any(word in line for line in story)
@@ -267,7 +267,7 @@ def test_the_command_line_explains_the_arguments_of_a_module():
 
 
 @pytest.mark.slow
-def test_real_text_is_learnt_with_the_real_tokenizers(data, tmp_path):
+def test_training_on_real_text_with_the_real_tokenizers_lowers_the_loss(data, tmp_path):
     """The same command on a Zero model of ChatGLM3's own vocabulary and layout."""
     from glmja import build_tokenizer, resize_embeddings
 
@@ -289,7 +289,7 @@ def test_real_text_is_learnt_with_the_real_tokenizers(data, tmp_path):
 
 
 class Gradients(Callback):
-    """Whether there are any, after each micro-batch."""
+    """Records after each micro-batch whether there are gradients."""
 
     def __init__(self):
         self.found = []
@@ -298,7 +298,7 @@ class Gradients(Callback):
         self.found.append(any(p.grad is not None for p in pl_module.parameters()))
 
 
-def test_gradients_do_not_outlive_the_step(zero_dir, tmp_path, monkeypatch):
+def test_gradients_are_freed_after_each_step(zero_dir, tmp_path, monkeypatch):
     gradients = Gradients()
     monkeypatch.setattr(fit, "for_every_run", lambda run_dir: [*for_every_run(run_dir), gradients])
     fit.main(run_args(zero_dir, tmp_path, **{"trainer.accumulate_grad_batches": 2, "trainer.max_steps": 2}))
@@ -318,7 +318,7 @@ def test_a_renamed_callback_is_found_under_its_old_name_with_a_warning(zero_dir,
     assert new in [type(callback).__name__ for callback in trainer.callbacks]
 
 
-def test_a_name_that_no_callback_ever_had_is_refused(zero_dir, tmp_path, capsys):
+def test_an_unknown_callback_is_refused(zero_dir, tmp_path, capsys):
     line = refused(capsys, [*run_args(zero_dir, tmp_path), "--trainer.callbacks=[{class_path: callbacks.Sentry}]"])
     assert "callbacks.Sentry" in line
 

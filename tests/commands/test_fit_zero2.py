@@ -1,4 +1,4 @@
-"""The real command on two processes under ZeRO-2, against one process that does the same work."""
+"""The command on two processes under ZeRO-2, compared with one process that does the same work."""
 
 import json
 
@@ -16,7 +16,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def runs(zero_dir, tmp_path_factory):
-    """One process with twice the accumulation, and two processes; both clip, and neither drops anything out."""
+    """Runs one process with twice the accumulation, and two processes; both clip, neither has dropout."""
     folder = tmp_path_factory.mktemp("zero2")
     folders = [folder / "one", folder / "two"]
     for each in folders:
@@ -31,7 +31,7 @@ def runs(zero_dir, tmp_path_factory):
     return folders
 
 
-def test_two_ranks_under_zero2_do_what_one_process_does(runs):
+def test_two_ranks_under_zero2_compute_the_losses_of_one_process(runs):
     one, two = runs
     alone, together = records(one / "record"), [records(two / "record", rank) for rank in (0, 1)]
     for i in range(2 * STEPS):
@@ -44,7 +44,7 @@ def test_two_ranks_under_zero2_do_what_one_process_does(runs):
     assert rates[0] == rates[1]
 
 
-def test_both_come_out_with_the_same_weights(runs, tmp_path):
+def test_both_export_the_same_weights(runs, tmp_path):
     exported = []
     for folder in runs:
         export(["--checkpoint", str(folder / "run"), "--output", str(tmp_path / folder.name)])
@@ -54,7 +54,7 @@ def test_both_come_out_with_the_same_weights(runs, tmp_path):
         assert_close(exported[0][name].read_all().float(), exported[1][name].read_all().float(), rtol=0, atol=2e-3)
 
 
-def test_both_report_the_same_losses(runs):
+def test_both_write_the_same_ledger(runs):
     ledgers = [json.loads((folder / "run" / "ledger.json").read_text()) for folder in runs]
     assert ledgers[0]["sources"] == ledgers[1]["sources"]
     assert [ledger["run"]["optimizer_steps"] for ledger in ledgers] == [STEPS, STEPS]

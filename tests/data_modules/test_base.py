@@ -41,7 +41,7 @@ def test_a_machine_without_the_tokenized_source_is_told_so(zero_dir, tmp_path):
 
 
 @pytest.mark.parametrize("kind", DATA)
-def test_data_modules_keep_the_promise_and_load_no_tokenizer_that_they_were_given(zero_dir, tmp_path, tokenizer, kind):
+def test_a_data_module_is_training_data_and_does_not_load_a_given_tokenizer(zero_dir, tmp_path, tokenizer, kind):
     made = data(zero_dir, tmp_path, kind)
     assert isinstance(made, TrainingData) and made.fingerprint is None
     made.tokenizer_dir = "nowhere"

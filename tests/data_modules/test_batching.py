@@ -34,7 +34,7 @@ def test_packed_rows_hold_each_conversation_once_within_the_row(lengths, tokens)
 
 
 @given(lengths=LENGTHS, multiple=st.integers(1, 8), packing=st.booleans())
-def test_splitting_reaches_the_multiple_and_loses_nothing(lengths, multiple, packing):
+def test_splitting_reaches_the_multiple_and_keeps_all_conversations(lengths, multiple, packing):
     batches = pack_whole(lengths, 128, 64, rng()) if packing else group_by_length(lengths, 128, 8, rng())
     if len(lengths) < multiple:
         with pytest.raises(ValueError, match=f"{len(lengths)} conversations cannot be shared among the {multiple}"):
@@ -48,7 +48,7 @@ def test_splitting_reaches_the_multiple_and_loses_nothing(lengths, multiple, pac
 
 
 @given(lengths=LENGTHS, world_size=st.integers(1, 4))
-def test_ranks_take_similar_lengths_at_one_time(lengths, world_size):
+def test_ranks_process_similar_lengths_at_the_same_time(lengths, world_size):
     lengths = np.tile(lengths, world_size)
     batches = split_to_multiple(group_by_length(lengths, 128, 8, rng()), world_size)
     shuffled = shuffle_groups(batches, world_size, rng())
@@ -58,7 +58,7 @@ def test_ranks_take_similar_lengths_at_one_time(lengths, world_size):
     assert sorted(at_once) == sorted(before)
 
 
-def test_the_longest_conversations_are_not_alone_at_the_end():
+def test_long_conversations_are_spread_over_the_run():
     lengths = np.random.default_rng(1).integers(8, 512, 4000)
     batches = shuffle_groups(group_by_length(lengths, 4096, 8, rng()), 1, rng())
     widths = [lengths[batch[0][0]] for batch in batches]

@@ -47,7 +47,7 @@ def test_every_item_is_in_one_bin_and_no_bin_is_over_full(packing):
 
 
 @given(packings())
-def test_the_bins_are_as_full_as_those_of_best_fit_item_by_item(packing):
+def test_the_bins_are_as_full_as_those_of_plain_best_fit(packing):
     lengths, capacity = packing
     spaces = sorted(capacity - int(lengths[held].sum()) for held in best_fit_decreasing(lengths, capacity))
     assert spaces == naive_best_fit(lengths, capacity)
@@ -66,7 +66,7 @@ def test_the_greedy_knapsack_is_first_fit(packing):
 
 
 @given(packings(), st.integers(0, 5))
-def test_a_permutation_decides_which_items_of_a_length_lie_where(packing, seed):
+def test_a_permutation_changes_only_which_items_of_equal_length_share_a_bin(packing, seed):
     lengths, capacity = packing
     order = np.random.default_rng(seed).permutation(len(lengths))
     bins, permuted = best_fit_decreasing(lengths, capacity), best_fit_decreasing(lengths[order], capacity)
@@ -100,24 +100,24 @@ def test_no_items_need_no_bins():
 @pytest.mark.parametrize(
     ("lengths", "bound"), [([4, 4, 4], 2), ([5, 5, 5], 2), ([6, 6, 6], 3), ([10], 1), ([10, 1], 2)]
 )
-def test_the_bound_is_the_total_or_the_items_over_half(lengths, bound):
+def test_the_bound_follows_from_the_total_or_the_items_over_half(lengths, bound):
     assert bins_lower_bound(np.array(lengths), 10) == bound
 
 
 @pytest.mark.parametrize("length", [-1, 0, 9, 70_000])
-def test_a_length_that_no_bin_holds_is_refused(length):
+def test_a_length_that_exceeds_the_capacity_is_refused(length):
     with pytest.raises(ValueError, match=f"^item 2 has length {length}; it must be from 1 to 8, the capacity$"):
         best_fit_decreasing(np.array([1, 8, length, 0]), 8)
 
 
-def test_a_chat_data_set_fills_its_rows_at_once():
+def test_rows_of_a_chat_data_set_are_full():
     lengths = synthetic_lengths(209_000, 1024, seed=0)
     num_bins = len(best_fit_decreasing(lengths, 1024))
     assert bins_lower_bound(lengths, 1024) / num_bins >= 0.9995
 
 
 @pytest.mark.parametrize("capacity", [300, 70_000])
-def test_lengths_of_any_width_are_sorted_well(capacity):
+def test_capacities_beyond_16_bits_are_supported(capacity):
     lengths = np.random.default_rng(0).integers(1, capacity + 1, 500)
     bins = best_fit_decreasing(lengths, capacity)
     assert max(lengths[held].sum() for held in bins) <= capacity

@@ -16,7 +16,7 @@ def stream(lengths, seed=(1, 2)):
 
 
 @given(lengths=LENGTHS, places=PLACES)
-def test_parts_of_adjoining_stretches_are_the_parts_of_the_whole(lengths, places):
+def test_parts_of_adjacent_stretches_are_the_parts_of_the_whole(lengths, places):
     whole = stream(lengths)
 
     def tokens(begin, end):
@@ -35,7 +35,7 @@ def test_each_pass_holds_every_token_of_every_document_once(lengths, number):
 
 
 @given(lengths=LENGTHS, places=PLACES)
-def test_parts_are_counted_without_being_made(lengths, places):
+def test_parts_are_counted_correctly(lengths, places):
     one = stream(lengths)
     stretches = [(begin, end) for begin, end in itertools.pairwise(places) if begin < end]
     begins, ends = np.array(stretches, dtype=np.int64).reshape(-1, 2).T
@@ -43,7 +43,7 @@ def test_parts_are_counted_without_being_made(lengths, places):
 
 
 @given(lengths=LENGTHS, quota=st.integers(1, 400))
-def test_documents_starting_in_adjoining_stretches_make_whole_passes(lengths, quota):
+def test_documents_that_start_in_adjacent_stretches_make_complete_passes(lengths, quota):
     each = stream(lengths)
     num = 3 * sum(lengths)
     found = Counter(d for begin in range(0, num, quota) for d in each.starting_in(begin, min(begin + quota, num)))

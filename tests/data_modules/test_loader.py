@@ -32,7 +32,7 @@ def ids(batches):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("stop", [0, 1, 5, 11])
-def test_a_loader_goes_on_where_another_stood(num_workers, stop):
+def test_a_loader_continues_at_the_position_of_another(num_workers, stop):
     unbroken, killed, resumed = ids(loader()), loader(num_workers=num_workers), loader(num_workers=num_workers)
     batches = iter(killed)
     seen = [next(batches)["input_ids"].tolist() for _ in range(stop)]
@@ -53,7 +53,7 @@ def test_the_ranks_share_the_batches_of_one():
 
 
 @given(st.lists(st.integers(1, 8), min_size=4, max_size=12), st.integers(1, 2), st.sampled_from([1, 4]))
-def test_the_largest_batch_is_that_of_the_most_tokens_padding_included(lengths, world_size, multiple):
+def test_the_largest_batch_has_the_most_tokens_including_padding(lengths, world_size, multiple):
     store = Conversations(lengths)
     members = np.stack([np.zeros(len(lengths), np.int64), np.arange(len(lengths))], axis=1)
     numbers = np.arange(len(lengths))
@@ -66,7 +66,7 @@ def test_the_largest_batch_is_that_of_the_most_tokens_padding_included(lengths, 
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (1, 4), (2, 2), (3, 1)])
-def test_every_batch_knows_the_mean_target_tokens_of_its_optimizer_step(world_size, accumulate):
+def test_every_batch_holds_the_mean_target_tokens_of_its_optimizer_step(world_size, accumulate):
     ranks = [list(loader(rank, world_size, accumulate)) for rank in range(world_size)]
     for first in range(0, len(ranks[0]), accumulate):
         step = [batch for rank in ranks for batch in rank[first : first + accumulate]]
@@ -95,9 +95,9 @@ def test_a_state_of_other_data_is_refused():
 
 
 @given(num_rows=st.integers(1, 24), batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
-def test_validation_rows_are_seen_once_by_one_rank_and_all_ranks_have_as_many_batches(num_rows, batch_size, world_size):
+def test_each_validation_row_goes_to_one_rank_and_all_ranks_have_equally_many_batches(num_rows, batch_size, world_size):
     shares = [DistributedEvalBatches(rows(), num_rows, batch_size, rank, world_size) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1
     batches = [batch for share in shares for batch in load(share, range(len(share)), 0)]
-    learnt = sum(count_target_tokens(batch["labels"]) for batch in batches)
-    assert learnt == rows().num_target_tokens(np.arange(num_rows))
+    targets = sum(count_target_tokens(batch["labels"]) for batch in batches)
+    assert targets == rows().num_target_tokens(np.arange(num_rows))

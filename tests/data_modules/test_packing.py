@@ -32,14 +32,14 @@ def test_rows_hold_the_tokens_of_the_stream_in_order(lengths, row_len):
 
 
 @given(lengths=LENGTHS, row_len=st.integers(2, 50))
-def test_the_last_row_is_shorter_where_nothing_may_be_dropped(lengths, row_len):
+def test_a_last_row_may_be_shorter_so_that_no_token_is_dropped(lengths, row_len):
     store, num_rows = Documents(lengths), -(-sum(lengths) // row_len)
     rows = packed_rows([store], row_len, num_rows, num_tokens=[sum(lengths)])
     assert sorted(t for i in range(num_rows) for t in rows[i].input_ids.tolist()) == store.tokens.tolist()
 
 
 @given(lengths=LENGTHS, row_len=st.integers(2, 50), isolate=st.booleans())
-def test_positions_restart_and_the_first_token_is_not_learnt_at_each_document(lengths, row_len, isolate):
+def test_at_each_document_positions_restart_and_the_first_token_is_no_target(lengths, row_len, isolate):
     store = Documents(lengths)
     rows = packed_rows([store], row_len, sum(lengths) // row_len, isolate=isolate)
     first_tokens = set(store.tokens[store.starts[:-1]].tolist())
@@ -62,7 +62,7 @@ def test_a_row_is_a_function_of_seed_and_number():
 
 
 @given(shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=6), num_rows=st.integers(1, 500))
-def test_every_part_of_a_run_has_the_mix_of_the_sources(shares, num_rows):
+def test_every_stretch_of_a_run_has_the_mix_of_the_sources(shares, num_rows):
     sources, numbers = interleave(shares, num_rows)
     for i, share in enumerate(np.array(shares) / sum(shares)):
         mine = sources == i
@@ -76,7 +76,7 @@ def test_a_longer_run_begins_with_the_rows_of_a_shorter_one(shares, num_rows):
     assert all((a == b[:num_rows]).all() for a, b in zip(short, long, strict=True))
 
 
-def test_padding_is_not_learnt_and_does_not_look_like_a_document():
+def test_padding_is_no_target_and_does_not_look_like_a_document():
     rows = [pack([Fragment(np.arange(1, n + 1, dtype=np.uint32))]) for n in (3, 5)]
     batch = collate(rows, multiple=8)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 0, 0, 0]]
@@ -89,7 +89,7 @@ def test_padding_is_not_learnt_and_does_not_look_like_a_document():
     assert batch["mean_target_tokens"] == 6
 
 
-def test_only_learnt_tokens_of_a_fragment_have_labels():
+def test_only_tokens_within_the_loss_mask_have_labels():
     ids = np.array([5, 6, 7, 8], dtype=np.uint32)
     row = pack(
         [Fragment(ids, np.array([False, False, True, True])), Fragment(ids, np.array([True, True, False, True]))]
@@ -104,24 +104,24 @@ def loss(model, batch):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_loss_of_a_packed_row_is_that_of_its_documents(zero_dir, attention):
+def test_the_loss_of_a_packed_row_is_the_sum_over_its_documents(zero_dir, attention):
     model = load_model(zero_dir, torch.float64, attention)
     documents = [Fragment(np.random.default_rng(n).integers(3, 3000, n).astype(np.uint32)) for n in (9, 1, 17, 5)]
-    packed, learnt = loss(model, collate([pack(documents)], 40))
+    packed, targets = loss(model, collate([pack(documents)], 40))
     alone = [loss(model, collate([pack([d])])) for d in documents if len(d.ids) > 1]
-    assert learnt.numel() == sum(labels.numel() for _, labels in alone) == 8 + 16 + 4
+    assert targets.numel() == sum(labels.numel() for _, labels in alone) == 8 + 16 + 4
     torch.testing.assert_close(packed, sum(total for total, _ in alone), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_loss_of_padded_rows_is_that_of_each_alone(zero_dir, attention):
+def test_the_loss_of_padded_rows_is_the_sum_over_the_rows(zero_dir, attention):
     model = load_model(zero_dir, torch.float64, attention)
     rows = [pack([Fragment(np.random.default_rng(n).integers(3, 3000, n).astype(np.uint32))]) for n in (9, 30, 17)]
     together, _ = loss(model, collate(rows, 8))
     torch.testing.assert_close(together, sum(loss(model, collate([row]))[0] for row in rows), rtol=1e-5, atol=1e-5)
 
 
-def test_rows_of_one_batch_do_not_share_their_borders(zero_dir):
+def test_rows_of_a_batch_may_have_different_document_borders(zero_dir):
     model = load_model(zero_dir, torch.float64)
     rng = np.random.default_rng(0)
     parts = [[Fragment(rng.integers(3, 3000, n).astype(np.uint32)) for n in ns] for ns in [(9, 1, 20), (4, 21, 5)]]

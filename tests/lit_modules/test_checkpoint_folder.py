@@ -22,7 +22,7 @@ def saved(tmp_path):
     return tmp_path / "step=6.ckpt"
 
 
-def test_what_was_saved_is_loaded(saved):
+def test_a_checkpoint_is_loaded_as_it_was_saved(saved):
     loaded = CheckpointFolders().load_checkpoint(saved)
     assert torch.equal(loaded.pop("state_dict")["weight"], CHECKPOINT["state_dict"]["weight"])
     assert loaded == {key: value for key, value in CHECKPOINT.items() if key != "state_dict"}
@@ -30,7 +30,7 @@ def test_what_was_saved_is_loaded(saved):
     assert {path.name for path in saved.iterdir()} == {STATE, manifest.NAME}
 
 
-def test_where_there_is_no_room_earlier_checkpoints_stay_whole(saved, tmp_path):
+def test_on_a_full_disk_earlier_checkpoints_stay_complete(saved, tmp_path):
     large = CHECKPOINT | {"global_step": 7, "state_dict": {"weight": torch.zeros(100_000)}}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -49,7 +49,7 @@ def test_a_checkpoint_without_an_identity_is_loaded(tmp_path):
     assert manifest.read(tmp_path / "step=1.ckpt").identity == RunIdentity()
 
 
-def test_a_flipped_bit_is_noticed_which_torch_does_not(saved):
+def test_a_flipped_bit_that_torch_does_not_detect_is_refused(saved):
     path = saved / STATE
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -1,4 +1,4 @@
-"""What a run needs is told before it begins, and is what it takes."""
+"""Memory and disk that a run needs: estimated before it starts, and measured."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def test_checkpoints_under_zero2_are_as_predicted(zero_dir, tmp_path, ranks, pre
     assert needs.checkpoint <= saved <= needs.checkpoint * 1.02 + 300_000
 
 
-def test_zero2_divides_what_it_keeps_and_offloads_what_it_is_told(zero_dir):
+def test_zero2_partitions_gradients_and_optimizer_state_and_can_offload_them(zero_dir):
     module = PackedPretraining(str(zero_dir))
 
     def needs(ranks, **options):
@@ -80,7 +80,7 @@ def test_zero2_divides_what_it_keeps_and_offloads_what_it_is_told(zero_dir):
 
 @pytest.fixture
 def huge(zero_dir, tmp_path):
-    """A model of 340 GB that takes no room: its files have headers and holes."""
+    """A model of 340 GB whose sparse files take no room on the disk."""
     folder = tmp_path / "huge"
     shutil.copytree(zero_dir, folder, ignore=shutil.ignore_patterns("*.safetensors*", "*report*"))
     config = json.loads((folder / "config.json").read_text())
@@ -102,7 +102,7 @@ def huge(zero_dir, tmp_path):
     return folder
 
 
-def test_all_that_is_wrong_is_told_at_once_before_a_weight_is_read(huge, tmp_path, capsys):
+def test_all_problems_are_reported_together_before_weights_are_read(huge, tmp_path, capsys):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a"}\n{"txt": "b"}\n')
     changes = {"model.init_args.tuning": "full", "model.init_args.dtype": "null", "data.init_args.row_len": 4096,
@@ -125,7 +125,7 @@ def test_all_that_is_wrong_is_told_at_once_before_a_weight_is_read(huge, tmp_pat
 
 
 @pytest.mark.gpu
-def test_a_model_that_no_gpu_holds_is_refused(huge, tmp_path, capsys):
+def test_a_model_that_does_not_fit_on_a_gpu_is_refused(huge, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         fit.main(args(huge, tmp_path, "demo_pretrain", **{"trainer.accelerator": "gpu", "trainer.devices": 1}))
     assert stop.value.code == 5
@@ -135,7 +135,9 @@ def test_a_model_that_no_gpu_holds_is_refused(huge, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("num_steps", "every", "keep", "count"), [(7, 2, 2, 4), (7, 2, -1, 4), (3, 2, 2, 2), (-1, 500, 2, 1), (10, 1, 2, 4)]
 )
-def test_the_checkpoints_that_are_there_at_one_time_are_counted(trained, tmp_path, num_steps, every, keep, count):
+def test_the_disk_must_hold_the_checkpoints_that_exist_at_the_same_time(
+    trained, tmp_path, num_steps, every, keep, count
+):
     needs = estimate_memory(trained[1].lightning_module, trained[1])
     free = shutil.disk_usage(tmp_path).free
     fits, not_quite = (type(needs)(0, 0, 0, 0, int(free / count * share)) for share in (0.9, 1.1))
@@ -146,13 +148,13 @@ def test_the_checkpoints_that_are_there_at_one_time_are_counted(trained, tmp_pat
         check_disk(not_quite, tmp_path / "run", num_steps, every, keep)
 
 
-REHEARSED = {"trainer.callbacks+": "callbacks.LargestBatchCheck", "trainer.callbacks.on_cpu": "true"}
+LARGEST_BATCH = {"trainer.callbacks+": "callbacks.LargestBatchCheck", "trainer.callbacks.on_cpu": "true"}
 
 
 @pytest.mark.parametrize("recipe", ["demo_pretrain", "demo_sft"])
-def test_a_rehearsal_changes_nothing(zero_dir, tmp_path, recipe):
+def test_trying_the_largest_batch_does_not_change_the_run(zero_dir, tmp_path, recipe):
     folders = [tmp_path / "with", tmp_path / "without"]
-    for folder, more in zip(folders, (REHEARSED, {}), strict=True):
+    for folder, more in zip(folders, (LARGEST_BATCH, {}), strict=True):
         folder.mkdir()
         fit.main(args(zero_dir, folder, recipe, **{"trainer.max_steps": 3}) + [f"--{k}={v}" for k, v in more.items()])
     assert records(folders[0] / "record") == records(folders[1] / "record")
@@ -162,9 +164,9 @@ def test_a_rehearsal_changes_nothing(zero_dir, tmp_path, recipe):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_under_zero2_changes_nothing(zero_dir, tmp_path):
+def test_trying_the_largest_batch_under_zero2_does_not_change_the_run(zero_dir, tmp_path):
     folders = [tmp_path / "with", tmp_path / "without"]
-    for folder, more in zip(folders, (REHEARSED, {}), strict=True):
+    for folder, more in zip(folders, (LARGEST_BATCH, {}), strict=True):
         folder.mkdir()
         changes = ZERO2 | {"trainer.devices": 2, "trainer.max_steps": 3}
         arguments = args(zero_dir, folder, "demo_sft", **changes) + [f"--{k}={v}" for k, v in more.items()]
@@ -182,7 +184,7 @@ class Loader(list):
         return make_batch(0, num_rows=128, row_len=2048)
 
 
-def test_memory_that_does_not_suffice_ends_the_run_in_its_first_minute(zero_dir, tmp_path):
+def test_a_largest_batch_that_does_not_fit_ends_the_run_before_the_first_step(zero_dir, tmp_path):
     trainer = make_trainer(tmp_path, [LargestBatchCheck(on_cpu=True)])
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)

@@ -16,7 +16,7 @@ def rates(num_steps, **others):
 
 
 @pytest.mark.parametrize("warmup", [0.2, 20])
-def test_it_rises_to_the_full_rate_and_falls_to_the_floor(warmup):
+def test_the_rate_rises_to_its_maximum_and_falls_to_the_floor(warmup):
     seen = rates(100, warmup=warmup, floor=0.1)
     assert seen[:21] == sorted(seen[:21])
     assert seen[20] == max(seen) == 2.0

@@ -21,7 +21,7 @@ def shared_memory():
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_zero2_trains_as_one_process_of_plain_torch_on_the_same_batches(tmp_path, ranks):
+def test_zero2_trains_like_one_process_of_plain_torch_on_the_same_batches(tmp_path, ranks):
     before = shared_memory()
     configurations = [
         *CONFIGURATIONS,
@@ -48,7 +48,7 @@ def test_zero2_trains_as_one_process_of_plain_torch_on_the_same_batches(tmp_path
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory):
-    """A run on two ranks, stopped and resumed, and the same run undisturbed."""
+    """A run on two ranks that is stopped and resumed, and the same run uninterrupted."""
     folder = tmp_path_factory.mktemp("zero2")
     straight, broken = ({"folder": folder / name, "strategy": "zero2", "ranks": 2} for name in ("straight", "broken"))
     stopped = stop(os.killpg, **broken)
@@ -57,12 +57,12 @@ def history(tmp_path_factory):
     return straight["folder"], broken["folder"], [(0, stopped), (stopped, None)]
 
 
-def test_a_run_on_two_ranks_that_is_stopped_and_resumed_is_the_run_that_is_not(history):
+def test_a_stopped_and_resumed_run_on_two_ranks_equals_an_uninterrupted_run(history):
     straight, broken, parts = history
     check_same(straight, broken, 2, parts)
 
 
-def test_a_checkpoint_holds_what_trains(history):
+def test_a_checkpoint_holds_the_trainable_parameters(history):
     checkpoint = newest(history[0])
     names = [name for name, _ in manifest.read(checkpoint).identity.trainable]
     assert names == ["a.weight", "b.weight", "embed.weight"]
@@ -110,7 +110,7 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
     assert newest(tmp_path / "run").name == "step=7.ckpt"
 
 
-def test_where_there_is_no_room_the_save_is_refused_in_one_line(tmp_path):
+def test_a_save_on_a_full_disk_fails_with_one_line(tmp_path):
     code, output = train({"folder": tmp_path / "run", "strategy": "zero2", "max_steps": 3, "largest_file": 8_000})
     assert code == 5, output
     final = tmp_path / "run" / "checkpoints" / "step=3.ckpt"

@@ -22,11 +22,11 @@ def plain_loss(hidden, head, labels):
 
 @pytest.mark.parametrize("chunk_len", [1, 5, 24, 512])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_loss_and_gradients_are_those_of_plain_cross_entropy(share, chunk_len):
+def test_loss_and_gradients_equal_those_of_plain_cross_entropy(share, chunk_len):
     hidden, head, labels = case(share)
-    total, learnt = next_token_loss(hidden, head, labels, chunk_len)
+    total, targets = next_token_loss(hidden, head, labels, chunk_len)
     plain = plain_loss(hidden, head, labels)
-    assert learnt.tolist() == [i for i in labels[:, 1:].flatten().tolist() if i != IGNORE_INDEX]
+    assert targets.tolist() == [i for i in labels[:, 1:].flatten().tolist() if i != IGNORE_INDEX]
     torch.testing.assert_close(total, plain)
     ours, theirs = (torch.autograd.grad(loss / 7, (hidden, head)) for loss in (total, plain))
     for our, their in zip(ours, theirs, strict=True):
@@ -34,7 +34,7 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(share, chunk_len):
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "head"])
-def test_what_is_frozen_gets_no_gradient(frozen):
+def test_a_frozen_input_gets_no_gradient(frozen):
     hidden, head, labels = case(0.5)
     (hidden if frozen == "hidden" else head).requires_grad_(False)
     next_token_loss(hidden, head, labels, 4)[0].backward()
@@ -52,14 +52,14 @@ def test_without_autograd_the_loss_is_the_same():
         torch.testing.assert_close(next_token_loss(hidden, head, labels)[0], plain_loss(hidden, head, labels))
 
 
-def test_nothing_to_learn_is_a_loss_of_zero_with_gradients_of_zero():
+def test_without_target_tokens_loss_and_gradients_are_zero():
     hidden, head, labels = case(0.0)
-    total, learnt = next_token_loss(hidden, head, labels)
+    total, targets = next_token_loss(hidden, head, labels)
     total.backward()
-    assert total.item() == learnt.numel() == hidden.grad.abs().sum() == head.grad.abs().sum() == 0
+    assert total.item() == targets.numel() == hidden.grad.abs().sum() == head.grad.abs().sum() == 0
 
 
-def test_in_16_bits_value_and_gradients_are_as_near_to_the_truth_as_plain_code():
+def test_in_16_bits_loss_and_gradients_are_as_accurate_as_those_of_plain_code():
     hidden, head, labels = case(0.8, torch.bfloat16, 4, 64, 32, 3000)
     exact_hidden, exact_head = hidden.detach().double().requires_grad_(), head.detach().double().requires_grad_()
     total, _ = next_token_loss(hidden, head, labels, 50)
@@ -76,7 +76,7 @@ def test_in_16_bits_value_and_gradients_are_as_near_to_the_truth_as_plain_code()
         assert ours <= 1.1 * theirs
 
 
-def test_under_autocast_the_products_are_in_16_bits_and_the_gradients_as_the_inputs():
+def test_under_autocast_products_are_in_16_bits_and_gradients_have_the_dtype_of_the_inputs():
     hidden, head, labels = case(0.8, torch.float32, 4, 64, 32, 3000)
     exact, _ = next_token_loss(hidden, head, labels, 50)
     with torch.autocast("cpu", torch.bfloat16):

@@ -17,7 +17,7 @@ def check(change, saved=SAVED):
     RunIdentity.from_json(SAVED | change).check_resumable(RunIdentity.from_json(saved), "x.ckpt")
 
 
-def test_what_was_written_is_read():
+def test_an_identity_is_read_as_it_was_written():
     assert RunIdentity.from_json(SAVED).as_json() == SAVED
     assert RunIdentity.from_json(json.loads(json.dumps(SAVED))) == RunIdentity.from_json(SAVED)
 
@@ -71,7 +71,7 @@ def test_a_field_that_is_not_known_yet_is_not_compared():
         ({"embeddings": "frozen"}, "embeddings full, this run has frozen"),
     ],
 )
-def test_a_run_that_differs_is_told_the_first_difference(change, message):
+def test_the_first_difference_of_a_run_is_reported(change, message):
     with pytest.raises(ModelError, match=f"^x.ckpt was saved with {message}$"):
         check(change)
 

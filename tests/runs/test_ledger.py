@@ -18,5 +18,5 @@ def test_a_ledger_shows_a_column_for_each_source():
     assert all(word in shown for word in ("1,234", "ja", "zh", "rows 7"))
 
 
-def test_a_ledger_is_kept_as_it_is():
+def test_a_ledger_is_written_unchanged():
     assert LEDGER.as_dict() == {"sources": list(LEDGER.entries), "run": {"rows": 7}}

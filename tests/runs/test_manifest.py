@@ -31,7 +31,7 @@ def save(parent, step, names=ZERO, identity=IDENTITY):
     return final
 
 
-def test_what_was_saved_is_read(tmp_path):
+def test_a_manifest_is_read_as_it_was_written(tmp_path):
     final = save(tmp_path / "checkpoints", 6)
     read = manifest.read(final)
     assert (read.step, read.identity) == (6, IDENTITY)
@@ -51,7 +51,7 @@ def test_a_checkpoint_is_never_overwritten(tmp_path):
     assert manifest.read(final).identity == IDENTITY
 
 
-def test_a_save_removes_what_killed_saves_left(tmp_path):
+def test_a_save_removes_the_remains_of_killed_saves(tmp_path):
     (manifest.begin(tmp_path / "step=3.ckpt") / "state.ckpt").write_text("half")
     save(tmp_path, 6)
     assert [path.name for path in tmp_path.iterdir()] == ["step=6.ckpt"]
@@ -72,7 +72,9 @@ DAMAGES = [
 
 @pytest.mark.parametrize(("names", "name"), [*((ZERO, name) for name in ZERO), (SINGLE, SINGLE[0])])
 @pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=[damage.__name__ for damage, _ in DAMAGES])
-def test_every_damage_is_refused_by_name_and_passed_over(tmp_path, caplog, names, name, damage, message):
+def test_a_damaged_checkpoint_is_refused_with_the_name_of_the_file_and_skipped(
+    tmp_path, caplog, names, name, damage, message
+):
     whole, damaged = save(tmp_path, 3, names), save(tmp_path, 6, names)
     assert manifest.newest(tmp_path) == damaged
     assert not caplog.records
@@ -98,7 +100,7 @@ def test_every_damage_is_refused_by_name_and_passed_over(tmp_path, caplog, names
         ),
     ],
 )
-def test_a_checkpoint_without_a_sound_manifest_is_refused_and_passed_over(tmp_path, caplog, content, message):
+def test_a_checkpoint_without_a_valid_manifest_is_refused_and_skipped(tmp_path, caplog, content, message):
     whole, damaged = save(tmp_path, 3), save(tmp_path, 6)
     (damaged / manifest.NAME).unlink()
     if content is not None:
@@ -109,7 +111,7 @@ def test_a_checkpoint_without_a_sound_manifest_is_refused_and_passed_over(tmp_pa
     assert len(caplog.records) == 1
 
 
-def test_a_file_and_nothing_are_no_checkpoint(tmp_path):
+def test_a_file_or_a_missing_path_is_no_checkpoint(tmp_path):
     (tmp_path / "old.ckpt").write_text("weights")
     with pytest.raises(ValueError, match=r"old.ckpt/manifest.json is missing: the save was interrupted"):
         manifest.read(tmp_path / "old.ckpt")
@@ -119,7 +121,7 @@ def test_a_file_and_nothing_are_no_checkpoint(tmp_path):
         manifest.newest(tmp_path)
 
 
-def test_the_newest_is_that_of_the_last_step_not_of_the_last_date(tmp_path, caplog):
+def test_the_newest_checkpoint_is_that_of_the_last_step_not_of_the_last_date(tmp_path, caplog):
     for step in (9, 10, 100, 20):
         save(tmp_path, step)
     (tmp_path / "last.ckpt").symlink_to(tmp_path / "step=20.ckpt")
@@ -131,7 +133,7 @@ def test_the_newest_is_that_of_the_last_step_not_of_the_last_date(tmp_path, capl
     ]
 
 
-def test_a_removal_takes_the_name_first(tmp_path, monkeypatch):
+def test_a_removal_renames_the_folder_first(tmp_path, monkeypatch):
     final = save(tmp_path, 6)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed before it

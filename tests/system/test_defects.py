@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("glmja", "data_modules", "lit_modules", "callbacks", "configs", "tests", "setup.cfg", "pyproject.toml")
-EQUIVALENT = "tests/lit_modules/test_zero2.py::test_zero2_trains_as_one_process_of_plain_torch_on_the_same_batches[2]"
+EQUIVALENT = "tests/lit_modules/test_zero2.py::test_zero2_trains_like_one_process_of_plain_torch_on_the_same_batches[2]"
 STOPPED = (
     "tests/system/test_graceful_stop.py::test_a_run_that_is_stopped_resumed_and_extended_equals_an_uninterrupted_one"
 )
