@@ -518,7 +518,7 @@ def test_a_checkpoint_that_holds_other_tensors_than_it_tells_is_refused(checkpoi
     content["sha256"] = manifest._seal(content)
     path.write_text(json.dumps(content))
     line = refused(capsys, checkpoint=checkpoint, output=tmp_path / "out")
-    assert f"its manifest tells of {name} none, but it holds {shape} (1 differ)" in line
+    assert f"the manifest lists {name} none, but the files hold {shape} (1 differ)" in line
 
 
 def test_the_partitions_of_two_ranks_are_put_together_as_deepspeed_does_it(tmp_path, capsys):
@@ -535,7 +535,7 @@ def test_the_partitions_of_two_ranks_are_put_together_as_deepspeed_does_it(tmp_p
     assert any((tensor != tensor.bfloat16()).any() for tensor in ours.values())  # not what the model holds
     capsys.readouterr()
     line = refused(capsys, checkpoint=path, output=tmp_path / "out")
-    assert "is of no training that glmja can export: it does not tell base, tokenizer, tuning" in line
+    assert "does not come from a GLM training: its manifest lacks base, tokenizer, tuning" in line
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from callbacks.exact_resume import random_state, set_random_state
 from callbacks.final_checkpoint import FinalCheckpoint
 from glmja.runs import manifest
+from glmja.runs.identity import RunIdentity
 from lit_modules.checkpoint_folder import CheckpointFolders
 from tests.support.programs.toy_runs import check_same, newest, stop, train
 
@@ -81,7 +82,7 @@ def test_nothing_is_saved_twice_and_a_damaged_checkpoint_does_not_count(tmp_path
     final = tmp_path / "step=3.ckpt"
     assert callback._free_path(3) == final
     manifest.begin(final).joinpath("weights").write_text("3")
-    manifest.complete(manifest.partial_folder(final), final, 3, {})
+    manifest.complete(manifest.partial_folder(final), final, 3, RunIdentity())
     assert callback._free_path(3) is None
     (final / "weights").write_text("4")
     assert callback._free_path(3) == tmp_path / "step=3-v1.ckpt"
