@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import ArgsType
+from typing import TYPE_CHECKING
 
-from callbacks import for_every_run
-from glmja.cli.command import USAGE_ERROR, one_line_errors
+from glmja.cli.command import USAGE_ERROR, one_line_errors, program
 from glmja.cli.config_safety import allow_imports
+from glmja.cli.fit_arguments import check_fit_arguments
 from glmja.errors import DivergedError
-from lit_modules.fit_cli import PROGRAM, FitCLI, without_irrelevant_messages
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 DIVERGED = 6
 # how this command spells the parameters that errors of the library name
@@ -32,18 +32,28 @@ FLAGS = {
     "tokens_per_batch": "--data.init_args.tokens_per_batch",
 }
 
-EXIT_CODES = {MisconfigurationException: USAGE_ERROR, DivergedError: DIVERGED}
 
-
-def main(args: ArgsType = None) -> Trainer:
+def main(args: list[str] | None = None) -> Trainer:
     """Fits a LightningModule on a LightningDataModule.
+
+    Args:
+        args: Arguments; those of the process by default.
 
     Returns:
         The trainer, after the run.
     """
-    with one_line_errors(PROGRAM, EXIT_CODES, flags=FLAGS), without_irrelevant_messages():
+    prog = program("fit")
+    check_fit_arguments(args, prog)
+
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from callbacks import for_every_run
+    from lit_modules.fit_cli import FitCLI, without_irrelevant_messages
+
+    exit_codes = {MisconfigurationException: USAGE_ERROR, DivergedError: DIVERGED}
+    with one_line_errors(prog, exit_codes, flags=FLAGS), without_irrelevant_messages():
         allow_imports()
-        return FitCLI(for_every_run, args).fit()
+        return FitCLI(for_every_run, prog, args).fit()
 
 
 if __name__ == "__main__":

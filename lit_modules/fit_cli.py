@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from glmja.cli.fit_arguments import CKPT_PATH_HELP, CONFIG_HELP, DESCRIPTION, HELP_ALL_HELP, RUN_DIR, RUN_DIR_HELP
 from glmja.cli.parser import CliParser
 from glmja.runs import manifest
 from glmja.runs.contracts import TrainingData
@@ -24,8 +25,6 @@ from lit_modules.base import GLMModule
 from lit_modules.checkpoint_folder import CheckpointFolders
 from lit_modules.first_rank import is_first_on_machine
 from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
-
-PROGRAM = "python -m glmja.fit"
 
 TRAINER_DEFAULTS = {
     "max_epochs": 1,  # the data module plans the whole run as one epoch of the trainer
@@ -62,16 +61,19 @@ class SaveRunConfig(SaveConfigCallback):
 class FitParser(CliParser, LightningArgumentParser):
     """LightningCLI's parser with errors of one line."""
 
+    help_flag = "--help_all"  # --help is the short one of glmja.cli.fit_arguments
+
 
 class FitCLI(LightningCLI):
     """LightningCLI whose runs have a folder of their own; see `glmja.runs.run_folder.RunFolder`."""
 
-    def __init__(self, callbacks_of: Callable[[str], Sequence[Callback]], args: ArgsType = None) -> None:
+    def __init__(self, callbacks_of: Callable[[str], Sequence[Callback]], prog: str, args: ArgsType = None) -> None:
         """Parses the command line, creates trainer, module and data module, and checks them.
 
         Args:
             callbacks_of: Returns the callbacks that every run gets in addition to the configured ones, given the
                 folder of the run.
+            prog: Name of the command in help and error messages.
             args: Arguments of the command line; those of the process by default.
 
         Raises:
@@ -92,31 +94,22 @@ class FitCLI(LightningCLI):
             auto_configure_optimizers=False,
             save_config_callback=SaveRunConfig,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={"description": "Trains a model on data, both named in the configuration."},
+            parser_kwargs={"prog": prog, "description": DESCRIPTION},
             run=False,
             args=args,
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Returns the parser, with the option `--config`."""
-        parser = FitParser(**kwargs, prog=PROGRAM)
-        parser.add_argument(
-            "-c",
-            "--config",
-            action="config",
-            help="YAML file with any of these arguments. Several can be given; later files override earlier ones.",
-        )
+        parser = FitParser(**kwargs)
+        parser.add_argument("-c", "--config", action="config", help=CONFIG_HELP)
+        parser.add_argument("--help_all", action="help", help=HELP_ALL_HELP)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run folder and the checkpoint to resume from."""
-        parser.add_argument("--run_dir", type=str, default="runs/run", help="Folder of the run; must be new.")
-        parser.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help="Checkpoint to resume from; `last` for the newest one of the run folder.",
-        )
+        parser.add_argument("--run_dir", type=str, default=RUN_DIR, help=RUN_DIR_HELP)
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
         parser.link_arguments("run_dir", "trainer.default_root_dir")

@@ -23,7 +23,7 @@ VERBS = list(REQUIRED)
 
 
 def parser_of(verb):
-    return capture_parser(importlib.import_module(f"glmja.{verb}").main, [])
+    return capture_parser(importlib.import_module(f"glmja.{verb}").main, REQUIRED[verb])
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -245,7 +245,7 @@ def test_the_folder_of_a_run_is_not_overwritten(run, zero_dir, capsys):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("preset", [None, *PRESETS], ids=lambda path: path.stem if path else "alone")
 def test_every_stack_of_configs_parses(recipe, preset):
-    parser = capture_parser(fit.main)
+    parser = capture_parser(fit.main, ["--data=x"])
     config = parser.parse_args([f"--config={path}" for path in (recipe, preset) if path])
     assert config.model.class_path.startswith("lit_modules.")
     if preset and preset.stem == "smoke":
@@ -300,7 +300,7 @@ class Gradients(Callback):
 
 def test_gradients_are_freed_after_each_step(zero_dir, tmp_path, monkeypatch):
     gradients = Gradients()
-    monkeypatch.setattr(fit, "for_every_run", lambda run_dir: [*for_every_run(run_dir), gradients])
+    monkeypatch.setattr("callbacks.for_every_run", lambda run_dir: [*for_every_run(run_dir), gradients])
     fit.main(run_args(zero_dir, tmp_path, **{"trainer.accumulate_grad_batches": 2, "trainer.max_steps": 2}))
     assert gradients.found == [True, False] * 2
 

@@ -87,4 +87,4 @@ def test_lightning_starts_the_processes_of_a_run_with_the_same_command(started, 
     )
     assert done.returncode == 0, done.stderr
     assert "MEMBER: 2/2" in done.stderr + done.stdout
-    assert manifest.read(manifest.newest(tmp_path / "run" / "checkpoints")).facts["world_size"] == 2
+    assert manifest.read(manifest.newest(tmp_path / "run" / "checkpoints")).identity.world_size == 2

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SLOW = {"torch", "transformers", "lightning", "torchmetrics", "peft", "datasets", "matplotlib", "deepspeed", "pandas"}
-VERBS = ["build_tokenizer", "resize_embeddings", "export", "evaluate", "chat"]
+VERBS = ["build_tokenizer", "resize_embeddings", "fit", "export", "evaluate", "chat", "demo"]
 
 
 def run(verb: str, *args: str) -> tuple[int, str, set[str]]:
@@ -31,7 +31,7 @@ def test_help_imports_no_slow_library(verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("args", [["--nonsense", "1"], ["--config", "nowhere.yaml"], []])
+@pytest.mark.parametrize("args", [["--nonsense", "1"], ["--config", "nowhere.yaml"], ["--config", "setup.cfg"]])
 def test_usage_errors_import_no_slow_library(verb, args):
     code, said, slow = run(verb, *args)
     assert (code, slow) == (2, set())

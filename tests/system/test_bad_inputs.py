@@ -411,7 +411,7 @@ TABLE = [
     row("09 config that is a list", fit, config("- 1\n"),
         USAGE, r"run.yaml: not a mapping but a list; write"),
     row("10 config missing", fit, flags(config="gone.yaml"),
-        USAGE, r"config: File does not exist: '.*gone.yaml'"),
+        USAGE, r"config: no such file: gone.yaml; give a YAML file"),
     row("10 text missing", fit, flags(files="gone.jsonl"),
         USAGE, r"error: no such file: gone.jsonl"),
     row("10 model missing", resize_embeddings, lambda w: w.resize("--base=gone"),

@@ -174,7 +174,7 @@ data:
 
 
 def configuration():
-    parser = capture_parser(fit.main)
+    parser = capture_parser(fit.main, ["--data=x"])
 
     def read(folder):
         config = parser.parse_args([f"--config={folder / 'run.yaml'}"])

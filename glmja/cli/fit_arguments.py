@@ -1,0 +1,98 @@
+"""The help of `fit`, and its checks of the command line that do not need Lightning.
+
+Lightning takes seconds to import. Its parser knows all keys of trainer, model and data; this one knows only what the
+command line begins with, and answers a request for help, a missing file or a misspelled flag at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from glmja.cli.config_safety import check_file
+from glmja.cli.parser import USAGE_ERROR, nearest, spell_flags
+from glmja.text.printable import printable
+
+CONFIG_HELP = "YAML file with any of these options. Several can be given; later files override earlier ones."
+RUN_DIR_HELP = "New folder of the run, for its configuration, checkpoints, curves and ledger."
+CKPT_PATH_HELP = "Checkpoint to resume from; `last` for the newest one of the run folder."
+HELP_ALL_HELP = "Show all options, those of trainer and checkpoint included; takes some seconds."
+RUN_DIR = "runs/run"
+
+# what a flag of fit can begin with
+GROUPS = (
+    "config", "run_dir", "ckpt_path", "model", "data", "trainer", "checkpoint", "seed_everything", "print_config",
+    "help_all",
+)  # fmt: skip
+
+DESCRIPTION = "Trains a model on data, both named in the configuration."
+_EXAMPLE = """\
+examples:
+  {prog} --config configs/sft.yaml --run_dir runs/sft --trainer.max_steps 1000
+  {prog} --config configs/sft.yaml --run_dir runs/sft --ckpt_path last
+
+A key of a YAML file is also a flag: `trainer: {{max_steps: 1000}}` is --trainer.max_steps 1000.
+"""
+
+
+def check_fit_arguments(args: Sequence[str] | None, prog: str) -> None:
+    """Ends the program if the arguments ask for help, name a file that cannot be read, or an unknown flag.
+
+    Args:
+        args: Arguments; those of the process if None.
+        prog: Name of the command in messages.
+    """
+    parser = _EarlyParser(prog)
+    known, others = parser.parse_known_args(spell_flags(sys.argv[1:] if args is None else args, ()))
+    for arg in others:
+        name = arg.removeprefix("--").partition("=")[0].partition(".")[0].rstrip("+")
+        if arg.startswith("--") and name not in GROUPS:
+            parser.error(f"unknown flag {arg.partition('=')[0]}; {nearest(name, GROUPS)}")
+    if not (known.config or known.help_all or any(arg.startswith(("--model", "--data")) for arg in others)):
+        parser.error("no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)")
+    for path in map(Path, known.config):
+        if path.suffix in (".yaml", ".yml") and not path.is_file():
+            parser.error(f"config: no such file: {path}; give a YAML file, as in configs/")
+        if path.is_file():
+            try:
+                check_file(path)
+            except ValueError as error:
+                parser.error(str(error))
+
+
+class _EarlyParser(argparse.ArgumentParser):
+    """Knows what the command line of a run begins with."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} --config FILE [--config FILE ...] [--KEY VALUE ...]",
+            description=DESCRIPTION,
+            epilog=_EXAMPLE.format(prog=prog),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add = self.add_argument
+        add("-c", "--config", action="append", default=[], metavar="FILE", help=CONFIG_HELP)
+        add("--run_dir", metavar="FOLDER", help=f"{RUN_DIR_HELP} (default: {RUN_DIR})")
+        add("--ckpt_path", metavar="CHECKPOINT", help=CKPT_PATH_HELP)
+        add("--seed_everything", metavar="SEED", help="Seed of all random numbers.")
+        for group, what, help_flag in (
+            ("model", "what is trained and how", "--model.help CLASS"),
+            ("data", "documents or conversations, and how they are batched", "--data.help CLASS"),
+            ("trainer", "steps, devices, precision, callbacks", "--help_all"),
+            ("checkpoint", "how often checkpoints are saved and how many are kept", "--help_all"),
+        ):
+            add(f"--{group}.KEY", metavar="VALUE", help=f"Key of `{group}`: {what}. {help_flag} lists the keys.")
+        add(
+            "--print_config", nargs="?", metavar="", help="Print the configuration after all files and flags, and exit."
+        )
+        self.add_argument_group("more help").add_argument("--help_all", action="store_true", help=HELP_ALL_HELP)
+
+    def error(self, message: str) -> NoReturn:
+        """Reports a mistake in one line."""
+        print(f"{self.prog}: error: {printable(message)}", file=sys.stderr)
+        raise SystemExit(USAGE_ERROR)

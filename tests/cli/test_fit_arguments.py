@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+from jsonargparse import capture_parser
+
+from glmja import fit
+from glmja.cli.fit_arguments import GROUPS, check_fit_arguments
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)"),
+        (["--trainr.max_steps=1"], "unknown flag --trainr.max_steps; did you mean trainer?"),
+        (["--xyz"], "unknown flag --xyz; known are config, run_dir, ckpt_path, "),
+        (["--config", "gone.yaml"], "config: no such file: gone.yaml; give a YAML file, as in configs/"),
+        (["-c", "twice.yaml"], "twice.yaml: the key 'a' occurs twice, in lines 1 and 2; keep one"),
+        (["--config=empty.yaml"], "empty.yaml: the file is empty; write keys as in configs/, or leave the file out"),
+    ],
+)
+def test_mistakes_are_reported_before_lightning_is_imported(args, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "twice.yaml").write_text("a: 1\na: 2\n")
+    (tmp_path / "empty.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        check_fit_arguments(args, "glmja fit")
+    assert capsys.readouterr().err.startswith(f"glmja fit: error: {message}")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--config", f"{ROOT}/configs/sft.yaml", "--run-dir", "runs/x", "--trainer.callbacks+=x", "--print-config"],
+        ["--model.help", "lit_modules.PackedPretraining"],
+        ["--help_all"],
+        ["--data", "lit_modules.X", "--seed-everything=-1", "--checkpoint.save-top-k", "-1"],
+    ],
+)
+def test_other_command_lines_are_left_to_lightning(args):
+    assert check_fit_arguments(args, "glmja fit") is None
+
+
+def test_the_help_shows_what_a_command_line_begins_with(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        check_fit_arguments(["--help"], "glmja fit")
+    said = capsys.readouterr().out
+    assert said.startswith("usage: glmja fit --config FILE") and "  glmja fit --config configs/sft.yaml" in said
+    assert all(f"--{name}" in said for name in GROUPS)
+
+
+def test_the_known_flags_are_those_of_the_whole_parser():
+    parser = capture_parser(fit.main, [f"--config={ROOT}/configs/demo_pretrain.yaml"])
+    keys = {key.partition(".")[0] for key, _ in parser.get_defaults().items()}
+    assert keys | {"print_config", "help_all", "config"} == set(GROUPS)
