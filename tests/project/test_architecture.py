@@ -113,14 +113,14 @@ def test_the_root_of_the_library_holds_the_commands_and_little_else():
 
 
 def test_files_and_functions_are_short():
-    assert {module.name: n for module in MODULES if (n := module.num_lines) > 310} == {}  # 300
+    assert {module.name: n for module in MODULES if (n := module.num_lines) > 300} == {}
     functions = {f"{module.name}.{node.name}": function_length(node) for module in MODULES for node in module.functions}
-    assert {name: length for name, length in functions.items() if length > 85} == {}  # 60
+    assert {name: length for name, length in functions.items() if length > 60} == {}
 
 
 def test_mappings_of_anything_are_rare():
     counts = {module.name: n for module in MODULES if (n := num_untyped_mappings(module))}
-    assert sum(counts.values()) <= 76, counts  # 40
+    assert sum(counts.values()) <= 51, counts  # to be 40
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
