@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def evaluate(
     text: list[str] = [],  # noqa: B006
     text_key: str = "text",
     generate: list[str] = [],  # noqa: B006
+    max_bad_share: float = 0.01,
     questions: bool = True,
     runs: list[str] = [],  # noqa: B006
     retain: list[str] = [],  # noqa: B006
@@ -61,14 +63,19 @@ def evaluate(
         text: Held-out texts for bits and tokens per character, LANG=FILE each (.jsonl, .jsonl.gz, .parquet, .txt).
             LANG is ja, zh, en or code.
         text_key: Key or column of the text in .jsonl and .parquet files.
-        generate: Conversations with reference answers for BLEU-4 and ROUGE, LANG=FILE each (.jsonl, .jsonl.gz; the
-            formats messages, sharegpt, alpaca and adgen are detected).
+        generate: Conversations with reference answers for BLEU-4, ROUGE and exact match, LANG=FILE each (.jsonl,
+            .jsonl.gz, .parquet). The formats messages, sharegpt, alpaca, adgen, prompt with completion, question with
+            answers (and context) and input with output are detected; `references` lists further accepted answers.
+        max_bad_share: Share of a language's conversations that may be left out because they have no answer or do not
+            fit; one always may, unless this is 0.
         questions: Ask eight questions in Chinese and Japanese.
         runs: Folders of training runs whose curves the report shows.
         retain: Languages of the texts in which the model must not lose quality; zh and en by default.
         max_drift: Largest relative increase of bits per character allowed in a retained language; 0.02 is 2 %.
-        segmentation: Segmentation of Chinese and Japanese for BLEU and ROUGE; `words` requires jieba and
-            sacrebleu[ja].
+        segmentation: Segmentation of Chinese and Japanese for BLEU-4 and ROUGE; `words` requires jieba and
+            sacrebleu[ja]. Other languages are split into words and marks. scores.json holds a signature of each
+            score: segmentation, smoothing, library and version. With sacrebleu[ja], BLEU and chrF are also computed
+            as sacrebleu does (zh, 13a, ja-mecab), to compare with the figures of others.
         max_characters: Maximum number of characters per language (whole documents).
         max_references: Maximum number of conversations per language.
         max_new_tokens: Maximum tokens per answer.
@@ -91,6 +98,8 @@ def evaluate(
     from glmja.evaluation.tasks import EvalLimits
 
     limits = EvalLimits(max_characters, max_references, max_new_tokens, row_len, batch_size)
+    if not 0 <= max_bad_share <= 1:
+        raise ValueError(f"`max_bad_share` ({max_bad_share}) must be a share from 0 to 1")
     if not 0 <= max_drift < float("inf"):
         raise ValueError(f"`max_drift` ({max_drift}) must be at least 0; 0.02 allows 2 % more bits per character")
     texts, chats = (
@@ -102,7 +111,9 @@ def evaluate(
     place = check_device(device)
     retained = _check_languages(retain) or _RETAINED
     tasks = _read_tasks(texts, text_key, chats, questions, retained if baseline else (), limits)
+    _fit_references(tasks, (), max_bad_share)  # what is wrong already, before the models are opened
     opened = _open(folders, tasks, family)
+    tasks = _fit_references(tasks, opened, max_bad_share)
     segmenters = {lang: segmenter(lang, segmentation) for lang in tasks.references}
     run_curves = _read_curves(runs)
 
@@ -119,6 +130,7 @@ def evaluate(
     page = render(scores, answers, tokenize_samples(tasks, *both), run_curves)
     _write(output, overwrite, scores, answers, page)
     _show(scores, answers, Path(output) / PAGE, retained)
+    _show_left_out(tasks)
     return scores
 
 
@@ -166,6 +178,19 @@ def _open(folders: Sequence[str], tasks: EvalTasks, family: FamilyName | None) -
     return opened
 
 
+def _fit_references(tasks: EvalTasks, opened: Sequence[ModelFolder], max_bad_share: float) -> EvalTasks:
+    """Shortens conversations to fit, and checks how many cannot be used."""
+    from glmja.evaluation.references import shorten_to_fit
+
+    references = {
+        lang: shorten_to_fit(found, lang, opened, tasks.limits.max_new_tokens)
+        for lang, found in tasks.references.items()
+    }
+    for lang, found in references.items():
+        found.check(lang, max_bad_share)
+    return replace(tasks, references=references)
+
+
 def _read_curves(runs: Sequence[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     from glmja.runs.run_folder import RunFolder
 
@@ -188,6 +213,11 @@ def _show(scores: Scores, answers: Sequence[Answer], page: Path, retained: Seque
         languages = " or ".join(retained)
         show(f"retention was not measured: there is no --text of {languages}", style="bold yellow")
     show(f"Report: {page}")
+
+
+def _show_left_out(tasks: EvalTasks) -> None:
+    for lang, found in tasks.references.items():
+        show(*(f"--generate {lang}: {note}" for note in found.notes()), style="bold yellow")
 
 
 def main(args: list[str] | None = None) -> Scores:

@@ -36,7 +36,7 @@ class Reply:
     @property
     def whole(self) -> str:
         """The text with its metadata line, if any: a model that does not know the format yet answers there."""
-        return f"{self.metadata}\n{self.text}" if self.metadata else self.text
+        return whole_text(self.metadata, self.text)
 
 
 def generate(
@@ -67,6 +67,11 @@ def generate(
     rows = [render_prompt(prompt, tokenizer) for prompt in prompts]
     continuations = generate_ids(model, tokenizer, rows, sampling, batch_size=batch_size, on_ids=on_ids)
     return [_to_reply(found, len(row), tokenizer) for row, found in zip(rows, continuations, strict=True)]
+
+
+def whole_text(metadata: str, content: str) -> str:
+    """Joins the metadata line, if any, and the content of an assistant's message."""
+    return f"{metadata}\n{content}" if metadata else content
 
 
 def split_metadata(ids: Sequence[int], tokenizer: GLMTokenizer) -> tuple[str, str]:

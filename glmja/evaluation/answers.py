@@ -23,6 +23,7 @@ class Answer:
         lang: Language of the prompt.
         prompt: The user's text.
         reference: The expected answer, if there is one.
+        references: All accepted answers, if there are several.
         model: The model's answer.
         baseline: The baseline's answer, if there is a baseline.
         identical: Whether the two answers are identical, id by id.
@@ -36,6 +37,7 @@ class Answer:
     baseline: str | None = None
     identical: bool | None = None
     prompt_tokens: dict[str, int]
+    references: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ def list_answers(tasks: EvalTasks, model: ModelOutputs, baseline: ModelOutputs |
     found = []
     for i, question in enumerate(tasks.questions):
         before = (baseline.answers[i], baseline.tokenizer) if baseline else None
-        found.append(_answer(language_of(question), question, None, (model.answers[i], model.tokenizer), before))
+        found.append(_answer(language_of(question), question, [], (model.answers[i], model.tokenizer), before))
     for lang, references in tasks.references.items():
-        for i, reference in enumerate(references):
+        for i, reference in enumerate(references.kept):
             prompt = "\n".join(message["content"] for message in reference.prompt)
             before = (baseline.replies[lang][i], baseline.tokenizer) if baseline else None
-            found.append(_answer(lang, prompt, reference.answer, (model.replies[lang][i], model.tokenizer), before))
+            found.append(_answer(lang, prompt, reference.answers, (model.replies[lang][i], model.tokenizer), before))
     return found
 
 
@@ -94,7 +96,7 @@ def tokenize_samples(tasks: EvalTasks, model: ModelOutputs, baseline: ModelOutpu
 def _answer(
     lang: str,
     prompt: str,
-    reference: str | None,
+    references: list[str],
     model: tuple[Reply, GLMTokenizer],
     baseline: tuple[Reply, GLMTokenizer] | None,
 ) -> Answer:
@@ -102,7 +104,8 @@ def _answer(
     return Answer(
         lang=lang,
         prompt=prompt,
-        reference=reference,
+        reference=references[0] if references else None,
+        references=references if len(references) > 1 else None,
         model=model[0].whole,
         baseline=baseline[0].whole if baseline else None,
         identical=model[0].ids == baseline[0].ids if baseline else None,

@@ -83,7 +83,7 @@ class Evaluator:
             # one by one: answers are compared id by id, and padding can flip a near tie in 16 bits
             outputs.answers = self._answer("answers to the questions", tasks.question_prompts(), 1)
         for lang, references in tasks.references.items():
-            prompts = [reference.prompt for reference in references]
+            prompts = [reference.prompt for reference in references.kept]
             outputs.replies[lang] = self._answer(f"answers in {lang}", prompts, tasks.limits.batch_size)
         return outputs
 

@@ -82,20 +82,41 @@ class Quality:
     stopped: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReplyScores(Overlap):
-    """Overlap of replies with references, and the means of `Quality`."""
+    """Overlap of replies with references, and the means of `Quality`.
+
+    Attributes:
+        sacrebleu: BLEU as sacrebleu computes it; None if it, or MeCab for Japanese, is not installed.
+        chrf: chrF2 of sacrebleu; None if it is not installed.
+        right_tool: Share of the references that call a tool whose replies call the same tool; None if none does.
+    """
 
     repetition: float
     script_purity: float
     stopped: float
+    sacrebleu: float | None = None
+    chrf: float | None = None
+    right_tool: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReplyComparison:
-    """Replies to one language's conversations with references."""
+    """Replies to one language's conversations with references.
+
+    Attributes:
+        references: Number of conversations.
+        left_out: Number of records that could not be used, by reason.
+        shortened: Number of conversations that lost their oldest turns to fit into the model.
+        signatures: What each score depends on.
+        model: Scores of the model.
+        baseline: Scores of the baseline.
+    """
 
     references: int
+    left_out: dict[str, int]
+    shortened: int
+    signatures: dict[str, str]
     model: ReplyScores
     baseline: ReplyScores | None = None
 

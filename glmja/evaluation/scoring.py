@@ -8,6 +8,7 @@ from glmja import __version__
 from glmja.conversation.replies import Reply
 from glmja.evaluation.evaluator import ModelOutputs
 from glmja.evaluation.likelihood import mean_kl
+from glmja.evaluation.references import Reference
 from glmja.evaluation.scores import (
     LanguageRetention,
     ModelInfo,
@@ -21,8 +22,9 @@ from glmja.evaluation.scores import (
     TextScores,
 )
 from glmja.evaluation.tasks import EvalTasks
-from glmja.text.overlap import Segmentation, overlap
+from glmja.text.overlap import Segmentation, overlap, signatures
 from glmja.text.quality import repetition_rate, script_purity
+from glmja.text.sacrebleu_scores import sacrebleu_scores
 from glmja.text.scripts import language_of
 from glmja.tokenization.tokenizer import GLMTokenizer
 
@@ -54,7 +56,9 @@ def score(
         glmja=__version__,
         text={lang: _text(lang, model, baseline) for lang in tasks.texts},
         retention=_retention(tasks.retained, model, baseline, max_drift, device),
-        generation={lang: _generation(lang, tasks, model, baseline, segmenters[lang]) for lang in tasks.references},
+        generation={
+            lang: _generation(lang, tasks, model, baseline, segmenters[lang], segmentation) for lang in tasks.references
+        },
         questions=_questions(tasks.questions, model, baseline) if tasks.questions else None,
         model=_info(model),
         baseline=_info(baseline) if baseline else None,
@@ -96,19 +100,56 @@ def _language_retention(lang: str, model: ModelOutputs, baseline: ModelOutputs, 
 
 
 def _generation(
-    lang: str, tasks: EvalTasks, model: ModelOutputs, baseline: ModelOutputs | None, segment: Segmenter
+    lang: str,
+    tasks: EvalTasks,
+    model: ModelOutputs,
+    baseline: ModelOutputs | None,
+    segment: Segmenter,
+    segmentation: Segmentation,
 ) -> ReplyComparison:
-    references = [reference.answer for reference in tasks.references[lang]]
+    found = tasks.references[lang]
+    said = {"answers": f"greedy|max_new_tokens:{tasks.limits.max_new_tokens}"} | signatures(lang, segmentation)
 
     def reply_scores(replies: Sequence[Reply]) -> ReplyScores:
-        found = overlap([reply.whole for reply in replies], references, segment)
-        return ReplyScores(**vars(found), **vars(_quality(lang, replies, model.tokenizer)))
+        texts = [_compared(*pair) for pair in zip(replies, found.kept, strict=True)]
+        answers = [reference.answers for reference in found.kept]
+        comparable = sacrebleu_scores(lang, texts, answers)
+        if comparable:
+            said.update(comparable.signatures)
+        return ReplyScores(
+            **vars(overlap(texts, answers, segment)),
+            **vars(_quality(lang, replies, model.tokenizer)),
+            sacrebleu=comparable.bleu if comparable else None,
+            chrf=comparable.chrf if comparable else None,
+            right_tool=_right_tool(replies, found.kept),
+        )
 
     return ReplyComparison(
-        references=len(references),
+        references=len(found.kept),
+        left_out={reason: len(places) for reason, places in found.left_out.items()},
+        shortened=found.shortened,
         model=reply_scores(model.replies[lang]),
         baseline=reply_scores(baseline.replies[lang]) if baseline else None,
+        signatures=said,
     )
+
+
+def _compared(reply: Reply, reference: Reference) -> str:
+    """Returns the text of a reply, or an empty one if it does not call the tool that it has to."""
+    return reply.whole if _calls_tool_of(reply, reference) else ""
+
+
+def _right_tool(replies: Sequence[Reply], references: Sequence[Reference]) -> float | None:
+    called = [
+        float(_calls_tool_of(reply, reference))
+        for reply, reference in zip(replies, references, strict=True)
+        if reference.tool
+    ]
+    return _mean(called) if called else None
+
+
+def _calls_tool_of(reply: Reply, reference: Reference) -> bool:
+    return not reference.tool or reply.metadata.strip() == reference.tool.strip()
 
 
 def _questions(

@@ -10,6 +10,7 @@ from rich.text import Text
 from glmja.evaluation.answers import Answer
 from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Retention, Scores, TextComparison
 from glmja.text.printable import printable
+from glmja.text.sacrebleu_scores import INSTALL
 from glmja.text.terminal import as_text, make_table
 
 _ANSWER_LEN = 80  # characters of an answer that are shown
@@ -18,9 +19,10 @@ _MEASURES = {  # short headers: the table fits into 80 columns
     "rouge1": "R-1",
     "rouge2": "R-2",
     "rougeL": "R-L",
-    "repetition": "repeats",
-    "script_purity": "script",
+    "exact_match": "exact",
+    "right_tool": "right tool",
 }
+_QUALITY = {"repetition": "repeats", "script_purity": "script", "stopped": "ended"}
 
 
 def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
@@ -34,9 +36,9 @@ def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
     shown: list[Table | Text] = []
     questions = [answer for answer in answers if answer.reference is None]
     if questions and scores.questions:
-        shown += [_questions(questions, names), *_identical(scores.questions)]
+        shown += [_questions(questions, names), _ended(scores.questions, names), *_identical(scores.questions)]
     if scores.generation:
-        shown.append(_generation(scores.generation, names))
+        shown += [*_generation(scores.generation, names), *_notes(scores.generation)]
     if scores.text:
         shown.append(_text(scores.text, names))
     if scores.retention:
@@ -52,6 +54,13 @@ def verdict(retention: Retention) -> Text:
         f"{drift:+.2%} (limit {retention.max_drift:+.2%})",
         style="bold green" if retention.passed else "bold red",
     )
+
+
+def _ended(questions: Mapping[str, QuestionComparison], names: Sequence[str]) -> Text:
+    shares = [
+        f"{lang} {name} {getattr(found, name).stopped:.0%}" for lang, found in questions.items() for name in names
+    ]
+    return Text(f"answers that ended by themselves: {', '.join(shares)}")
 
 
 def _identical(questions: Mapping[str, QuestionComparison]) -> list[Text]:
@@ -83,14 +92,41 @@ def _retention(retention: Retention) -> Table:
     return make_table(headings, rows, title="Retention", align="right")
 
 
-def _generation(generation: Mapping[str, ReplyComparison], names: Sequence[str]) -> Table:
-    rows = []
+def _generation(generation: Mapping[str, ReplyComparison], names: Sequence[str]) -> list[Table]:
+    """Returns three tables, each of which fits into 80 columns."""
+
+    def table(title: str, measures: Mapping[str, str]) -> Table:
+        rows = [
+            [lang, name, str(found.references), *(_number(getattr(getattr(found, name), key)) for key in measures)]
+            for lang, found in generation.items()
+            for name in names
+        ]
+        return make_table(["", "model", "answers", *measures.values()], rows, title=title, align="right")
+
+    shown = [table("Answers compared with references", _MEASURES), table("Quality of these answers", _QUALITY)]
+    if any(found.model.chrf is not None for found in generation.values()):
+        shown.insert(1, table("As sacrebleu computes them", {"sacrebleu": "BLEU", "chrf": "chrF2"}))
+    return shown
+
+
+def _notes(generation: Mapping[str, ReplyComparison]) -> list[Text]:
+    """Returns the signatures, and what is missing."""
+    lines = [
+        f"{lang} {name}: {signature}"
+        for lang, found in generation.items()
+        for name, signature in found.signatures.items()
+    ]
     for lang, found in generation.items():
-        for name in names:
-            cells = [f"{getattr(getattr(found, name), key):.2f}" for key in _MEASURES]
-            rows.append([lang, name, str(found.references), *cells])
-    headings = ["", "model", "answers", *_MEASURES.values()]
-    return make_table(headings, rows, title="Answers compared with references", align="right")
+        if found.model.bleu4 is None:
+            lines.append(f"{lang}: no BLEU-4, because no reference has four segments; see exact")
+        if found.model.sacrebleu is None:
+            what = "BLEU" if found.model.chrf is not None else "BLEU and chrF"
+            lines.append(f"{lang}: no {what} of sacrebleu; it needs: {INSTALL}")
+    return [as_text(line, "dim") for line in lines]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _questions(answers: Sequence[Answer], names: Sequence[str]) -> Table:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from glmja.conversation.messages import Message
 from glmja.conversation.rendering import render_prompt
-from glmja.evaluation.references import Reference
+from glmja.evaluation.references import References
 from glmja.files.documents import read_documents
 from glmja.modeling.model_folder import ModelFolder
 
@@ -59,7 +59,7 @@ class EvalTasks:
     """
 
     texts: dict[str, list[str]]
-    references: dict[str, list[Reference]]
+    references: dict[str, References]
     questions: Sequence[str]
     retained: Sequence[str]
     limits: EvalLimits
@@ -95,7 +95,7 @@ def first_documents(files: Sequence[Path], text_key: str, max_characters: int) -
 
 
 def check_fits(tasks: EvalTasks, model: ModelFolder) -> None:
-    """Checks that rows, prompts and answers fit into the positions of a model, without loading its weights.
+    """Checks that rows and the questions fit into the positions of a model, without loading its weights.
 
     Args:
         tasks: Inputs of the evaluation.
@@ -114,18 +114,10 @@ def check_fits(tasks: EvalTasks, model: ModelFolder) -> None:
             f"{model.path} has no chat format (no <|user|> and <|assistant|> tokens) and cannot answer; leave out "
             "`generate` and set `questions` to false"
         )
-    for name, prompt in _prompts(tasks):
+    for number, prompt in enumerate(tasks.question_prompts(), start=1):
         num_tokens = len(render_prompt(prompt, model.tokenizer))
         if num_tokens + limits.max_new_tokens > num_positions:
             raise ValueError(
-                f"{name} has {num_tokens} tokens; with `max_new_tokens` ({limits.max_new_tokens}) that exceeds the "
-                f"{num_positions} positions of {model.path}"
+                f"question {number} has {num_tokens} tokens; with `max_new_tokens` ({limits.max_new_tokens}) that "
+                f"exceeds the {num_positions} positions of {model.path}"
             )
-
-
-def _prompts(tasks: EvalTasks) -> Iterator[tuple[str, Sequence[Message]]]:
-    for number, prompt in enumerate(tasks.question_prompts(), start=1):
-        yield f"question {number}", prompt
-    for lang, references in tasks.references.items():
-        for number, reference in enumerate(references, start=1):
-            yield f"`generate` {lang}: conversation {number}", reference.prompt

@@ -2,21 +2,25 @@
 
 Both count n-grams of words. torchmetrics splits at spaces, and its ROUGE removes everything but Latin letters and
 digits, which would leave nothing of a Japanese text. Here Japanese and Chinese text is segmented first: into characters
-(a run of Latin letters and digits counts as one), or into words by MeCab or jieba. Scores are comparable only within
-one segmentation.
+(a run of Latin letters and digits counts as one), or into words by MeCab or jieba. Other languages are split into words
+and marks. Scores are comparable only within one segmentation, which `signatures` names with all else that they depend
+on; for scores that others report, see `glmja.text.sacrebleu_scores`.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Literal
 
 Segmentation = Literal["characters", "words"]
 
 _CHARACTERS = re.compile(r"[A-Za-z0-9]+|\S")
 _WORDS = re.compile(r"\w+|[^\w\s]")
+_BLEU_ORDER = 4
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,19 @@ class Overlap:
 
     Attributes:
         bleu4: Corpus BLEU with n-grams up to 4, without smoothing (Papineni et al. 2002,
-            https://aclanthology.org/P02-1040).
-        rouge1: Mean F1 of unigrams over the pairs (Lin 2004, https://aclanthology.org/W04-1013), case-insensitive.
+            https://aclanthology.org/P02-1040); None if no reference has four segments.
+        rouge1: Mean F1 of unigrams over the pairs (Lin 2004, https://aclanthology.org/W04-1013), case-insensitive. Of
+            several references, the highest F1 counts.
         rouge2: Mean F1 of bigrams.
         rougeL: Mean F1 of the longest common subsequence.
+        exact_match: Share of candidates that equal a reference, after NFKC and without white space at the ends.
     """
 
-    bleu4: float
+    bleu4: float | None
     rouge1: float
     rouge2: float
     rougeL: float
+    exact_match: float
 
 
 def segmenter(lang: str, segmentation: Segmentation) -> Callable[[str], list[str]]:
@@ -59,12 +66,35 @@ def segmenter(lang: str, segmentation: Segmentation) -> Callable[[str], list[str
     return _CHARACTERS.findall
 
 
-def overlap(candidates: Sequence[str], references: Sequence[str], segment: Callable[[str], list[str]]) -> Overlap:
+def signatures(lang: str, segmentation: Segmentation) -> dict[str, str]:
+    """Describes what the scores of a language depend on, in the style of sacrebleu's signatures.
+
+    Args:
+        lang: Language of the texts.
+        segmentation: Segmentation of `ja` and `zh`.
+    """
+    if lang not in ("ja", "zh"):
+        segments = f"re:{_WORDS.pattern}"
+    elif segmentation == "characters":
+        segments = f"re:{_CHARACTERS.pattern}"
+    else:
+        segments = f"ja-mecab-{version('sacrebleu')}" if lang == "ja" else f"jieba-{version('jieba')}"
+    library = f"torchmetrics:{version('torchmetrics')}"
+    return {
+        "bleu4": f"case:mixed|tok:{segments}|smooth:none|{library}",
+        "rouge": f"F1|case:folded|tok:{segments}|refs:best|{library}",
+        "exact_match": "case:mixed|NFKC|stripped",
+    }
+
+
+def overlap(
+    candidates: Sequence[str], references: Sequence[str | Sequence[str]], segment: Callable[[str], list[str]]
+) -> Overlap:
     """Computes BLEU and ROUGE of candidates against references.
 
     Args:
         candidates: Generated texts.
-        references: One reference for each candidate.
+        references: One reference, or several, for each candidate.
         segment: Segmenter of the language; see `segmenter`.
 
     Raises:
@@ -77,11 +107,23 @@ def overlap(candidates: Sequence[str], references: Sequence[str], segment: Calla
             "candidates and references must be non-empty and of equal length, "
             f"got {len(candidates)} and {len(references)}"
         )
-    found, expected = ([" ".join(segment(text)) for text in texts] for texts in (candidates, references))
+    accepted = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
+    found = [" ".join(segment(text)) for text in candidates]
+    # the shortest first: of two that are equally close in length, BLEU takes the first, and sacrebleu the shorter one
+    split = [sorted((segment(text) for text in texts), key=len) for texts in accepted]
+    expected = [[" ".join(segments) for segments in texts] for texts in split]
     keys = ("rouge1", "rouge2", "rougeL")
     rouge = rouge_score(found, expected, rouge_keys=keys, normalizer=str.casefold, tokenizer=str.split)
-    bleu = bleu_score(found, [[text] for text in expected])
-    return Overlap(100 * float(bleu), *(100 * float(rouge[f"{key}_fmeasure"]) for key in keys))
+    bleu = 100 * float(bleu_score(found, expected)) if any(len(texts[-1]) >= _BLEU_ORDER for texts in split) else None
+    equal = sum(
+        _comparable(text) in map(_comparable, texts) for text, texts in zip(candidates, accepted, strict=True)
+    ) / len(candidates)
+    rouge1, rouge2, rouge_l = (100 * float(rouge[f"{key}_fmeasure"]) for key in keys)
+    return Overlap(bleu, rouge1, rouge2, rouge_l, 100 * equal)
+
+
+def _comparable(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).strip()
 
 
 def _mecab() -> Callable[[str], list[str]]:

@@ -74,7 +74,9 @@ def test_the_keys_of_the_files_are_stable(zero_test):
 
     output, _ = zero_test
     quality = dict.fromkeys(["repetition", "script_purity", "stopped"])
-    replies = dict.fromkeys(["bleu4", "rouge1", "rouge2", "rougeL"]) | quality
+    replies = dict.fromkeys(["bleu4", "rouge1", "rouge2", "rougeL", "exact_match", "sacrebleu", "chrf"]) | quality
+    signatures = dict.fromkeys(["answers", "bleu4", "rouge", "exact_match", "sacrebleu", "chrf"])
+    compared_replies = {"references": None, "left_out": {}, "shortened": None, "signatures": signatures}
     text = dict.fromkeys(["bits_per_char", "tokens_per_char"])
     compared = {"documents": None, "characters": None, "model": text, "baseline": text}
     retained = dict.fromkeys(["drift", "mean_kl_nats", "kl_tokens", "greedy_unchanged", "greedy_continuations"])
@@ -86,7 +88,7 @@ def test_the_keys_of_the_files_are_stable(zero_test):
         "retention": {
             "languages": {"zh": retained, "en": retained}, "max_drift": None, "worst": None, "passed": None
         },
-        "generation": {"zh": {"references": None, "model": replies, "baseline": replies}},
+        "generation": {"zh": compared_replies | {"model": replies, "baseline": replies}},
         "questions": {"zh": asked, "ja": asked},
         "model": info,
         "baseline": info,
@@ -205,7 +207,10 @@ def test_help_explains_the_command(capsys):
         (["--text", "FILE"], r"--text '\S+' must be LANG=FILE"),
         (["--text", "ja=nowhere.jsonl"], r"no such file: nowhere\.jsonl"),
         (["--generate", "ja=EMPTY"], r"no conversation in \S+"),
-        (["--generate", "ja=FILE"], r"\.jsonl:1: a conversation needs one of the keys"),
+        (
+            ["--generate", "ja=FILE"],
+            r"--generate ja: none of \d+ records can be used: .*\.jsonl:1: missing key: a conversation needs",
+        ),
         (["--text", "ja=EMPTY"], r"no text in"),
         (["--questions", "false"], r"nothing to evaluate; give --text or --generate, or set --questions to true"),
         (["--max_drift", "-1"], r"--max_drift \(-1\.0\) must be at least 0"),

@@ -192,6 +192,12 @@ def references(conversation: Any) -> Given:
     return lambda w: w.evaluate(w.zero, "--generate", f"ja={w.write('bad.jsonl', json.dumps(conversation))}")
 
 
+def answers(num_empty: int, *more: str) -> Given:
+    """Evaluates a question with an answer, and some without."""
+    lines = [json.dumps({"prompt": "首都は", "completion": answer}) for answer in ["東京", *[" "] * num_empty]]
+    return lambda w: w.evaluate(w.zero, "--generate", f"ja={w.write('bad.jsonl', chr(10).join(lines))}", *more)
+
+
 def only_bin(content: bytes) -> Given:
     """Writes a model whose weights are not safetensors."""
 
@@ -604,6 +610,15 @@ TABLE = [
         DATA, r"bad.jsonl:1: turn order: message 0 is assistant after nothing, not system or user"),
     row("43 empty answer", fit, chats(talk("user", "assistant", assistant=" "), **LENIENT),
         DONE, r'"dropped": 1\b'),
+    row("43 one empty answer in evaluate", evaluate, answers(1),
+        DONE, r'"empty answer": 1\b'),
+    row("43 too many empty answers in evaluate", evaluate, answers(2),
+        DATA, r"--generate ja: 2 of 3 records cannot be used; repair them, or raise --max_bad_share \(0\.01\): "
+        r"TMP/bad\.jsonl:2: empty answer: 'completion' has no text"),
+    row("43 no empty answer allowed in evaluate", evaluate, answers(1, "--max_bad_share=0"),
+        DATA, r"--generate ja: 1 of 2 records cannot be used"),
+    row("43 share of bad records out of range", evaluate, answers(0, "--max_bad_share=2"),
+        USAGE, r"--max_bad_share \(2\.0\) must be a share from 0 to 1"),
     row("43 too many empty answers", fit, chats(talk("user", "assistant", assistant=" ")),
         DATA, r"10 records; repair, or raise `max_bad_share` \(0.01\): TMP/bad.jsonl:10: empty answer"),
     row("44 only a prompt fits", fit, chats(talk("user", "assistant", user="長い" * 900), **LENIENT),

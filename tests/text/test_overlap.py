@@ -1,9 +1,11 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 
-from glmja.text.overlap import Overlap, overlap, segmenter
+from glmja.text.overlap import Overlap, overlap, segmenter, signatures
 
 JA = ["長編映画とは、どのようなものですか？", "ラクダはこぶに脂肪をためています。"]
 JA_ANSWERS = ["長編映画とは、長い映画のことです。", "ラクダは水をためています。"]
@@ -16,7 +18,7 @@ JA_ANSWERS = ["長編映画とは、長い映画のことです。", "ラクダ�
 def test_a_text_overlaps_fully_with_itself_and_segmentation_loses_nothing(lang, text, segmentation):
     segment = segmenter(lang, segmentation)
     assert "".join(segment(text)) == "".join(text.split())
-    assert vars(overlap([text], [text], segment)) == pytest.approx(vars(Overlap(100, 100, 100, 100)))
+    assert vars(overlap([text], [text], segment)) == pytest.approx(vars(Overlap(100, 100, 100, 100, 100)))
 
 
 def test_segmentation_into_words_and_characters():
@@ -48,7 +50,7 @@ def test_scores_are_percentages_and_rouge_is_symmetric(pairs):
     ours, theirs = ([pair[i] for pair in pairs] for i in (0, 1))
     segment = segmenter("ja", "characters")
     found, swapped = overlap(ours, theirs, segment), overlap(theirs, ours, segment)
-    assert all(0 <= value <= 100.001 for value in vars(found).values())
+    assert all(0 <= value <= 100.001 for value in vars(found).values() if value is not None)
     assert found.rougeL == pytest.approx(swapped.rougeL)
 
 
@@ -62,3 +64,44 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypa
     monkeypatch.setitem(__import__("sys").modules, "jieba", None)
     with pytest.raises(ValueError, match=r"segmentation of zh into words needs: pip install jieba 'sacrebleu\[ja\]'"):
         segmenter("zh", "words")
+
+
+WORDS = st.lists(st.sampled_from("あいうえ"), max_size=9).map("".join)
+
+
+@given(st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=5))
+def test_bleu_with_several_references_is_sacrebleus(pairs):
+    candidates, references = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = overlap(candidates, references, list).bleu4
+    streams = [[" ".join(texts[i]) if i < len(texts) else None for texts in references] for i in range(3)]
+    streams = [stream for stream in streams if any(text is not None for text in stream)]
+    theirs = BLEU(tokenize="none", smooth_method="none", force=True)
+    if max(len(text) for texts in references for text in texts) < 4:
+        assert found is None
+    else:
+        expected = theirs.corpus_score([" ".join(text) for text in candidates], streams).score
+        assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_best_of_several_references_counts():
+    found = overlap(["はい"], [["いいえ", "はい"]], segmenter("ja", "characters"))
+    assert (found.rouge1, found.rougeL, found.exact_match) == (100, 100, 100)
+
+
+def test_short_answers_are_compared_exactly_and_have_no_bleu():
+    found = overlap(["はい", " ＡＢＣ\n", "いいえ"], ["はい", "ABC", "はい"], segmenter("ja", "characters"))
+    assert found.bleu4 is None
+    assert found.exact_match == pytest.approx(200 / 3)
+    assert overlap(["はい"], ["はい、そうです"], segmenter("ja", "characters")).bleu4 == 0
+
+
+@pytest.mark.parametrize(
+    ("lang", "segmentation", "segments"),
+    [("ja", "characters", r"re:\[A-Za-z0-9\]"), ("zh", "words", r"jieba-\d"), ("ja", "words", r"ja-mecab-\d"),
+     ("en", "characters", r"re:\\w\+")],
+)  # fmt: skip
+def test_signatures_name_segmentation_smoothing_library_and_version(lang, segmentation, segments):
+    found = signatures(lang, segmentation)
+    assert re.match(rf"case:mixed\|tok:{segments}\S*\|smooth:none\|torchmetrics:\d", found["bleu4"])
+    assert re.match(rf"F1\|case:folded\|tok:{segments}\S*\|refs:best\|torchmetrics:\d", found["rouge"])
+    assert found.keys() == {"bleu4", "rouge", "exact_match"}

@@ -1,0 +1,71 @@
+import re
+
+from glmja.evaluation.answers import Answer
+from glmja.evaluation.report import render
+from glmja.evaluation.scores import ModelInfo, Quality, QuestionComparison, ReplyComparison, ReplyScores, Scores
+from glmja.evaluation.tables import tables
+
+REPLIES = ReplyScores(
+    bleu4=None, rouge1=1.5, rouge2=2.5, rougeL=3.5, exact_match=44.25, repetition=0.1, script_purity=0.9, stopped=0.75
+)
+
+
+def scores(**values):
+    info = ModelInfo("m[/x]<b>", "b")
+    generation = {
+        "ja": ReplyComparison(
+            references=4,
+            left_out={"too long": 2},
+            shortened=3,
+            signatures={"bleu4": "tok:<x>"},
+            model=REPLIES,
+        )
+    }
+    questions = {"zh": QuestionComparison(2, Quality(0, 1, 0.5))}
+    given = {"glmja": "0", "text": {}, "retention": None, "generation": generation, "questions": questions}
+    return Scores(**given | {"model": info, "baseline": None, "segmentation": "words"} | values)
+
+
+def answer(lang="ja", reference="はい", text="いいえ"):
+    return Answer(lang=lang, prompt="問<", reference=reference, model=text, prompt_tokens={"model": 1})
+
+
+def text_of(page):
+    return " ".join(re.sub(r"<style>.*</style>|<[^>]+>", " ", page, flags=re.S).split())
+
+
+def test_the_page_shows_figures_signatures_and_what_was_left_out():
+    page = text_of(render(scores(), [answer(), answer(reference=None)], [], {}))
+    assert "ja model 4 – 1.50 2.50 3.50 44.25 – – – 0.100 0.900 0.750" in page
+    assert "ja bleu4: tok:&lt;x&gt;" in page
+    assert "ja: 2 left out: too long" in page and "ja: 3 without their oldest turns, to fit" in page
+    assert "Answers that ended by themselves: zh model 50 %" in page
+    assert "m[/x]&lt;b&gt;" in page and "問&lt;" in page
+
+
+def test_the_page_shows_five_answers_of_each_language():
+    answers = [answer(lang, text=f"{lang}{i}!") for lang in ("ja", "zh") for i in range(7)]
+    page = text_of(render(scores(), answers, [], {}))
+    assert all((f"{lang}{i}!" in page) == (i < 5) for lang in ("ja", "zh") for i in range(7))
+
+
+def test_the_page_has_only_the_parts_that_were_measured():
+    page = text_of(render(scores(generation={}, questions=None), [], [], {}))
+    assert page == "m[/x]&lt;b&gt;: evaluation m[/x]&lt;b&gt; glmja 0"
+
+
+def test_curves_of_runs_are_plotted():
+    page = render(scores(), [], [], {"run<": {"train/loss": [(1, 2.0), (2, 1.0)], "val/ja/bits_per_char": [(1, 3.0)]}})
+    assert page.count('<img alt="run&lt;: ') == 2 and "run&lt;: held-out text" in page
+
+
+def test_the_terminal_shows_the_same_and_what_is_missing(capsys):
+    shown = tables(scores(), [answer(reference=None)])
+    lines = [str(part) for part in shown if not hasattr(part, "columns")]
+    assert "answers that ended by themselves: zh model 50%" in lines
+    assert "ja bleu4: tok:<x>" in lines
+    assert "ja: no BLEU-4, because no reference has four segments; see exact" in lines
+    assert "ja: no BLEU and chrF of sacrebleu; it needs: pip install 'sacrebleu[ja]'" in lines
+    assert [str(part.title) for part in shown if hasattr(part, "columns")] == [
+        "Eight questions, greedy decoding", "Answers compared with references", "Quality of these answers"
+    ]  # fmt: skip

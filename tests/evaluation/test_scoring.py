@@ -1,0 +1,108 @@
+"""Scores from outputs that are written by hand; tests/commands/test_evaluate.py has those of models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from glmja.conversation.replies import Reply
+from glmja.evaluation.evaluator import ModelOutputs
+from glmja.evaluation.likelihood import Distributions, Likelihood
+from glmja.evaluation.references import Reference, References
+from glmja.evaluation.scoring import score
+from glmja.evaluation.tasks import EvalLimits, EvalTasks
+from glmja.text.overlap import segmenter
+
+LIMITS = EvalLimits(1000, 10, 16, 64, 2)
+CALL = "get_weather\n```python\ntool_call(city='東京')\n```"
+
+
+def tasks(references=(), texts=(), questions=(), retained=()):
+    kept = {"ja": References(list(references))} if references else {}
+    return EvalTasks({lang: ["あいう"] for lang in texts}, kept, questions, retained, LIMITS)
+
+
+def reply(text, metadata="", ids=(5, 6), stopped=True):
+    return Reply(text, metadata, list(ids), 3, stopped)
+
+
+def scored(given, model, baseline=None, max_drift=0.02):
+    segmenters = {lang: segmenter(lang, "characters") for lang in given.references}
+    return score(given, model, baseline, max_drift=max_drift, segmentation="characters", segmenters=segmenters)
+
+
+@pytest.fixture
+def outputs(tokenizer):
+    return ModelOutputs("m", tokenizer)
+
+
+def test_a_call_scores_in_full_only_with_the_right_tool(outputs):
+    given = tasks([Reference([], [CALL], "get_weather"), Reference([], ["東京は晴れです。"])])
+    arguments = CALL.partition("\n")[2]
+    found = {}
+    for name in ("get_weather", "delete_everything", "Get_Weather", ""):
+        replies = [reply(arguments, name), reply("東京は晴れです。")]
+        found[name] = scored(given, replace(outputs, replies={"ja": replies})).generation["ja"].model
+    right = found.pop("get_weather")
+    assert (right.bleu4, right.rougeL, right.exact_match, right.right_tool) == (pytest.approx(100), 100, 100, 1)
+    for wrong in found.values():
+        assert wrong.right_tool == 0 and wrong.exact_match == 50
+        assert max(wrong.bleu4, wrong.rouge1, wrong.rouge2, wrong.rougeL, wrong.sacrebleu, wrong.chrf) < 90
+
+
+def test_an_answer_without_a_tool_is_compared_with_its_metadata_line(outputs):
+    given = tasks([Reference([], ["東京は晴れです。"])])
+    found = scored(given, replace(outputs, replies={"ja": [reply("晴れです。", "東京は")]})).generation["ja"].model
+    assert found.rouge1 == 100 and found.right_tool is None
+
+
+def test_every_figure_of_answers_has_a_signature_and_the_share_that_ended(outputs):
+    given = tasks([Reference([], ["はい", "ええ"]), Reference([], ["いいえ"])])
+    replies = [reply("ええ"), reply("はい", stopped=False)]
+    found = scored(given, replace(outputs, replies={"ja": replies})).generation["ja"]
+    assert (found.references, found.model.stopped, found.model.exact_match) == (2, 0.5, 50)
+    assert found.model.bleu4 is None
+    assert found.signatures["answers"] == "greedy|max_new_tokens:16"
+    assert "tok:ja-mecab" in found.signatures["sacrebleu"] and "nrefs:var" in found.signatures["sacrebleu"]
+    assert found.signatures.keys() == {"answers", "bleu4", "rouge", "exact_match", "sacrebleu", "chrf"}
+
+
+def test_records_that_were_left_out_are_counted(outputs):
+    given = tasks([Reference([], ["はい"])])
+    given.references["ja"].leave_out("a.jsonl:2", "empty answer", "message 1")
+    given.references["ja"].shortened = 1
+    found = scored(given, replace(outputs, replies={"ja": [reply("はい")]})).generation["ja"]
+    assert (found.left_out, found.shortened) == ({"empty answer": 1}, 1)
+
+
+def with_text(outputs, bits, continuations):
+    nothing = Distributions([], [], torch.zeros(2, 4))
+    likelihood = Likelihood(1, 3, 2, bits * 3 * 0.6931471805599453)
+    return replace(
+        outputs,
+        likelihoods={"zh": likelihood},
+        distributions={"zh": nothing},
+        continuations={"zh": continuations},
+    )
+
+
+@pytest.mark.parametrize(("bits", "passed"), [(2.0, True), (2.03, True), (2.05, False), (1.0, True)])
+def test_retention_passes_up_to_the_limit(outputs, bits, passed):
+    given = tasks(texts=["zh"], retained=["zh"])
+    before, after = with_text(outputs, 2.0, [[1], [2]]), with_text(outputs, bits, [[1], [3]])
+    found = scored(given, after, before)
+    assert found.retention.passed == passed and found.retention.worst == "zh"
+    assert found.retention.languages["zh"].drift == pytest.approx(bits / 2 - 1)
+    assert found.retention.languages["zh"].greedy_unchanged == 0.5
+    assert found.text["zh"].model.bits_per_char == pytest.approx(bits)
+    assert found.text["zh"].baseline.bits_per_char == pytest.approx(2.0)
+    assert scored(given, after).retention is None
+
+
+def test_questions_are_compared_by_language_and_id_by_id(outputs):
+    given = tasks(questions=["你好", "こんにちは", "さようなら"])
+    model = replace(outputs, answers=[reply("好"), reply("はい", ids=[9]), reply("はい", stopped=False)])
+    baseline = replace(outputs, answers=[reply("好"), reply("はい"), reply("はい")])
+    found = scored(given, model, baseline).questions
+    assert (found["zh"].questions, found["zh"].identical) == (1, 1)
+    assert (found["ja"].questions, found["ja"].identical, found["ja"].model.stopped) == (2, 1, 0.5)
