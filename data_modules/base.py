@@ -7,7 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from lightning import LightningDataModule, Trainer
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.loader import DistributedEvalBatches, Plan, PlannedBatches, RunLoader, load
 from data_modules.batches.rows import Rows
+from data_modules.held_out import Split, leave_out_held, split_source
 from data_modules.stores.store import Store
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.batch import Batch
@@ -53,6 +54,9 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         validation_sources: The sources in the order of the validation loaders.
         num_steps: Number of optimizer steps of the run; set by `setup`.
         ledger: What the run reads; set by `setup`.
+        splits: Which records of each source are trained on, and which are not; set by `setup`.
+        held_out: Store and numbers of the records to validate on, for each of `validation_sources`; set by `setup`.
+        saved_fingerprint: Fingerprint in the checkpoint that the run resumes from; None if there is none.
     """
 
     row_len: int
@@ -61,6 +65,8 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
     validation_sources: Sequence[AnySource]
     num_steps: int
     ledger: Ledger
+    splits: list[Split]
+    held_out: list[tuple[AnyStore, NDArray[np.int64]]]
     store_type: type[AnyStore]
 
     def __init__(
@@ -78,6 +84,7 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         self.tokenizer_dir, self.cache_dir, self.num_workers = tokenizer_dir, cache_dir, num_workers
         self.seed, self.epochs, self.val_share = seed, epochs, val_share
         self.fingerprint: str | None = None
+        self.saved_fingerprint: str | None = None
         self._stores: dict[str, list[AnyStore]] = {}  # stores of each source, by its name
 
     @cached_property
@@ -111,33 +118,39 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         trainer = self._trainer
         if trainer.global_rank == 0:
             self.prepare_data()
-        keys = {name: [store.key for store in stores] for name, stores in self._stores.items()}
+        keys = {name: [(store.key, store.former_key) for store in stores] for name, stores in self._stores.items()}
         if trainer.world_size > 1:
             keys = trainer.strategy.broadcast(keys)
         for name in keys.keys() - self._stores.keys():
-            self._stores[name] = [self.store_type.open(self.cache_dir, key, verify=False) for key in keys[name]]
+            self._stores[name] = [self.store_type.open(self.cache_dir, key, verify=False) for key, _ in keys[name]]
+            for store, (_, former_key) in zip(self._stores[name], keys[name], strict=True):
+                store.former_key = former_key
 
-    def _split_sources(
-        self,
-    ) -> tuple[list[AnyStore], list[DocumentStream], list[tuple[AnyStore, NDArray[np.int64]]]]:
-        """Splits the records of the stores, once these are open.
+    def _split_sources(self) -> tuple[list[AnyStore], list[DocumentStream]]:
+        """Splits the records of the stores, once these are open; sets `splits` and `held_out`.
 
         Returns:
-            For each source, the store and the stream to train on; for each of `validation_sources`, the store and the
-            numbers of the records to validate on.
+            For each source, the store and the stream to train on.
         """
-        train, streams, held_out = [], [], []
-        for i, source in enumerate(self.sources):
-            stores = self._stores[source.name]
-            share = 0 if source.val_files else self.val_share
-            used, kept = split(len(stores[0].lengths), share, (self.seed, i), source.name)
-            if source.val_files:
-                kept = np.arange(len(stores[1].lengths))
-            train.append(stores[0])
-            streams.append(DocumentStream(stores[0].lengths, used, (self.seed, i)))
-            if len(kept):
-                held_out.append((stores[-1], kept))
-        return train, streams, held_out
+        parts = [
+            split_source(source.name, self._stores[source.name], self.val_share, (self.seed, i))
+            for i, source in enumerate(self.sources)
+        ]
+        self.splits = leave_out_held(parts)
+        stores = [self._stores[source.name] for source in self.sources]
+        self.held_out = [(s[-1], part.held) for s, part in zip(stores, self.splits, strict=True) if len(part.held)]
+        streams = [DocumentStream(part.store.lengths, part.used, (self.seed, i)) for i, part in enumerate(self.splits)]
+        return [of_source[0] for of_source in stores], streams
+
+    def _left_out(self, number: int) -> dict[str, int]:
+        """Returns the counts of a source's records that are not trained on because they, or equal ones, are held out.
+
+        The sources that hold out equal ones are the same for all sources, as a ledger needs it.
+        """
+        part = self.splits[number]
+        names = [name for name in self._stores if any(name in other.repeated for other in self.splits)]
+        pairs = {f"held_out_by_{name}": part.repeated.get(name, 0) for name in names}
+        return {"held_out": part.num_held, "equal_to_held_out": part.num_left_out, **pairs}
 
     @property
     def in_step(self) -> int:
@@ -193,15 +206,16 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         self.num_steps = len(plan) // self.in_step
         settings = {
             **settings,
-            "stores": [store.key for store in stores],
             "documents": [hashlib.sha256(stream.documents.tobytes()).hexdigest()[:16] for stream in streams],
             "in_step": self.in_step,
             "world_size": self._trainer.world_size,
             "seed": self.seed,
             "tokenizer": self.tokenizer.fingerprint,
         }
-        text = json.dumps(settings, sort_keys=True, default=str)
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        former = _hash({**settings, "stores": [store.former_key or store.key for store in stores]})
+        self.fingerprint = _hash({**settings, "stores": [store.key for store in stores]})
+        if self.saved_fingerprint == former:  # an earlier version saved the checkpoint
+            self.fingerprint = former
 
     def train_dataloader(self) -> RunLoader:
         """Returns the loader of the micro-batches of this rank."""
@@ -232,6 +246,11 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         """Returns rows, number of rows and rows per batch for each of `validation_sources`."""
 
 
+def _hash(settings: Mapping[str, object]) -> str:
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def check_sources(sources: Sequence[Source]) -> None:
     """Checks names and weights of sources.
 
@@ -246,27 +265,3 @@ def check_sources(sources: Sequence[Source]) -> None:
     without = [source.name for source in sources if source.weight is None]
     if without and len(without) < len(sources):
         raise ValueError(f"sources: give all a weight or none; {', '.join(without)} has none")
-
-
-def split(num_documents: int, val_share: float, seed: tuple[int, ...], name: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Splits documents at random into those to train on and those to hold out.
-
-    Args:
-        num_documents: Number of documents.
-        val_share: Share to hold out; at least one document unless it is 0.
-        seed: Random seed.
-        name: Name of the source, for the message.
-
-    Returns:
-        Sorted numbers of the documents to train on, and of those held out.
-
-    Raises:
-        ValueError: If no document would be left to train on.
-    """
-    num_held_out = max(1, round(num_documents * val_share)) if val_share else 0
-    if num_documents <= num_held_out:
-        raise ValueError(
-            f"source {name!r} has {num_documents} document; one more is needed to hold one out (val_share {val_share})"
-        )
-    order = np.random.default_rng(seed).permutation(num_documents)
-    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])

@@ -85,7 +85,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         """
         self._check_trainer()
         self._open_stores()
-        stores, streams, self.held_out = self._split_sources()
+        stores, streams = self._split_sources()
         for source, stream in zip(self.sources, streams, strict=True):
             if stream.tokens_per_pass < self.row_len:
                 raise ValueError(
@@ -136,16 +136,16 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         """Returns the ledger; asserts that its sums agree."""
         entries = []
         rows_of = np.bincount(rows.sources, minlength=len(stores))
-        for source, store, stream, num_rows, share in zip(self.sources, stores, streams, rows_of, shares, strict=True):
+        parts = zip(self.sources, stores, streams, rows_of, shares, strict=True)
+        for number, (source, store, stream, num_rows, share) in enumerate(parts):
             tokens, read = stream.tokens_per_pass, int(num_rows) * self.row_len
             unread = -read % tokens
             assert (read + unread) % tokens == 0
             entries.append({
                 "source": source.name, "lang": source.lang, "documents": len(stream.documents), "tokens": tokens,
-                "held_out": len(store.lengths) - len(stream.documents), "blank": store.num_blank,
-                "repeated": store.num_repeated, "rows": int(num_rows), "tokens_read": read,
-                "passes": read / tokens, "unread_of_last_pass": unread, "share": num_rows / len(rows),
-                "share_wanted": share / sum(shares),
+                **self._left_out(number), "blank": store.num_blank, "repeated": store.num_repeated,
+                "rows": int(num_rows), "tokens_read": read, "passes": read / tokens, "unread_of_last_pass": unread,
+                "share": num_rows / len(rows), "share_wanted": share / sum(shares),
             })  # fmt: skip
         assert sum(entry["rows"] for entry in entries) == len(rows)
         facts = {"rows": len(rows), "row_len": self.row_len, "tokens": len(rows) * self.row_len, "ranks_x_accumulation":

@@ -95,7 +95,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         for source in self.sources:
             for store in self._stores[source.name]:
                 store.check_dropped(source.name, self.max_bad_share)
-        stores, streams, self.held_out = self._split_sources()
+        stores, streams = self._split_sources()
         quotas = self._quotas([stream.tokens_per_pass for stream in streams])
         members, batches = self._plan_epochs(stores, streams, quotas)
         rows = ConversationRows(stores, members, [row for batch in batches for row in batch])
@@ -183,7 +183,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
             tokens = int(store.lengths[of_source].sum())
             entries.append({
                 "source": source.name, "lang": source.lang, "conversations": len(stream.documents),
-                "tokens": stream.tokens_per_pass, "held_out": len(store.lengths) - len(stream.documents),
+                "tokens": stream.tokens_per_pass, **self._left_out(i),
                 "dropped": store.num_dropped, "shortened": store.num_shortened, "read": len(of_source),
                 "tokens_read": tokens, "target_tokens": int(store.num_target_tokens[of_source].sum()),
                 "passes": tokens / stream.tokens_per_pass, "share_wanted": quota / sum(quotas),

@@ -163,6 +163,8 @@ class FitCLI(LightningCLI):
         """
         if isinstance(self.datamodule, TrainingData) and isinstance(self.model, GLMModule):
             self.datamodule.use_tokenizer(self.model.tokenizer)  # both are linked to one folder
+            if self.resumed is not None:
+                self.datamodule.saved_fingerprint = self.resumed.identity.data
         checks = [self._check_rows, self._check_checkpoint]
         if self.trainer.world_size > 1:
             checks.append(check_port)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.stores.store import digest_of
 from glmja.conversation.formats import BadConversation, ChatFormat, check_turns, to_messages, without_unanswered
 from glmja.conversation.rendering import render_within
 from glmja.files.records import Chunk, records_of
@@ -32,6 +33,7 @@ class Rendered(NamedTuple):
     loss_mask: NDArray[np.bool_]  # whether each token is a target of the loss
     lengths: list[int]  # tokens of each conversation
     num_target_tokens: list[int]  # of each conversation
+    digests: list[bytes]  # of each conversation; equal for equal tokens
     num_shortened: int
     dropped: list[Dropped]
 
@@ -52,6 +54,7 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat,
     loss_mask: list[bool] = []
     lengths: list[int] = []
     num_target_tokens: list[int] = []
+    digests: list[bytes] = []
     dropped: list[Dropped] = []
     num_shortened = 0
     for place, record in records_of(chunk):
@@ -68,7 +71,8 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat,
         ids += row_ids
         loss_mask += row_mask
         lengths.append(len(row_ids))
+        digests.append(digest_of(np.array(row_ids, np.uint32)))
         num_target_tokens.append(sum(row_mask))
         num_shortened += shortened
     tokens, mask = np.array(ids, np.uint32), np.array(loss_mask, np.bool_)
-    return Rendered(tokens, mask, lengths, num_target_tokens, num_shortened, dropped)
+    return Rendered(tokens, mask, lengths, num_target_tokens, digests, num_shortened, dropped)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +27,7 @@ from glmja.files.json_files import read_json
 from glmja.files.records import read_chunks
 from glmja.tokenization.tokenizer import GLMTokenizer
 
-_FORMAT = "2"  # increase when the content of a store for the same conversations changes
+_FORMAT = "3"  # increase when the content of a store for the same conversations changes
 _LOSS_MASK, _NUM_TARGETS = "learnt.bin", "num_target_tokens.npy"  # the names that existing stores have
 _PLACES_SHOWN = 3
 
@@ -42,12 +43,22 @@ class ChatReport:
         places: The first places, `path:line`, of each reason.
         first: Place and details of the first dropped record; empty if there is none.
         shortened: Number of conversations that were shortened to fit into a row.
+        files: Paths of the files, with which the places begin.
     """
 
     dropped: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
     first: str = ""
     shortened: int = 0
+    files: list[str] = field(default_factory=list)
+
+    def name_files(self, files: Sequence[str]) -> None:
+        """Lets the places begin with other paths: the same files may have been moved since."""
+        if files == self.files:
+            return
+        moved = dict(zip(self.files, files, strict=True))
+        self.places = {reason: [_moved(place, moved) for place in places] for reason, places in self.places.items()}
+        self.first, self.files = _moved(self.first, moved), list(files)
 
     def add(self, part: Rendered) -> None:
         """Counts the records of a rendered chunk."""
@@ -94,7 +105,11 @@ class ChatStore(Store):
             ValueError: If a file is damaged or not UTF-8, or no conversation has a target token; gives `path:line`.
         """
         write = partial(_write, source, tokenizer, row_len)
-        return cls._open_or_create(cache_dir, _key(source, tokenizer, row_len), write)
+        key, former_key = _keys(source, tokenizer, row_len)
+        store = cls._open_or_create(cache_dir, key, write)
+        store.find_former(cache_dir, former_key)
+        store.report.name_files(source.files)
+        return store
 
     def check_dropped(self, name: str, max_bad_share: float) -> None:
         """Logs how many records were dropped, and why.
@@ -119,20 +134,34 @@ class ChatStore(Store):
         log.warning("%s: %s", found, ", ".join(reasons))
 
 
-def _key(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> str:
-    """Hashes the tokenizer, the settings, and the content and names of the files."""
+def _moved(place: str, moved: Mapping[str, str]) -> str:
+    for before, after in moved.items():
+        if place.startswith(f"{before}:"):
+            return after + place.removeprefix(before)
+    return place
+
+
+def _keys(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> tuple[str, str]:
+    """Hashes the tokenizer, the settings and the content of the files.
+
+    Returns:
+        The key, and the key of an earlier version, which also hashed the paths as they were written.
+    """
     source.check_files()
-    digest = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {source.format} {row_len}".encode())
+    settings = f"{tokenizer.fingerprint} {source.format} {row_len}"
+    key, former = hashlib.sha256(f"{_FORMAT} {settings}".encode()), hashlib.sha256(f"2 {settings}".encode())
     for path in map(Path, source.files):
-        # the name, because the places of dropped records contain it
-        digest.update(bytes.fromhex(sha256_of_file(path)) + str(path).encode())
-    return digest.hexdigest()[:32]
+        content = bytes.fromhex(sha256_of_file(path))
+        key.update(content)
+        former.update(content + str(path).encode())
+    return key.hexdigest()[:32], former.hexdigest()[:32]
 
 
 def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Path) -> None:
     lengths: list[int] = []
     num_target_tokens: list[int] = []
-    report = ChatReport()
+    digests: list[bytes] = []
+    report = ChatReport(files=list(map(str, source.files)))
     render = partial(render_chunk, tokenizer=tokenizer, chat_format=source.format, row_len=row_len)
     chunks = read_chunks(source.files, description=f"tokenizing {source.name}")
     with (
@@ -145,10 +174,11 @@ def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Pa
             part.loss_mask.tofile(loss_mask)
             lengths += part.lengths
             num_target_tokens += part.num_target_tokens
+            digests += part.digests
             report.add(part)
     if not lengths:
         raise DataError(
             f"source {source.name!r} has no conversation with target tokens: {report.first or 'there are no records'}"
         )
     np.save(folder / _NUM_TARGETS, np.array(num_target_tokens, dtype=np.int64))
-    finish_store(folder, lengths, vars(report))
+    finish_store(folder, lengths, digests, vars(report))

@@ -6,7 +6,6 @@ between two characters that occur side by side in no piece of the vocabulary, so
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
+from data_modules.stores.store import digest_of
 from glmja.files.documents import documents_of
 from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -61,7 +61,7 @@ class DocumentEncoder:
         ends = np.cumsum(lengths)
         ids = np.insert(np.concatenate(encoded), ends - np.arange(1, len(ends) + 1), self.eos_id).astype(np.uint32)
         assert (ids[ends - 1] == self.eos_id).all()
-        digests = [hashlib.blake2b(part.tobytes(), digest_size=16).digest() for part in np.split(ids, ends[:-1])]
+        digests = [digest_of(part) for part in np.split(ids, ends[:-1])]
         return Encoded(ids, lengths, digests, num_blank)
 
 

@@ -8,6 +8,7 @@ it: the others of a run open the store by its key, with `verify=False`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -18,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glmja.errors import DataError
-from glmja.files.checksums import changed_files, write_checksums
-from glmja.files.json_files import write_json
+from glmja.files.checksums import CHECKSUM_FILE, changed_files, write_checksums
+from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder
 
 TOKENS, STARTS, REPORT = "tokens.bin", "starts.npy", "report.json"
+_DIGESTS = "digests.npy"
 
 
 class Store:
@@ -32,7 +34,10 @@ class Store:
         folder: Folder of the store; its name is the key.
         tokens: Ids of all records, one after the other, (T,) uint32, memory-mapped.
         starts: Offset of each record in `tokens`, and T at the end, (records + 1,) int64.
+        former_key: Key that an earlier version gave to the same content, if its store is in the cache as well.
     """
+
+    former_key: str | None = None
 
     def __init__(self, folder: Path) -> None:
         """Opens a complete store without verifying it."""
@@ -49,6 +54,22 @@ class Store:
     def lengths(self) -> NDArray[np.int64]:
         """Number of tokens of each record, (records,) int64."""
         return np.diff(self.starts)
+
+    @cached_property
+    def digests(self) -> NDArray[np.uint64]:
+        """A hash of the tokens of each record, (records,) uint64."""
+        if (self.folder / _DIGESTS).is_file():
+            return np.load(self.folder / _DIGESTS, mmap_mode="r")
+        bounds = zip(self.starts[:-1], self.starts[1:], strict=True)  # the store is older than the file
+        return _as_numbers([digest_of(self.tokens[start:end]) for start, end in bounds])
+
+    def find_former(self, cache_dir: str | Path, key: str) -> None:
+        """Sets `former_key` if the cache has a store of that key whose tokens are those of this store."""
+        former = Path(cache_dir).expanduser() / key / CHECKSUM_FILE
+        if former.is_file():
+            files = {name: checksum for name, checksum in read_json(former).items() if name not in (REPORT, _DIGESTS)}
+            if files.items() <= read_json(self.folder / CHECKSUM_FILE).items():
+                self.former_key = key
 
     @classmethod
     def open(cls, cache_dir: str | Path, key: str, verify: bool = True) -> Self:
@@ -86,17 +107,31 @@ class Store:
         return cls.open(cache_dir, key)
 
 
-def finish_store(folder: Path, lengths: Sequence[int] | NDArray[np.int64], report: Mapping[str, object]) -> None:
+def finish_store(
+    folder: Path, lengths: Sequence[int] | NDArray[np.int64], digests: Sequence[bytes], report: Mapping[str, object]
+) -> None:
     """Completes a folder that holds `TOKENS` already.
 
     Args:
         folder: Folder of the store.
         lengths: Number of tokens of each record.
+        digests: `digest_of` each record.
         report: Content of `REPORT`.
     """
+    np.save(folder / _DIGESTS, _as_numbers(digests))
     np.save(folder / STARTS, np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64))
     write_json(folder / REPORT, dict(report))
     write_checksums(folder)
+
+
+def digest_of(ids: NDArray[np.uint32]) -> bytes:
+    """Returns a hash that is equal for records with equal tokens."""
+    return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
+
+
+def _as_numbers(digests: Sequence[bytes]) -> NDArray[np.uint64]:
+    # half of a digest: of 10^8 records, none is taken for another with a probability above 0.999
+    return np.frombuffer(b"".join(digest[:8] for digest in digests), dtype="<u8").astype(np.uint64)
 
 
 def _damaged(folder: Path, why: str) -> DataError:

@@ -84,7 +84,7 @@ def _key(source: TextSource, dataset: Any, tokenizer: GLMTokenizer) -> str:
 def _write(source: TextSource, dataset: Any, tokenizer: GLMTokenizer, num_workers: int | None, folder: Path) -> None:
     encoder = DocumentEncoder(tokenizer, source.text_key)
     lengths: list[NDArray[np.int64]] = []
-    seen: set[bytes] = set()  # about 100 bytes of memory per document
+    seen: dict[bytes, None] = {}  # in the order of the documents; about 100 bytes of memory per document
     num_blank = num_repeated = 0
     with (
         (folder / TOKENS).open("wb") as out,
@@ -99,13 +99,13 @@ def _write(source: TextSource, dataset: Any, tokenizer: GLMTokenizer, num_worker
     all_lengths = np.concatenate([np.empty(0, np.int64), *lengths])
     if not len(all_lengths):
         raise no_text(source.files or [_origin(source)])
-    finish_store(folder, all_lengths, {"blank": num_blank, "repeated": num_repeated})
+    finish_store(folder, all_lengths, list(seen), {"blank": num_blank, "repeated": num_repeated})
     log.info("%s: %d documents, %d tokens", source.name, len(all_lengths), all_lengths.sum())
 
 
-def _is_new(digest: bytes, seen: set[bytes]) -> bool:
+def _is_new(digest: bytes, seen: dict[bytes, None]) -> bool:
     before = len(seen)
-    seen.add(digest)
+    seen[digest] = None
     return len(seen) > before
 
 

@@ -35,6 +35,7 @@ class TrainingData(Protocol):
         num_steps: Number of optimizer steps of the run; set by `setup`.
         validation_sources: Sources in the order of the validation loaders.
         fingerprint: Hash of everything that the micro-batches depend on; None before `setup`.
+        saved_fingerprint: Fingerprint in the checkpoint that the run resumes from; None if there is none.
         ledger: What the run reads; set by `setup`.
     """
 
@@ -42,6 +43,7 @@ class TrainingData(Protocol):
     num_steps: int
     validation_sources: Sequence[ValidationSource]
     fingerprint: str | None
+    saved_fingerprint: str | None
     ledger: Ledger
 
     def use_tokenizer(self, tokenizer: GLMTokenizer) -> None:

@@ -109,11 +109,15 @@ def test_the_counts_of_rows_are_those_of_their_tokens(lengths, data):
 
 
 def test_validation_files_take_the_place_of_a_held_out_share(zero_dir, tmp_path):
-    source = ChatSource("chats", "all", [CHATS], val_files=[CHATS])
-    data = planned(zero_dir, tmp_path, sources=[source])
-    assert data.ledger.entries[0]["held_out"] == 0
+    lines = Path(CHATS).read_text(encoding="utf-8").splitlines(keepends=True)
+    train, val = (tmp_path / name for name in ("train.jsonl", "val.jsonl"))
+    train.write_text("".join(lines[9:]), encoding="utf-8")
+    val.write_text("".join(lines[:9]), encoding="utf-8")
+    data = planned(zero_dir, tmp_path, sources=[ChatSource("chats", "all", [str(train)], val_files=[str(val)])])
+    assert (data.ledger.entries[0]["held_out"], data.ledger.entries[0]["equal_to_held_out"]) == (0, 0)
+    whole = planned(zero_dir, tmp_path, sources=[ChatSource("chats", "all", [str(val)])], val_share=0)
     num_targets = sum(int((b["labels"][:, 1:] != IGNORE_INDEX).sum()) for b in data.val_dataloader()[0])
-    assert num_targets == data.ledger.entries[0]["target_tokens"]
+    assert num_targets == whole.ledger.entries[0]["target_tokens"]
 
 
 def test_the_twin_learns_to_answer(zero_dir, tmp_path):

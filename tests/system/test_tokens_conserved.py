@@ -70,10 +70,17 @@ def planned(data, trainer):
             "needed to hold one out",
             "no conversation with target tokens",
             "cannot be shared",
+            "nothing is left to train on",
         )
         assert any(words in str(error) for words in too_little)
         return False
     return True
+
+
+def held_out(data):
+    """Returns the tokens of all records that are validated on."""
+    return {tuple(store.tokens[store.starts[i] : store.starts[i + 1]].tolist()) for store, numbers in data.held_out
+            for i in numbers}  # fmt: skip
 
 
 @pytest.mark.parametrize("num_corpora", CORPORA)
@@ -82,20 +89,15 @@ def test_every_token_of_a_text_is_read_or_held_out_or_counted(tokenizer_dir, tok
         encoded = [(*tokenizer.encode(text), tokenizer.eos_id) for text in documents if text.strip()]
         distinct = list(dict.fromkeys(encoded))
         assert (entry["blank"], entry["repeated"]) == (len(documents) - len(encoded), len(encoded) - len(distinct))
-        assert entry["documents"] + entry["held_out"] == len(distinct)
+        assert entry["documents"] + entry["held_out"] + entry["equal_to_held_out"] == len(distinct)
+        kept = [ids for ids in distinct if ids not in held_out(data)]
         trained = [token for number in stream.documents for token in distinct[number]]
-        assert entry["tokens"] == len(trained) == sum(map(len, distinct)) - held_out_tokens(data, entry["source"])
+        assert sorted(trained) == sorted(token for ids in kept for token in ids) and entry["documents"] == len(kept)
+        assert entry["tokens"] == len(trained)
         num_passes = -(-entry["tokens_read"] // len(trained))
         left = Counter(trained * num_passes)
         left.subtract(read)
         assert min(left.values(), default=0) >= 0 and left.total() == entry["unread_of_last_pass"]
-
-    def held_out_tokens(data, name):
-        names = [source.name for source in data.validation_sources]
-        if name not in names:
-            return 0
-        rows, num_rows, _ = data._validation_rows()[names.index(name)]
-        return sum(len(rows[i].input_ids) for i in range(num_rows))
 
     @settings(max_examples=num_corpora)
     @given(
@@ -148,10 +150,10 @@ def test_every_conversation_is_read_once_or_held_out_or_counted(tokenizer_dir, t
             entry = data.ledger.entries[0]
             assert entry["dropped"] == len(records) - len(kept)
             assert entry["shortened"] == sum(shortened for _, _, shortened in kept)
-            held_out = {int(number) for _, numbers in data.held_out for number in numbers}
-            assert (entry["held_out"], entry["read"]) == (len(held_out), len(kept) - len(held_out))
+            mine = [found for found in kept if tuple(found[0]) not in held_out(data)]
+            assert entry["held_out"] == sum(len(numbers) for _, numbers in data.held_out)
+            assert entry["read"] == len(mine) == len(kept) - entry["held_out"] - entry["equal_to_held_out"]
             read, num_targets = read_by_all_ranks(data, trainer)
-            mine = [found for number, found in enumerate(kept) if number not in held_out]
             assert Counter(read) == Counter(token for ids, _, _ in mine for token in ids)
             assert num_targets == entry["target_tokens"] == sum(sum(mask) for _, mask, _ in mine)
 
