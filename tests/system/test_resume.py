@@ -11,6 +11,7 @@ from glmja.build_tokenizer import build_tokenizer
 from glmja.resize_embeddings import resize_embeddings
 from glmja.runs import manifest
 from glmja.twin import build as twin
+from lit_modules import base
 from tests.support.demo_run import KINDS, args, check_same, unbroken
 from tests.support.file_reads import counted_opens, reads_of
 from tests.support.programs import counting
@@ -140,3 +141,11 @@ def test_of_two_ranks_one_hashes_checkpoint_and_sources(zero_dir, tmp_path):
     assert {str(twin.text_file(language)) for language in twin.LANGUAGES} <= set(first)
     assert len(first) == len(set(first)) and not second
     check_same(tmp_path, whole)
+
+
+def test_other_data_is_refused_before_the_weights_are_loaded(zero_dir, tmp_path, capsys, monkeypatch):
+    last = manifest.newest(unbroken(zero_dir, "one_rank", "demo_pretrain") / "run" / "checkpoints")
+    monkeypatch.setattr(base, "load_model", lambda *_: pytest.fail("loads the weights"))
+    with pytest.raises(SystemExit):
+        fit.main([*args(zero_dir, tmp_path, "demo_pretrain", **{"data.init_args.seed": 1}), f"--ckpt_path={last}"])
+    assert "was saved with data " in capsys.readouterr().err
