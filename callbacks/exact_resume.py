@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from glmja.errors import ModelError
-from glmja.runs.contracts import TrainingData
+from glmja.runs.contracts import find_training_data
 from glmja.runs.manifest import LightningState
 
 RNG = "rng"  # key of the random states in a checkpoint
@@ -66,8 +66,8 @@ class ExactResume(Callback):
         self.loaded = states[trainer.global_rank]
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
         self.validation_is_due = batches["completed"] < batches["processed"]
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, TrainingData) and data.num_steps > checkpoint["global_step"]:
+        data = find_training_data(trainer)
+        if data is not None and data.num_steps > checkpoint["global_step"]:
             _reopen_epoch(checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -23,7 +23,7 @@ from glmja.modeling.loss import next_token_loss
 from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.training_clock import TrainingClock
 from glmja.runs import manifest
-from glmja.runs.contracts import data_fingerprint, training_data
+from glmja.runs.contracts import find_training_data, training_data
 from glmja.runs.identity import RunIdentity
 from glmja.runs.manifest import LightningState
 from glmja.weights.options import DtypeName
@@ -242,7 +242,7 @@ class GLMModule(LightningModule, TrainingModule):
             trainer: Trainer of the run. `data` is known once its data module has planned the run, `trainable` once the
                 weights are loaded.
         """
-        trainable = None
+        data, trainable = find_training_data(trainer), None
         if self.model is not None:
             trainable = tuple((n, tuple(p.shape)) for n, p in self.named_parameters() if p.requires_grad)
         return RunIdentity(
@@ -251,7 +251,7 @@ class GLMModule(LightningModule, TrainingModule):
             strategy=type(trainer.strategy).__name__,
             base=self.folder.fingerprint,
             tokenizer=self.tokenizer.fingerprint,
-            data=data_fingerprint(trainer),
+            data=None if data is None else data.fingerprint,
             trainable=trainable,
             embeddings=self.embeddings,
             lora=asdict(self.lora) if self.tuning == "lora" else None,

@@ -51,22 +51,22 @@ class TrainingData(Protocol):
         ...
 
 
+def find_training_data(trainer: object) -> TrainingData | None:
+    """Returns the data module of a Lightning trainer if it keeps the promise of `TrainingData`; None otherwise."""
+    data = getattr(trainer, "datamodule", None)  # Lightning sets the attribute, but does not declare it
+    return data if isinstance(data, TrainingData) else None
+
+
 def training_data(trainer: object) -> TrainingData:
     """Returns the data module of a Lightning trainer.
 
     Raises:
         ValueError: If it does not keep the promise of `TrainingData`.
     """
-    data = getattr(trainer, "datamodule", None)  # Lightning sets the attribute, but does not declare it
-    if not isinstance(data, TrainingData):
+    data = find_training_data(trainer)
+    if data is None:
         raise ValueError(
-            f"{type(data).__name__} does not plan its run (row_len, num_steps, validation_sources, fingerprint, "
-            "ledger); use a class of data_modules"
+            "the data module does not plan its run (row_len, num_steps, validation_sources, fingerprint, ledger); use "
+            "a class of data_modules"
         )
     return data
-
-
-def data_fingerprint(trainer: object) -> str | None:
-    """Returns the fingerprint of a trainer's data; None if there is no data module or it has not planned the run."""
-    data = getattr(trainer, "datamodule", None)
-    return data.fingerprint if isinstance(data, TrainingData) else None

@@ -2,7 +2,7 @@ import pytest
 
 from data_modules import ChatSource, PackedPretrainingData, PaddedSFTData, TextSource
 from data_modules.stores import chat_store, token_store
-from glmja.runs.contracts import TrainingData, data_fingerprint, training_data
+from glmja.runs.contracts import TrainingData, find_training_data, training_data
 from glmja.twin.build import text_file
 from tests.support.fake_trainer import FakeTrainer
 
@@ -53,6 +53,6 @@ def test_a_data_module_is_training_data_and_does_not_load_a_given_tokenizer(zero
 
 def test_a_trainer_without_such_data_is_refused():
     trainer = FakeTrainer()
-    assert data_fingerprint(trainer) is None
-    with pytest.raises(ValueError, match=r"NoneType does not plan its run .*; use a class of data_modules"):
+    assert find_training_data(trainer) is None
+    with pytest.raises(ValueError, match=r"the data module does not plan its run .*; use a class of data_modules"):
         training_data(trainer)
