@@ -1,8 +1,8 @@
-"""`python -m glmja.build_tokenizer`: Japanese pieces for a ChatGLM tokenizer, with a certificate."""
+"""`python -m glmja.build_tokenizer`: adds Japanese pieces to a ChatGLM tokenizer and verifies the result."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from glmja.cli.arguments import files_by_language
 from glmja.cli.command import run_command
@@ -12,11 +12,11 @@ from glmja.files.documents import read_documents
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.terminal import make_table, show
-from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.tokenization import huggingface
 from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import append_pieces, check_premises, unreachable_pieces
-from glmja.verification import tokenizer as certificate
+from glmja.verification.tokenizer import REPORT_FILE, TokenizerReport, compare_on_texts, table_of
 
 
 def build_tokenizer(
@@ -33,34 +33,35 @@ def build_tokenizer(
     seed: int = 0,
     family: FamilyName | None = None,
     overwrite: bool = False,
-) -> dict[str, Any]:
-    """Adds Japanese pieces to a ChatGLM tokenizer, and proves that other text is tokenised as before.
+) -> dict[str, object]:
+    """Adds Japanese pieces to a ChatGLM tokenizer and verifies that the tokenization of other text is unchanged.
 
     Args:
-        base: Folder with the `tokenizer.model` of ChatGLM2, ChatGLM3 or a tokenizer of ours.
-        output: New folder for the tokenizer, loadable by `AutoTokenizer` and `GLMTokenizer`.
-        corpus: Japanese text to learn pieces from: .txt (a document a line), .jsonl, .jsonl.gz or .parquet files.
-        num_new_pieces: How many pieces to add; each costs a row in both embeddings.
-        policy: Which text keeps its ids, because every new piece must hold a character that it never has. `kana`: a
-            kana; text without kana is protected. `shinjitai`: a kana, or an ideograph outside GB 2312 and Big5;
-            protects simplified and traditional Chinese. `japanese`: a kana, or an ideograph outside GB 2312; protects
-            simplified Chinese. `none`: anything, for comparison; protects nothing.
-        join_punctuation: Whether a learnt piece may hold punctuation beside kana, as in です。 Saves about 7 % of the
-            tokens of Japanese.
-        pieces: Ready SentencePiece model to take the pieces from instead of learning them.
-        check: Texts for the certificate, LANG=FILE each; several files of one language are read as one.
+        base: Folder of the tokenizer to extend: ChatGLM2, ChatGLM3, or a tokenizer written by glmja.
+        output: New folder for the tokenizer, loadable with `AutoTokenizer` and `GLMTokenizer`.
+        corpus: Japanese text files to learn pieces from: .txt (one document per line), .jsonl, .jsonl.gz or .parquet.
+        num_new_pieces: Number of pieces to add; each takes one row in both embeddings.
+        policy: Which text is guaranteed to keep its token ids, because every new piece contains a character that this
+            text never contains. `kana`: a kana; protects text without kana. `shinjitai`: a kana, or an ideograph
+            outside GB 2312 and Big5; protects simplified and traditional Chinese. `japanese`: a kana, or an ideograph
+            outside GB 2312; protects simplified Chinese. `none`: any character, for comparison; protects nothing.
+        join_punctuation: Whether a learned piece may contain punctuation next to kana, as in です。 Saves about 7 % of
+            the tokens of Japanese.
+        pieces: SentencePiece model to take the pieces from instead of learning them.
+        check: Text files to verify the tokenizer on, as LANG=FILE; several files of one language are read as one.
         text_key: Key or column of the text in .jsonl and .parquet files.
-        max_training_tokens: Learn from a random sample of the corpus above this size; 60 bytes of memory a token.
-        seed: Seed of that sample.
+        max_training_tokens: Learn from a random sample of the corpus above this number of tokens; takes 60 bytes of
+            memory per token.
+        seed: Seed of the sample.
         family: Family of the base, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
             default.
-        overwrite: Replace what `output` holds.
+        overwrite: Replace the contents of `output`.
 
     Returns:
-        The certificate as written to `tokenizer_report.json`.
+        The report as written to `tokenizer_report.json`.
 
     Raises:
-        ValueError: If an input is not what it should be, there are too few pieces, or a premise of the proof fails.
+        ValueError: If an input is invalid, the corpus has too few pieces, or the verification fails.
         OSError: If a file does not exist or cannot be written.
     """
     if num_new_pieces < 1:
@@ -77,59 +78,57 @@ def build_tokenizer(
         chosen = learn_pieces(old.proto, documents, num_new_pieces, policy, join_punctuation, max_training_tokens, seed)
         rejected, num_present = [], 0
     with atomic_output_folder(output, overwrite) as folder:
-        left_out = fast_tokenizer.save(GLMTokenizer(append_pieces(old.proto, chosen)), folder)
-        new = GLMTokenizer.load(folder)  # the finished file is what the certificate is about
-        _refuse(check_premises(old.proto, new.proto, policy))
-        fast = None if left_out else fast_tokenizer.load_backend(folder)
-        reports = {
-            language: certificate.compare(
-                read_documents(files, text_key, f"checking {language}"), old, new, policy, fast
-            )
+        left_out = huggingface.save(GLMTokenizer(append_pieces(old.proto, chosen)), folder)
+        new = GLMTokenizer.load(folder)  # the verification is about the saved file
+        _raise_if_any(check_premises(old.proto, new.proto, policy))
+        fast = None if left_out else huggingface.load_backend(folder)
+        compared = {
+            language: compare_on_texts(read_documents(files, text_key, f"checking {language}"), old, new, policy, fast)
             for language, files in texts.items()
         }
-        _refuse([line for language, text in reports.items() for line in text.failures(language, policy)])
-        report = {
-            "policy": policy,
-            "base_tokenizer_sha256": old.fingerprint,
-            "tokenizer_sha256": new.fingerprint,
-            "hugging_face_tokenizer": fast_tokenizer.describe_saved(left_out),
-            "pieces_before": len(old),
-            "pieces_after": len(new),
-            "control_tokens": new.control_tokens,
-            "premises": "hold" if policy != "none" else "hold, but the policy protects no text",
-            "unreachable_pieces": len(unreachable_pieces(new.proto, len(old))),
-            "pieces_already_there": num_present,
-            "rejected_pieces": len(rejected),
-            "rejected_examples": rejected[:20],
-            "texts": {language: text.as_dict() for language, text in reports.items()},
-        }
-        write_json(folder / certificate.FILE_NAME, report)
-    _print(report, reports, output)
-    return report
+        _raise_if_any([line for language, text in compared.items() for line in text.failures(language, policy)])
+        report = TokenizerReport(
+            policy=policy,
+            base_tokenizer_sha256=old.fingerprint,
+            tokenizer_sha256=new.fingerprint,
+            hugging_face_tokenizer=huggingface.describe_saved(left_out),
+            pieces_before=len(old),
+            pieces_after=len(new),
+            control_tokens=new.control_tokens,
+            premises="hold" if policy != "none" else "hold, but the policy protects no text",
+            unreachable_pieces=len(unreachable_pieces(new.proto, len(old))),
+            pieces_already_there=num_present,
+            rejected_pieces=len(rejected),
+            rejected_examples=rejected[:20],
+            texts=compared,
+        )
+        write_json(folder / REPORT_FILE, report.as_json())
+    _print(report, output)
+    return report.as_json()
 
 
-def _refuse(failures: list[str]) -> None:
+def _raise_if_any(failures: list[str]) -> None:
     if failures:
-        raise ValueError(f"the certificate fails, nothing is written: {'; '.join(failures[:5])}")
+        raise ValueError(f"the verification fails, nothing is written: {'; '.join(failures[:5])}")
 
 
-def _print(report: dict[str, Any], reports: dict[str, certificate.TextReport], output: str) -> None:
-    rows = [("pieces", f"{report['pieces_before']:,} → {report['pieces_after']:,}")]
-    if report["pieces_already_there"]:
-        rows.append(("already there, ids kept", f"{report['pieces_already_there']:,}"))
+def _print(report: TokenizerReport, output: str) -> None:
+    rows = [("pieces", f"{report.pieces_before:,} → {report.pieces_after:,}")]
+    if report.pieces_already_there:
+        rows.append(("already there, ids kept", f"{report.pieces_already_there:,}"))
     rows += [
-        ("policy", report["policy"]),
-        ("premises of non-interference", report["premises"]),
-        ("Hugging Face files", report["hugging_face_tokenizer"]),
-        ("unreachable pieces", str(report["unreachable_pieces"])),
-        ("rejected by the policy", f"{report['rejected_pieces']:,} {' '.join(report['rejected_examples'][:8])}"),
+        ("policy", report.policy),
+        ("conditions of the proof", report.premises),
+        ("Hugging Face files", report.hugging_face_tokenizer),
+        ("unreachable pieces", str(report.unreachable_pieces)),
+        ("rejected by the policy", f"{report.rejected_pieces:,} {' '.join(report.rejected_examples[:8])}"),
     ]
-    show(make_table(["certificate", ""], rows, title=f"Tokenizer in {output}"))
-    if reports:
-        show(certificate.as_table(reports, f"Sentences under the policy {report['policy']}"))
+    show(make_table(["verification", ""], rows, title=f"Tokenizer in {output}"))
+    if report.texts:
+        show(table_of(report.texts, f"Sentences under the policy {report.policy}"))
 
 
-def main(args: list[str] | None = None) -> dict[str, Any]:
+def main(args: list[str] | None = None) -> dict[str, object]:
     """Runs the command line."""
     return run_command(build_tokenizer, args)
 

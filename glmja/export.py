@@ -1,15 +1,17 @@
-"""`python -m glmja.export`: a checkpoint of a run → a model folder of its own, or a language pack.
+"""`python -m glmja.export`: writes the model that a run trained, or a language pack of it.
 
-A checkpoint holds what trained; the rest lies in the folder that the run began with. Both are put together as the files
-are written, so the memory is that of a few blocks of rows, beside pages of the mapped checkpoint. The check at the end
-holds the whole model: each tensor is compared with what peft makes of the same checkpoint, and both speak.
+A checkpoint holds the trained tensors; the others are in the folder that the run started from. The two are merged while
+the files are written, so memory holds a few blocks of rows, and pages of the mapped checkpoint. The check at the end
+loads the whole model: each tensor is compared with peft's merge of the same checkpoint, and logits and replies are
+compared.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
@@ -31,8 +33,6 @@ Format = Literal["glm", "chatglm", "adapter"]
 
 REPORT = "export_report.json"
 
-_LONG = ("lora", "validation", "ledger")  # not for a table
-
 
 def export(
     output: str,
@@ -46,38 +46,38 @@ def export(
     check: bool = True,
     family: FamilyName | None = None,
     overwrite: bool = False,
-) -> dict[str, Any]:
-    """Writes the model that a run has trained, adapters merged; or a language pack of it; or the model of a pack.
+) -> dict[str, object]:
+    """Writes the model that a run trained, adapters merged; or a language pack of it; or the model of a pack.
 
     Args:
-        output: New folder; `export_report.json` and a model card tell where its content is from.
-        checkpoint: A checkpoint, or the folder of a run, whose newest whole checkpoint is taken.
-        model: Folder of the model that the run began with; by default the one that the run's `config.yaml` names.
-        format: `glm`, for `AutoModelForCausalLM` without remote code; `chatglm`, ChatGLM3's own layout and names; or
-            `adapter`, a language pack: adapters, new rows and tokenizer, without the model.
-        pack: A language pack, in place of a checkpoint.
-        base: What the pack is put on: the model that its run began with, or the stock model which that grew from.
-        dtype: Of the written weights; by default that of the model the run began with, or the pack's.
-        max_shard_size: Bytes a file of weights.
-        check: Compare what was written with the trained model; takes 4 bytes of memory for each parameter of the model.
-            What is made of a pack is compared with the weights that were put together: the pack was compared itself.
-        family: Family of the model that the run trained, `chatglm3` or `chatglm2`, as it was given to the run;
+        output: New folder; its `export_report.json` and model card record what it was made from.
+        checkpoint: Checkpoint to export, or the folder of a run, of which the newest complete checkpoint is exported.
+        model: Folder of the model that the run trained; by default the one in the run's `config.yaml`.
+        format: `glm` for `AutoModelForCausalLM` without remote code; `chatglm` for ChatGLM3's own layout and names; or
+            `adapter` for a language pack: adapters, new rows and tokenizer, without the model.
+        pack: Folder of a language pack to export instead of a checkpoint.
+        base: Folder of the model to apply the pack to: the model that its run trained, or the stock model which that
+            was extended from.
+        dtype: Dtype of the written weights; by default that of the model that the run trained, or the pack's.
+        max_shard_size: Maximum bytes of a weight file.
+        check: Compare the export with the trained model; takes 4 bytes of memory per parameter of the model. The model
+            of a pack is compared with the merged weights, since the pack was checked when it was written.
+        family: Family of the model that the run trained, `chatglm3` or `chatglm2`, if it was given to the run;
             recognized by its files by default.
-        overwrite: Replace what `output` holds.
+        overwrite: Replace the contents of `output`.
 
     Returns:
         The report as written to `export_report.json`.
 
     Raises:
-        ValueError: If the checkpoint or pack is incomplete, damaged or of another model, or the check at the end fails.
-        OSError: If a file does not exist, or the disk has no room.
+        ValueError: If the checkpoint or pack is incomplete, damaged or of another model, or a check at the end fails.
+        OSError: If a file does not exist, or the disk is full.
     """
-    import torch
-
     from glmja.runs.trained_state import TrainedState
+    from glmja.weights.dtypes import dtype_named
 
     check_free(output, overwrite, [path for path in (checkpoint, model, pack, base) if path])
-    to = _Output(output, format, getattr(torch, dtype) if dtype else None, max_shard_size, check, overwrite)
+    to = _Output(output, format, dtype_named(dtype) if dtype else None, max_shard_size, check, overwrite)
     if checkpoint and not pack and not base:
         state = TrainedState.open(checkpoint)
         model_dir = Path(model) if model else state.run.model_dir()
@@ -119,35 +119,43 @@ def open_base(state: TrainedState, model_dir: Path, family: FamilyName | None = 
         if found[name] != saved[name]:
             raise ModelError(
                 f"{state.folder} was trained from {what} with the hash {saved[name][:16]}…, but "
-                f"{model_dir} has {found[name][:16]}…; give the folder that the run began with as --model"
+                f"{model_dir} has {found[name][:16]}…; set `model` to the folder that the run trained"
             )
     return base
 
 
-def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str, Any]:
+def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str, object]:
     from glmja.modeling.model_folder import write_model
     from glmja.runs import language_pack
     from glmja.weights.chatglm_layout import EMBEDDING
-    from glmja.weights.merging import merge
+    from glmja.weights.dtypes import dtype_name
+    from glmja.weights.merging import LoraScaling, merge
 
     facts, dtype = state.manifest.identity.as_json(), to.dtype or base.checkpoint.tensors[EMBEDDING].dtype
-    merged = merge(base.checkpoint, state.tensors, facts["lora"], base.tokenizer.new_ids, dtype)
+    scaling = LoraScaling.of(facts["lora"]) if facts["lora"] else None
+    merged = merge(base.checkpoint, state.tensors, scaling, base.tokenizer.new_ids, dtype)
+    training = {key: facts[key] for key in ("lora", "tuning", "embeddings")}
     needed = 0 if to.format == "adapter" else merged.num_bytes
     with atomic_output_folder(to.folder, to.overwrite, needed) as folder:
+        written: dict[str, object]
         if to.format == "adapter":
-            written = language_pack.write(folder, base.checkpoint, state.tensors, facts, base.tokenizer, dtype)
+            tokenizer = base.tokenizer
+            pack = language_pack.write(
+                folder, base.checkpoint, state.tensors, **training, tokenizer=tokenizer, dtype=dtype
+            )
+            written = asdict(pack)
         else:
             written = write_model(folder, merged, base.tokenizer, to.format, to.max_shard_size)
-        report = {
+        report: dict[str, object] = {
             "format": to.format,
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": dtype_name(dtype),
             "run": state.run.path.name,
             "step": state.manifest.step,
             "model": base.path.resolve().name,
             "model_fingerprint": facts["base"],
             **written,
             **{key: facts[key] for key in ("tuning", "embeddings", "lora")},
-            **(_compared(state, base, folder, to.format) if to.check else {"compared": False}),
+            **(_compare(state, base, folder, to.format) if to.check else {"compared": False}),
             "validation": state.run.last_scores(state.manifest.step),
             "ledger": state.run.read_ledger(),
         }
@@ -155,61 +163,58 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
     return report
 
 
-def _export_pack(pack: str, base: str, to: _Output) -> dict[str, Any]:
+def _export_pack(pack: str, base: str, to: _Output) -> dict[str, object]:
     from glmja.modeling.model_folder import write_model
     from glmja.runs import language_pack
+    from glmja.verification.export import compare_written
     from glmja.weights.chatglm_layout import EMBEDDING
+    from glmja.weights.checkpoint import Checkpoint
+    from glmja.weights.dtypes import dtype_name
 
-    merged, tokenizer = language_pack.apply_pack(pack, base, to.dtype)
+    merged, tokenizer = language_pack.apply_pack(pack, Checkpoint.open(base).as_glm(), to.dtype)
     with atomic_output_folder(to.folder, to.overwrite, merged.num_bytes) as folder:
         layout: Layout = "chatglm" if to.format == "chatglm" else "glm"
-        written = write_model(folder, merged, tokenizer, layout, to.max_shard_size)
-        dtype = str(merged.tensors[EMBEDDING].dtype).removeprefix("torch.")
-        of_pack = read_json(Path(pack) / REPORT)
-        report = of_pack | {"format": to.format, "dtype": dtype, **written, "pack_put_on": Path(base).resolve().name}
+        report: dict[str, object] = {
+            **read_json(Path(pack) / REPORT),
+            "format": to.format,
+            "dtype": dtype_name(merged.tensors[EMBEDDING].dtype),
+            **write_model(folder, merged, tokenizer, layout, to.max_shard_size),
+            "pack_put_on": Path(base).resolve().name,
+        }
         if to.check:
-            from glmja.verification.export import compare_written
-
-            report |= compare_written(merged, folder, tokenizer)
+            report |= asdict(compare_written(merged, folder, tokenizer))
         _write_report(folder, report)
     return report
 
 
-def _compared(state: TrainedState, base: ModelFolder, folder: Path, format: Format) -> dict[str, Any]:
+def _compare(state: TrainedState, base: ModelFolder, folder: Path, format: Format) -> dict[str, object]:
     from glmja.runs import language_pack
     from glmja.verification.export import compare
     from glmja.weights.checkpoint import Checkpoint
 
     if format == "adapter":
-        reopened, _ = language_pack.apply_pack(folder, base.path)
-        return compare(state, base, reopened, run_it=False)
-    return compare(state, base, Checkpoint.open(folder).as_glm())
+        exported, _ = language_pack.apply_pack(folder, base.checkpoint)
+    else:
+        exported = Checkpoint.open(folder).as_glm()
+    tensors, speech = compare(state, base, exported, run_it=format != "adapter")
+    return asdict(tensors) | (asdict(speech) if speech else {})
 
 
-def _write_report(folder: Path, report: dict[str, Any]) -> None:
-    write_json(folder / REPORT, report)
-    card = model_card.export_card(
-        report["format"],
-        report["run"],
-        report["step"],
-        report["model"],
-        {key: value for key, value in report.items() if key not in _LONG},
-        report["validation"],
-        (report["ledger"] or {}).get("sources", ()),
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+def _write_report(folder: Path, report: Mapping[str, object]) -> None:
+    write_json(folder / REPORT, {**report})
+    (folder / "README.md").write_text(model_card.export_card(report), encoding="utf-8")
 
 
-def _print(report: dict[str, Any], output: str) -> None:
+def _print(report: Mapping[str, object], output: str) -> None:
     rows = [
         (key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 1 else str(value))
         for key, value in report.items()
-        if key not in _LONG
+        if key not in model_card.LONG_ENTRIES
     ]
     show(make_table(["export", ""], rows, title=f"{report['format']} in {output}"))
 
 
-def main(args: list[str] | None = None) -> dict[str, Any]:
+def main(args: list[str] | None = None) -> dict[str, object]:
     """Runs the command line."""
     return run_command(export, args)
 

@@ -1,17 +1,16 @@
-"""`python -m glmja.resize_embeddings`: ChatGLM's weights + a grown tokenizer → the Zero model.
+"""`python -m glmja.resize_embeddings`: extends ChatGLM's embeddings to an extended tokenizer: the Zero model.
 
-Every new row of the output head is a convex combination of old rows. So the logit of a new token
-is the same combination of old logits, never above their maximum: as long as the tokens of a prompt
-are those of old, greedy decoding says what it always said. (In exact arithmetic. The rounding of a
-row to 16 bits moves a logit by about one part in 10⁴, so two old logits that tie that closely could
-swap with a new one; the check at the end runs both models.)
+Every new row of the output head is a convex combination of old rows, so the logit of a new token is the same convex
+combination of old logits and never exceeds their maximum. As long as a prompt contains only old tokens, greedy decoding
+is unchanged. This holds in exact arithmetic: rounding a row to 16 bits changes a logit by about one part in 10⁴, so a
+new token could win where two old logits tie that closely. The check at the end compares the replies of both models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
@@ -23,7 +22,7 @@ from glmja.modeling.model_card import zero_card
 from glmja.text.terminal import make_table, show
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor
-from glmja.verification import tokenizer as certificate
+from glmja.verification.tokenizer import REPORT_FILE
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName, Init
 
 REPORT = "resize_report.json"
@@ -41,35 +40,36 @@ def resize_embeddings(
     seed: int = 0,
     family: FamilyName | None = None,
     overwrite: bool = False,
-) -> dict[str, Any]:
-    """Grows the embeddings of a ChatGLM model to a grown tokenizer: the Zero model.
+) -> dict[str, object]:
+    """Extends the embeddings of a ChatGLM model to an extended tokenizer: the Zero model.
 
     Args:
-        base: Folder with weights and tokenizer, in ChatGLM2/3's layout or as written by this command.
+        base: Folder of the base model, in ChatGLM2/3's layout or as written by this command.
         tokenizer: Folder of the tokenizer that extends the base's.
-        output: New folder, loadable by `AutoModelForCausalLM` and `AutoTokenizer` without remote code.
-        init: New rows of both embeddings. `subtoken_mean`: the mean of the rows of the old tokens that the piece was
-            spelled with; `mean`: of all old rows; `random`: normal with standard deviation 0.02, for comparison.
-        pad_to_multiple_of: Round the number of rows up to it, for the tensor cores; padding rows get the mean.
-        dtype: Of the written weights; the base's by default.
-        max_shard_size: Bytes a file of weights.
-        check_greedy: Load both models at the end and compare what they say; takes twice the memory of the model.
-        seed: Of `random`.
+        output: New folder, loadable with `AutoModelForCausalLM` and `AutoTokenizer` without remote code.
+        init: Initialization of new rows in both embeddings. `subtoken_mean`: mean of the rows of the old pieces that
+            spell the new piece; `mean`: mean of all old rows; `random`: normal with standard deviation 0.02, for
+            comparison.
+        pad_to_multiple_of: Round the number of rows up to a multiple of this, for tensor cores; padding rows get the
+            mean of the old rows.
+        dtype: Dtype of the written weights; by default the base's.
+        max_shard_size: Maximum bytes of a weight file.
+        check_greedy: Load both models at the end and compare their greedy replies; takes twice the memory of the model.
+        seed: Seed of the initialization `random`.
         family: Family of the base, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
             default.
-        overwrite: Replace what `output` holds.
+        overwrite: Replace the contents of `output`.
 
     Returns:
         The report as written to `resize_report.json`.
 
     Raises:
         ValueError: If base, tokenizer and weights do not belong together or are damaged, or a check at the end fails.
-        OSError: If a file does not exist, or the disk has no room.
+        OSError: If a file does not exist, or the disk is full.
     """
-    import torch
-
     from glmja.modeling.model_folder import ModelFolder, write_model
     from glmja.verification.zero import verify_zero
+    from glmja.weights.dtypes import dtype_named
     from glmja.weights.embeddings import read_embeddings, resize
 
     if pad_to_multiple_of < 1:
@@ -79,7 +79,7 @@ def resize_embeddings(
     old = opened.tokenizer
     check_extends(old, new, tokenizer)
     means, base_sha256 = read_embeddings(opened.checkpoint, len(old))
-    source = opened.checkpoint.astype(getattr(torch, dtype)) if dtype else opened.checkpoint
+    source = opened.checkpoint.astype(dtype_named(dtype)) if dtype else opened.checkpoint
     num_rows = -(-len(new) // pad_to_multiple_of) * pad_to_multiple_of
     spelled = isolated_processor(old.proto).encode([p.piece for p in list(new.proto.pieces)[len(old) :]])
     resized = {
@@ -90,7 +90,7 @@ def resize_embeddings(
     zero = replace(source, config=config, tensors=source.tensors | resized)
     with atomic_output_folder(output, overwrite, zero.num_bytes) as folder:
         written = write_model(folder, zero, new, "glm", max_shard_size)
-        report = {
+        report: dict[str, object] = {
             "base": opened.path.resolve().name,
             "base_sha256": base_sha256,
             "base_tokenizer_sha256": old.fingerprint,
@@ -102,7 +102,7 @@ def resize_embeddings(
             "new_rows": len(new) - len(old),
             "padding_rows": num_rows - len(new),
             "rows_after": num_rows,
-            **verify_zero(opened, source, folder, spelled, init, check_greedy),
+            **verify_zero(opened, source, folder, spelled, init, check_greedy).as_json(),
         }
         write_json(folder / REPORT, report)
         (folder / "README.md").write_text(zero_card(report, _policy(tokenizer)), encoding="utf-8")
@@ -111,10 +111,10 @@ def resize_embeddings(
 
 
 def check_extends(old: GLMTokenizer, new: GLMTokenizer, folder: str) -> None:
-    """Checks that the ids of one tokenizer mean the same in the other.
+    """Checks that each id of the base's tokenizer is the same piece in the extended one.
 
     Raises:
-        ValueError: If an id does not; names the first.
+        ModelError: If one is not; names the first.
     """
     for i, piece in enumerate(old.proto.pieces):
         after = new.proto.pieces[i].piece if i < len(new) else "nothing"
@@ -126,11 +126,11 @@ def check_extends(old: GLMTokenizer, new: GLMTokenizer, folder: str) -> None:
 
 
 def _policy(tokenizer: str) -> str:
-    path = Path(tokenizer) / certificate.FILE_NAME
+    path = Path(tokenizer) / REPORT_FILE
     return str(read_json(path).get("policy")) if path.is_file() else "unknown"
 
 
-def _print(report: dict[str, Any], output: str) -> None:
+def _print(report: Mapping[str, object], output: str) -> None:
     rows = [
         (key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 1 else str(value))
         for key, value in report.items()
@@ -138,7 +138,7 @@ def _print(report: dict[str, Any], output: str) -> None:
     show(make_table(["check", ""], rows, title=f"Zero model in {output}"))
 
 
-def main(args: list[str] | None = None) -> dict[str, Any]:
+def main(args: list[str] | None = None) -> dict[str, object]:
     """Runs the command line."""
     return run_command(resize_embeddings, args)
 

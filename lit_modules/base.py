@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from glmja.families.names import FamilyName
 from glmja.modeling.adapters import Embeddings, Lora, Tuning, apply_tuning, check_tuning, unwrap_peft
 from glmja.modeling.batch import Batch
 from glmja.modeling.contracts import TrainingModule
@@ -26,6 +27,7 @@ from glmja.runs import manifest
 from glmja.runs.contracts import find_training_data, training_data
 from glmja.runs.identity import RunIdentity
 from glmja.runs.manifest import LightningState
+from glmja.weights.dtypes import dtype_named
 from glmja.weights.options import DtypeName
 from lit_modules.checkpoint_folder import check_resumed
 from lit_modules.gradient_steps import GradientSteps
@@ -57,6 +59,7 @@ class GLMModule(LightningModule, TrainingModule):
         gradient_checkpointing: bool = False,
         compile_layers: bool = False,
         loss_chunk_len: int = 256,
+        family: FamilyName | None = None,
     ) -> None:
         """Checks that model and tokenizer match; loads no weights.
 
@@ -77,6 +80,8 @@ class GLMModule(LightningModule, TrainingModule):
             compile_layers: Whether to compile each transformer layer with torch.compile. Steps are faster, after
                 minutes of compilation.
             loss_chunk_len: Number of positions whose logits the loss holds at a time; 2048 to 4096 on a large GPU.
+            family: Family of the model, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files
+                by default.
 
         Raises:
             OSError: If the folder has no config or tokenizer.
@@ -85,7 +90,7 @@ class GLMModule(LightningModule, TrainingModule):
         super().__init__()
         if loss_chunk_len < 1:
             raise ValueError(f"loss_chunk_len ({loss_chunk_len}) must be at least 1")
-        self.folder = ModelFolder.open(model_dir)
+        self.folder = ModelFolder.open(model_dir, family)
         self.tokenizer = self.folder.tokenizer
         check_tuning(tuning, embeddings, self.tokenizer.new_ids)
         self.tuning, self.embeddings, self.lora = tuning, embeddings, lora
@@ -150,7 +155,7 @@ class GLMModule(LightningModule, TrainingModule):
 
     @property
     def _frozen_dtype(self) -> torch.dtype | None:
-        return getattr(torch, self.dtype_name) if self.dtype_name else None
+        return dtype_named(self.dtype_name) if self.dtype_name else None
 
     def setup(self, stage: str) -> None:
         """Checks the settings and the checkpoint, and creates the metrics of the validation sources.

@@ -14,7 +14,7 @@ import torch
 
 from glmja.weights.chatglm_layout import expected_shapes, to_glm_config
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.tensors import MemoryTensor, Source
+from glmja.weights.tensors import MemoryTensor, TensorSource
 
 _SHARD_BYTES = 1_830_000_000  # ChatGLM3-6B's largest file has 1.83 GB
 
@@ -37,10 +37,10 @@ def write_checkpoint(folder: Path, reference: Path, num_layers: int, seed: int =
     return folder_bytes(folder)
 
 
-def _weights(config: dict, seed: int) -> dict[str, Source]:
+def _weights(config: dict, seed: int) -> dict[str, TensorSource]:
     generator = torch.Generator().manual_seed(seed)
-    made: dict[str, Source] = {}
-    weights: dict[str, Source] = {}
+    made: dict[str, TensorSource] = {}
+    weights: dict[str, TensorSource] = {}
     for name, shape in expected_shapes(config).items():
         key = re.sub(r"layers\.\d+", "layers.0", name)
         if key not in made:

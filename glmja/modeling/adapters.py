@@ -1,8 +1,8 @@
-"""Which parameters of a model train.
+"""Selects the trainable parameters of a model.
 
-The transformer trains by low-rank adapters, in full, or not at all; the two embedding matrices in full, only in the
-rows of appended pieces, or not at all. Parameters that train are fp32 whatever the others are: 16 bits lose the small
-steps of an optimizer. (DeepSpeed keeps fp32 copies of its own.)
+The transformer trains with low-rank adapters, in full, or is frozen; the two embedding matrices train in full, in the
+rows of new pieces only, or are frozen. Trainable parameters are fp32 whatever the dtype of the others, since the small
+steps of an optimizer are lost in 16 bits. (DeepSpeed keeps fp32 copies itself.)
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from transformers import GlmForCausalLM
 
+from glmja.families.glm import GLM_LAYERS
+
 Tuning = Literal["lora", "full", "frozen"]
 Embeddings = Literal["frozen", "full", "new_rows"]
 
-LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj")
-
-_EMBEDDINGS = ("embed_tokens", "lm_head")
+LINEAR_LAYERS = GLM_LAYERS.linear
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
     Attributes:
-        rank: Of the adapters.
-        alpha: Their update is scaled by `alpha / rank`.
-        dropout: Probability of dropping an input of an adapter.
-        targets: Names of the linear layers that have one.
-        rslora: Scale by `alpha / sqrt(rank)` instead (https://arxiv.org/abs/2312.03732): for large ranks.
-        dora: Learn the magnitude of each weight column apart (https://arxiv.org/abs/2402.09353): better at small
-            ranks, slower.
+        rank: Rank of the adapters.
+        alpha: Numerator of the scale `alpha / rank` of the update.
+        dropout: Dropout probability of the adapters' inputs.
+        targets: Names of the linear layers that get an adapter.
+        rslora: Scale by `alpha / sqrt(rank)` instead (rsLoRA, https://arxiv.org/abs/2312.03732), for large ranks.
+        dora: Train the magnitude of each row of a weight separately (DoRA, https://arxiv.org/abs/2402.09353): better
+            at small ranks, slower.
     """
 
     rank: int = 8
@@ -46,7 +46,11 @@ class Lora:
     dora: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
+        """Checks ranges and names.
+
+        Raises:
+            ValueError: If a value is out of range, or a target is not a linear layer.
+        """
         if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
             raise ValueError(
                 f"lora: rank ({self.rank}) and alpha ({self.alpha}) must be at least 1 and dropout ({self.dropout}) "
@@ -54,37 +58,37 @@ class Lora:
             )
         unknown = sorted(set(self.targets) - set(LINEAR_LAYERS))
         if unknown or not self.targets:
-            raise ValueError(f"lora: targets ({', '.join(unknown) or 'none'}) must be of {', '.join(LINEAR_LAYERS)}")
+            raise ValueError(f"lora: targets ({', '.join(unknown) or 'none'}) must be among {', '.join(LINEAR_LAYERS)}")
 
 
 def check_tuning(tuning: Tuning, embeddings: Embeddings, new_ids: Sequence[int]) -> None:
-    """Checks that there is something to train.
+    """Checks that a parameter is trainable.
 
     Raises:
-        ValueError: If not.
+        ValueError: If none is.
     """
     if tuning == embeddings == "frozen":
-        raise ValueError("tuning and embeddings are both frozen: nothing would train")
+        raise ValueError("`tuning` and `embeddings` are both frozen, so nothing would train; set one to lora or full")
     if embeddings == "new_rows" and not new_ids:
-        raise ValueError("embeddings: new_rows, but the tokenizer has no appended pieces; take full or frozen")
+        raise ValueError("`embeddings` is new_rows, but the tokenizer has no new pieces; set it to full or frozen")
 
 
 def unwrap_peft(model: GlmForCausalLM | PeftModel) -> GlmForCausalLM:
-    """The model itself, without peft's shell; its layers hold the adapters, too."""
+    """Returns the model inside a `PeftModel`, whose layers include the adapters; any other model is returned as is."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def apply_tuning(
     model: GlmForCausalLM, tuning: Tuning, embeddings: Embeddings, lora: Lora, new_ids: Sequence[int]
 ) -> GlmForCausalLM | PeftModel:
-    """Freezes a model but for what is to train.
+    """Adds adapters to a model and freezes all parameters that do not train.
 
     Args:
-        model: The model; changed in place.
+        model: The model; modified in place.
         tuning: How the transformer trains.
         embeddings: How the input and output embeddings train.
-        lora: The adapters, if any.
-        new_ids: Rows that train under `new_rows`; all others stay as they are, exactly.
+        lora: Settings of the adapters, if `tuning` is `lora`.
+        new_ids: Ids of the rows that train under `new_rows`; all other rows stay bit-equal.
 
     Raises:
         ValueError: If nothing would train.
@@ -93,6 +97,7 @@ def apply_tuning(
     model.requires_grad_(False)
     result: GlmForCausalLM | PeftModel = model
     if tuning == "lora" or embeddings == "new_rows":
+        token_rows = {name: list(new_ids) for name in GLM_LAYERS.embeddings}
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
@@ -100,20 +105,20 @@ def apply_tuning(
             use_rslora=lora.rslora,
             use_dora=lora.dora,
             target_modules=list(lora.targets) if tuning == "lora" else DUMMY_TARGET_MODULES,
-            trainable_token_indices={n: list(new_ids) for n in _EMBEDDINGS} if embeddings == "new_rows" else None,
+            trainable_token_indices=token_rows if embeddings == "new_rows" else None,
             task_type="CAUSAL_LM",
         )
         result = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
-        if embeddings == "full" and name.endswith(tuple(f"{n}.weight" for n in _EMBEDDINGS)):
+        if embeddings == "full" and name.endswith(tuple(f"{embedding}.weight" for embedding in GLM_LAYERS.embeddings)):
             # not peft's `modules_to_save`, which keeps a frozen second copy (1.3 GB each way at 6B)
             parameter.requires_grad_(True)
-        elif tuning == "full" and name.startswith(("model.layers.", "model.norm.")):
+        elif tuning == "full" and name.startswith(GLM_LAYERS.transformer):
             parameter.requires_grad_(True)
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     if embeddings == "full" and tuning != "full":
-        # fp32 embeddings would make all that is passed from layer to layer fp32
-        norm = model.model.norm  # asked at each call: DeepSpeed and Lightning may cast the model later
+        # fp32 embeddings would make the hidden states of all layers fp32
+        norm = model.model.norm  # read in each call, since DeepSpeed and Lightning may cast the model later
         model.model.embed_tokens.register_forward_hook(lambda module, inputs, output: output.to(norm.weight.dtype))
     return result

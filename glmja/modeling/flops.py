@@ -1,35 +1,38 @@
-"""How many floating-point operations a training step needs: the numerator of model FLOPs utilisation (MFU)."""
+"""Counts the floating-point operations of a training step: the numerator of model FLOPs utilization (MFU)."""
 
 from __future__ import annotations
 
 from torch import nn
 from transformers import GlmConfig
 
+from glmja.weights.peft_names import is_lora
+
 
 def flops_per_token(
     config: GlmConfig, row_len: float, num_lora_parameters: int, train_embeddings: bool, train_transformer: bool = False
 ) -> float:
-    """Floating-point operations that training needs per token, forward and backward.
+    """Returns the floating-point operations of training per token, forward and backward.
 
-    A multiplication and an addition are two. With N parameters in the transformer's linear layers, E in the head,
-    P in the adapters, and A operations of causal attention (QKᵀ and PV, each 2 × T × width × layers, and half of that
-    since the other half is masked):
+    A multiplication and an addition count as two. With N parameters in the transformer's linear layers, E in the head,
+    P in the adapters, and A operations of causal attention (QKᵀ and PV, each 2 × T × width × layers, of which half
+    are masked):
 
     - forward: 2N + 2E + 2P + A. Looking up an embedding is free.
     - backward to the activations: 2N + 2E + 2P + 2A.
-    - backward to the weights that train: 2P; 2E if the embeddings do (the input's gradient is a scatter, free); 2N
-      if the transformer does.
+    - backward to the trainable weights: 2P; 2E if the embeddings train (the gradient of the input embedding is a
+      scatter, which is free); 2N if the transformer trains.
 
-    So adapters with embeddings take 4N + 6E + 3A + 6P, and adapters alone 4N + 4E + 3A + 6P. "6N" would count
-    gradients of frozen weights, half as much again. What is recomputed (checkpointing, flash attention) is not counted:
-    it is the method's cost, not the model's. Norms, rotations, softmax and the optimizer are left out, below 1 %.
+    So adapters with embeddings take 4N + 6E + 3A + 6P, and adapters alone 4N + 4E + 3A + 6P. The rule of thumb 6N would
+    count gradients of frozen weights, too, which is half as much again. Recomputation (gradient checkpointing, flash
+    attention) is a cost of the method, not of the model, and is not counted. Norms, rotary embeddings, softmax and the
+    optimizer are below 1 % and are not counted, either.
 
     Args:
-        config: Of the model.
-        row_len: Tokens that attention sees: of a row, or of its documents where these are isolated; the mean weighted
-            by tokens (Σ len² / Σ len).
-        num_lora_parameters: Parameters of all adapters.
-        train_embeddings: Whether the input and output embeddings train; some rows of them count as all.
+        config: Config of the model.
+        row_len: Length of the attention context in tokens: of a sequence, or of its documents if these are isolated,
+            then the mean weighted by tokens (Σ len² / Σ len).
+        num_lora_parameters: Number of parameters of all adapters.
+        train_embeddings: Whether the input and output embeddings train; some rows count as all.
         train_transformer: Whether the transformer's own weights train.
     """
     width, heads_width = config.hidden_size, config.num_attention_heads * config.head_dim
@@ -46,7 +49,7 @@ def flops_per_token(
 
 
 def training_flops_per_token(model: nn.Module, row_len: float) -> float:
-    """`flops_per_token` of a model, with or without adapters, by what of it requires a gradient.
+    """Returns `flops_per_token` of a model, by the parameters that require a gradient.
 
     Args:
         model: A `GlmForCausalLM` or the `PeftModel` around one.
@@ -54,7 +57,7 @@ def training_flops_per_token(model: nn.Module, row_len: float) -> float:
     """
     lora = embeddings = transformer = 0
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
+        if is_lora(name):
             lora += parameter.numel()
         elif "embed_tokens" in name or "lm_head" in name:
             embeddings += parameter.requires_grad

@@ -12,6 +12,7 @@ from glmja.errors import ModelError
 from glmja.modeling.model_folder import ModelFolder
 from glmja.tokenization.tokenizer import FILE_NAME as TOKENIZER
 from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.dtypes import dtype_named
 from glmja.weights.tensors import all_finite
 
 
@@ -27,7 +28,7 @@ def choose_dtype(name: str | None, device: str) -> torch.dtype | None:
         stands for the stored dtype.
     """
     if name:
-        return getattr(torch, name)
+        return dtype_named(name)
     return torch.float32 if torch.device(device).type == "cpu" else None
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from glmja import __version__
 
+LONG_ENTRIES = ("lora", "validation", "ledger")  # of a report; too long for a table
+
 _METADATA = "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en, ja]\n---\n\n"
 
 
@@ -29,35 +31,21 @@ def zero_card(report: Mapping[str, object], policy: object) -> str:
     )
 
 
-def export_card(
-    format: str,
-    run: str,
-    step: int,
-    model: str,
-    provenance: Mapping[str, object],
-    validation: Mapping[str, object],
-    sources: Sequence[Mapping[str, object]],
-) -> str:
+def export_card(report: Mapping[str, object]) -> str:
     """Returns the card of an exported model or language pack.
 
     Args:
-        format: `glm`, `chatglm`, or `adapter` for a language pack.
-        run: Name of the run's folder.
-        step: Optimizer step of the exported checkpoint.
-        model: Name of the folder of the model that was trained.
-        provenance: Further facts, one row each.
-        validation: The last validation scores of the run.
-        sources: The ledger's entry of each data source.
+        report: The content of `export_report.json`.
     """
-    adapter = format == "adapter"
+    adapter, validation, ledger = report["format"] == "adapter", report["validation"], report["ledger"]
     return (
         f"{_METADATA}# {'A language pack: Japanese for ChatGLM' if adapter else 'ChatGLM with Japanese'}\n\n"
-        f"Written by glmja {__version__} (`python -m glmja.export`) from step {step} of the run `{run}`, which trained "
-        f"the model `{model}`.\n"
+        f"Written by glmja {__version__} (`python -m glmja.export`) from step {report['step']} of the run "
+        f"`{report['run']}`, which trained the model `{report['model']}`.\n"
         + ("\n`python -m glmja.export --pack THIS --base MODEL --output NEW` makes the model.\n" if adapter else "")
-        + _table("provenance", provenance)
-        + (_table("validation", validation) if validation else "")
-        + (_table_of_sources(sources) if sources else "")
+        + _table("provenance", {key: value for key, value in report.items() if key not in LONG_ENTRIES})
+        + (_table("validation", validation) if isinstance(validation, dict) and validation else "")
+        + (_table_of_sources(ledger["sources"]) if isinstance(ledger, dict) and ledger.get("sources") else "")
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from glmja.errors import ModelError
 from glmja.families.family import Family
@@ -111,19 +110,9 @@ def check_vocabulary(num_rows: int, tokenizer: GLMTokenizer, folder: str | Path)
         )
 
 
-def glm_config(folder: str | Path) -> Config:
-    """The config of a folder under Glm's names; use `ModelFolder.config`."""
-    return ModelFolder.open(folder).config
-
-
-def check_folder(folder: str | Path) -> GLMTokenizer:
-    """The tokenizer of a model folder; use `ModelFolder.tokenizer`."""
-    return ModelFolder.open(folder).tokenizer
-
-
 def write_model(
     folder: Path, model: Checkpoint, tokenizer: GLMTokenizer, layout: Layout, max_shard_size: int = MAX_SHARD_SIZE
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes weights, config, tokenizer and generation config into an existing folder.
 
     Args:

@@ -1,17 +1,19 @@
 """Language packs: what training added to a model, without the model.
 
-A model that grew by `resize_embeddings` and was trained by adapters shares nearly everything with the one that it grew
-from: the transformer, and the rows of the old pieces if these did not train. A pack holds the rest: the adapters, the
-rows of both embeddings that the stock model lacks or that trained, and the tokenizer. It is bound to what the two have
-in common by a hash of that alone, so it can be put on the stock model as well as on the grown one.
+A model that was extended by `resize_embeddings` and trained with adapters shares almost all weights with its stock
+model: the transformer, and the embedding rows of the old pieces if these were frozen. A pack holds the rest: the
+adapters, the embedding rows that the stock model lacks or that were trained, and the tokenizer. It is bound to its base
+by a hash of the shared weights only, so it can be applied to the stock model as well as to the extended one.
+
+This is not peft's adapter format: `PeftModel.from_pretrained` expects a base whose embeddings already have the new
+rows, and its trainable token rows are indices into them, so a pack for the stock model cannot be written in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -20,33 +22,57 @@ from glmja.errors import ModelError
 from glmja.families.recognition import load_tokenizer
 from glmja.files.checksums import sha256_of_file
 from glmja.files.json_files import read_json, write_json
-from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.weights.chatglm_layout import EMBEDDING, HEAD
+from glmja.weights.chatglm_layout import EMBEDDING, HEAD, Config
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.merging import merge
-from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, Source, cast
+from glmja.weights.dtypes import dtype_name, dtype_named
+from glmja.weights.merging import LoraScaling, merge
+from glmja.weights.peft_names import is_lora
+from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource, cast
 from glmja.weights.weight_files import write_safetensors
 
 FORMAT = 1
 DESCRIPTION = "pack.json"
 WEIGHTS = "pack.safetensors"
 
-_KEYS = {
-    "shared_sha256", "rows_kept_of_stock_model", "first_row", "rows_dtype", "base_dtype", "weights_sha256",
-    "tokenizer_sha256", "lora", "config",
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Binding:
+    """What binds a pack to its base.
+
+    Attributes:
+        pack_format: Version of the format.
+        shared_sha256: Hash of the weights that base and trained model share; see `shared_sha256`.
+        rows_kept_of_stock_model: Number of embedding rows of the stock model's pieces and control tokens.
+        first_row: The first embedding row that the pack holds.
+        rows_dtype: Dtype of the pack's rows, and of the model that is made from it.
+        base_dtype: Dtype of the model that was trained, in which hashes are compared.
+        weights_sha256: Checksum of the pack's weights.
+        tokenizer_sha256: Fingerprint of the pack's tokenizer.
+        hugging_face_tokenizer: Whether Hugging Face's tokenizer files were written, or why not.
+    """
+
+    pack_format: int
+    shared_sha256: str
+    rows_kept_of_stock_model: int
+    first_row: int
+    rows_dtype: str
+    base_dtype: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    hugging_face_tokenizer: str = ""
 
 
 def shared_sha256(model: Checkpoint, num_kept: int, dtype: torch.dtype) -> str:
-    """A hash of what a model shares with those that grow from it: all but the embeddings' rows from `num_kept` on.
+    """Returns a hash of the weights that a model shares with its extensions: all but embedding rows from `num_kept` on.
 
     Args:
-        model: As Glm.
-        num_kept: Rows that belong to the pieces and control tokens of the stock model.
-        dtype: Of the grown model, in which both are compared.
+        model: The weights under Glm's names.
+        num_kept: Number of rows of the stock model's pieces and control tokens.
+        dtype: Dtype of the extended model, in which both are compared.
     """
-    kept: dict[str, Source] = {
+    kept: dict[str, TensorSource] = {
         name: JoinedTensor([Part(model.tensors[name], 0, num_kept)]) for name in (EMBEDDING, HEAD)
     }
     shared = {name: cast(source, dtype) for name, source in (model.tensors | kept).items()}
@@ -56,114 +82,116 @@ def shared_sha256(model: Checkpoint, num_kept: int, dtype: torch.dtype) -> str:
 def write(
     folder: Path,
     base: Checkpoint,
-    trained: Mapping[str, Source],
-    facts: Mapping[str, Any],
+    trained: Mapping[str, TensorSource],
+    lora: Mapping[str, object] | None,
+    tuning: str,
+    embeddings: str,
     tokenizer: GLMTokenizer,
     dtype: torch.dtype,
-) -> dict[str, Any]:
+) -> Binding:
     """Writes a pack into an existing folder.
 
     Args:
-        folder: Where to write.
-        base: What the run began with, as Glm.
-        trained: What it trained, as `glmja.runs.trained_state` gives it.
-        facts: Those of the checkpoint.
-        tokenizer: The run's.
-        dtype: Of the written rows, and of the model that is made from the pack; adapters are stored as they trained.
-
-    Returns:
-        What binds the pack to its base, for the report.
+        folder: The folder to write into.
+        base: The weights that the run started from, under Glm's names.
+        trained: The trained tensors, as `glmja.runs.trained_state` returns them; adapters are stored as trained.
+        lora: The adapters' settings that the run saved; None if it had no adapters.
+        tuning: How the transformer was trained.
+        embeddings: How the embeddings were trained.
+        tokenizer: The tokenizer of the run.
+        dtype: Dtype of the written rows, and of the model that is made from the pack.
 
     Raises:
-        ValueError: If the run trained the transformer itself.
+        ModelError: If the run trained the transformer in full.
     """
-    if facts["tuning"] == "full":
+    if tuning == "full":
         raise ModelError("the run trained the transformer in full, so a pack would be the model; set `format` to glm")
     num_kept, base_dtype = tokenizer.new_ids.start, base.tensors[EMBEDDING].dtype
-    first = 0 if facts["embeddings"] == "full" else num_kept
-    weights = merge(base, trained, facts["lora"], tokenizer.new_ids, dtype).tensors
+    first = 0 if embeddings == "full" else num_kept
+    weights = merge(base, trained, LoraScaling.of(lora) if lora else None, tokenizer.new_ids, dtype).tensors
     rows = {name: JoinedTensor([Part(weights[name], first, weights[name].shape[0])]) for name in (EMBEDDING, HEAD)}
-    adapters = {name: source for name, source in trained.items() if ".lora_" in name}
+    adapters = {name: source for name, source in trained.items() if is_lora(name)}
     write_safetensors(folder / WEIGHTS, rows | adapters, lambda _: None)
-    left_out = fast_tokenizer.save(tokenizer, folder, base.config["max_position_embeddings"])
-    binding = {
-        "pack_format": FORMAT,
-        "shared_sha256": shared_sha256(base, num_kept, base_dtype),
-        "rows_kept_of_stock_model": num_kept,
-        "first_row": first,
-        "rows_dtype": _name(dtype),
-        "base_dtype": _name(base_dtype),
-        "weights_sha256": sha256_of_file(folder / WEIGHTS),
-        "tokenizer_sha256": tokenizer.fingerprint,
-        "hugging_face_tokenizer": fast_tokenizer.describe_saved(left_out),
-    }
-    write_json(folder / DESCRIPTION, {**binding, "lora": facts["lora"], "config": base.config})
+    left_out = huggingface.save(tokenizer, folder, base.config["max_position_embeddings"])
+    binding = Binding(
+        FORMAT,
+        shared_sha256(base, num_kept, base_dtype),
+        num_kept,
+        first,
+        dtype_name(dtype),
+        dtype_name(base_dtype),
+        sha256_of_file(folder / WEIGHTS),
+        tokenizer.fingerprint,
+        huggingface.describe_saved(left_out),
+    )
+    write_json(folder / DESCRIPTION, {**asdict(binding), "lora": lora, "config": base.config})
     return binding
 
 
-def read(pack: str | Path) -> dict[str, Any]:
-    """What a pack says of itself.
+@dataclass(frozen=True)
+class _Description:
+    """The content of `pack.json`."""
 
-    Raises:
-        FileNotFoundError: If there is no pack.
-        ValueError: If it is not of this format.
-    """
-    binding = read_json(Path(pack) / DESCRIPTION)
-    if binding.get("pack_format") != FORMAT or not binding.keys() >= _KEYS:
-        raise ModelError(f"{Path(pack) / DESCRIPTION} is no description of a language pack of format {FORMAT}")
-    return binding
+    binding: Binding
+    lora: LoraScaling | None
+    config: Config  # of the model that was trained
+
+
+def _read(pack: Path) -> _Description:
+    content = read_json(pack / DESCRIPTION)
+    names = [field.name for field in fields(Binding) if field.default is MISSING]
+    if content.get("pack_format") != FORMAT or not content.keys() >= {*names, "lora", "config"}:
+        raise ModelError(f"{pack / DESCRIPTION} does not describe a language pack of format {FORMAT}")
+    lora = LoraScaling.of(content["lora"]) if content["lora"] else None
+    return _Description(Binding(**{name: content[name] for name in names}), lora, content["config"])
 
 
 def apply_pack(
-    pack: str | Path, model_dir: str | Path, dtype: torch.dtype | None = None
+    pack: str | Path, model: Checkpoint, dtype: torch.dtype | None = None
 ) -> tuple[Checkpoint, GLMTokenizer]:
-    """The model that a pack makes of a stock or grown model; its weights are computed when they are read.
+    """Returns the model that a pack makes of a stock or extended model; its weights are computed when they are read.
 
     Args:
         pack: Folder of the pack.
-        model_dir: Folder of the model.
-        dtype: Of the result; the pack's by default.
+        model: Weights of the model, under Glm's names.
+        dtype: Dtype of the result; the pack's if None.
 
     Returns:
-        The weights as Glm, and the tokenizer.
+        The weights under Glm's names, and the tokenizer.
 
     Raises:
         ValueError: If the pack is damaged, or belongs to another model; gives both hashes.
         OSError: If a file does not exist.
     """
-    pack, model_dir = Path(pack), Path(model_dir)
-    binding = read(pack)
-    tokenizer = load_tokenizer(pack)
+    pack = Path(pack)
+    described = _read(pack)
+    binding, tokenizer = described.binding, load_tokenizer(pack)
     if not (pack / WEIGHTS).is_file():
         raise FileNotFoundError(f"no {WEIGHTS} in {pack}")
-    _check_hash(pack / WEIGHTS, sha256_of_file(pack / WEIGHTS), binding["weights_sha256"])
-    _check_hash(pack / "tokenizer.model", tokenizer.fingerprint, binding["tokenizer_sha256"])
-    model = Checkpoint.open(model_dir).as_glm()
-    num_kept, base_dtype = binding["rows_kept_of_stock_model"], getattr(torch, binding["base_dtype"])
+    _check_hash(pack / WEIGHTS, sha256_of_file(pack / WEIGHTS), binding.weights_sha256)
+    _check_hash(pack / "tokenizer.model", tokenizer.fingerprint, binding.tokenizer_sha256)
+    num_kept, base_dtype = binding.rows_kept_of_stock_model, dtype_named(binding.base_dtype)
     found = shared_sha256(model, min(num_kept, model.tensors[EMBEDDING].shape[0]), base_dtype)
-    if found != binding["shared_sha256"]:
+    if found != binding.shared_sha256:
         raise ModelError(
-            f"{pack} belongs to a model with the hash {binding['shared_sha256'][:16]}…, but {model_dir} has "
-            f"{found[:16]}…; give the model that the run began with, or the one that it grew from"
+            f"{pack} belongs to a model with the hash {binding.shared_sha256[:16]}…, but {model.folder} has "
+            f"{found[:16]}…; give the model that the run trained, or its stock model"
         )
     with safe_open(pack / WEIGHTS, "pt") as file:
-        held: dict[str, Source] = {name: MemoryTensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    stored, first = getattr(torch, binding["rows_dtype"]), binding["first_row"]
+        held: dict[str, TensorSource] = {name: MemoryTensor(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    stored, first = dtype_named(binding.rows_dtype), binding.first_row
     model = model.astype(base_dtype)
-    grown: dict[str, Source] = {}
+    extended: dict[str, TensorSource] = {}
     for name in (EMBEDDING, HEAD):
         rows, old = held.pop(name), cast(model.tensors[name], stored)
-        grown[name] = JoinedTensor([Part(old, 0, first), Part(rows, 0, rows.shape[0])])
-    base = replace(model, config=binding["config"], tensors=model.tensors | grown).as_glm()
-    return merge(base, held, binding["lora"], (), dtype or stored), tokenizer
+        extended[name] = JoinedTensor([Part(old, 0, first), Part(rows, 0, rows.shape[0])])
+    base = replace(model, config=described.config, tensors=model.tensors | extended).as_glm()
+    return merge(base, held, described.lora, (), dtype or stored), tokenizer
 
 
 def _check_hash(path: Path, found: str, expected: str) -> None:
     if found != expected:
         raise ModelError(
-            f"{path} is damaged: its hash is {found[:16]}…, but {expected[:16]}… was written; copy it anew"
+            f"{path} is damaged: its hash is {found[:16]}…, but the pack was written with {expected[:16]}…; copy it "
+            "again"
         )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

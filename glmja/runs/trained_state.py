@@ -21,7 +21,8 @@ from glmja.errors import ModelError
 from glmja.runs import manifest
 from glmja.runs.manifest import Manifest
 from glmja.runs.run_folder import RunFolder
-from glmja.weights.tensors import ComputedTensor, JoinedTensor, MemoryTensor, Part, Source
+from glmja.weights import peft_names
+from glmja.weights.tensors import ComputedTensor, JoinedTensor, MemoryTensor, Part, TensorSource
 
 _REQUIRED = ("base", "tokenizer", "tuning", "embeddings", "trainable")
 
@@ -38,7 +39,7 @@ class TrainedState:
 
     folder: Path
     manifest: Manifest
-    tensors: dict[str, Source]
+    tensors: dict[str, TensorSource]
 
     @property
     def run(self) -> RunFolder:
@@ -68,7 +69,7 @@ class TrainedState:
         return cls(folder, saved, {_without_prefixes(name): source for name, source in found.items()})
 
 
-def read_tensors(folder: Path, saved: Manifest) -> dict[str, Source]:
+def read_tensors(folder: Path, saved: Manifest) -> dict[str, TensorSource]:
     """Returns the trained tensors under the names of the training module.
 
     Args:
@@ -84,7 +85,7 @@ def read_tensors(folder: Path, saved: Manifest) -> dict[str, Source]:
 
 
 def _without_prefixes(name: str) -> str:
-    return name.removeprefix("model.").removeprefix("base_model.model.")
+    return peft_names.without_prefix(name.removeprefix("model."))
 
 
 def _check_complete(folder: Path, found: dict[str, tuple[int, ...]], saved: Manifest) -> None:
@@ -97,11 +98,11 @@ def _check_complete(folder: Path, found: dict[str, tuple[int, ...]], saved: Mani
         )
 
 
-def _read_plain(folder: Path) -> dict[str, Source]:
+def _read_plain(folder: Path) -> dict[str, TensorSource]:
     return {name: MemoryTensor(tensor) for name, tensor in _load(folder / RunFolder.STATE)["state_dict"].items()}
 
 
-def _read_zero(folder: Path, saved: Manifest) -> dict[str, Source]:
+def _read_zero(folder: Path, saved: Manifest) -> dict[str, TensorSource]:
     """Returns the fp32 weights of the optimizer; those of the model are rounded in half precision."""
     files = sorted(name for name in saved.files if name.startswith(f"{RunFolder.ZERO_STATES}/"))
     states = [name for name in files if name.endswith("_optim_states.pt")]
@@ -115,7 +116,7 @@ def _read_zero(folder: Path, saved: Manifest) -> dict[str, Source]:
     counts = ranks[0]["partition_count"]
     if any(count != len(ranks) for count in (counts if isinstance(counts, list) else [counts])):
         raise ModelError(f"{folder} holds the partitions of {len(ranks)} processes, but {counts} saved")
-    tensors: dict[str, Source] = {}
+    tensors: dict[str, TensorSource] = {}
     for number, shapes in enumerate(groups):
         parts = [rank["single_partition_of_fp32_groups"][number].detach() for rank in ranks]
         tensors |= _split(_flat(parts), shapes, folder)
@@ -127,13 +128,13 @@ def _by_rank(folder: Path, names: Sequence[str]) -> list[Path]:
     return [folder / name for name in sorted(names, key=lambda name: int(name.split("pp_rank_")[1].split("_")[0]))]
 
 
-def _flat(parts: Sequence[Tensor]) -> Source:
+def _flat(parts: Sequence[Tensor]) -> TensorSource:
     return JoinedTensor([Part(MemoryTensor(part), 0, part.numel()) for part in parts])
 
 
-def _split(flat: Source, shapes: dict[str, torch.Size], folder: Path) -> dict[str, Source]:
+def _split(flat: TensorSource, shapes: dict[str, torch.Size], folder: Path) -> dict[str, TensorSource]:
     """Returns the tensors of a group, which lie one after the other, with padding at the end."""
-    tensors: dict[str, Source] = {}
+    tensors: dict[str, TensorSource] = {}
     offset = 0
     for name, shape in shapes.items():
         tensors[name] = _slice(flat, offset, tuple(shape))
@@ -143,7 +144,7 @@ def _split(flat: Source, shapes: dict[str, torch.Size], folder: Path) -> dict[st
     return tensors
 
 
-def _slice(flat: Source, offset: int, shape: tuple[int, ...]) -> Source:
+def _slice(flat: TensorSource, offset: int, shape: tuple[int, ...]) -> TensorSource:
     width = math.prod(shape[1:])
 
     def rows(start: int, stop: int) -> Tensor:

@@ -1,14 +1,13 @@
-"""The tokenizer as Hugging Face files, for `AutoTokenizer` without remote code.
+"""Writes the tokenizer as Hugging Face files, for `AutoTokenizer` without remote code.
 
-SentencePiece merges the neighbours whose concatenation is the piece with the highest score;
-Hugging Face's BPE merges the pair with the lowest rank. If all scores are distinct, the two
-are the same: the pairs are all splits of a piece into two pieces, ranked by its score. (With
-ties, as in the published merge, they differ.) Hugging Face looks up single characters before
-it merges, so a piece can only be reached if its characters are pieces too; `check` says so.
+SentencePiece merges the neighbors whose concatenation is the piece with the highest score; Hugging Face's BPE merges
+the pair with the lowest rank. If all scores are distinct, the two are equal: the pairs are all splits of a piece into
+two pieces, ranked by its score. With ties, as in the published merge, they differ. Hugging Face looks up single
+characters before it merges, so a piece is only reachable if its characters are pieces, too. `check` tests both.
 
-One difference stays and is Hugging Face's: text that spells the name of a control token becomes
-that token, as chat templates need it. `AutoTokenizer.from_pretrained(..., split_special_tokens=True)`
-turns this off; `GLMTokenizer` never does it.
+One difference remains: Hugging Face turns text that spells the name of a control token into that token, as chat
+templates require. `AutoTokenizer.from_pretrained(..., split_special_tokens=True)` disables this; `GLMTokenizer` never
+does it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -25,8 +23,8 @@ from glmja.files.json_files import write_json
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import WORD_BOUNDARY, Piece
 
-# `conversation.render` in Jinja. The space after the line feed stands for the dummy prefix that SentencePiece puts
-# before each text: content is encoded by itself there, and an empty text has no prefix.
+# `glmja.conversation.rendering.render` in Jinja. The space after the line feed is the dummy prefix that SentencePiece
+# adds to each text: content is encoded separately there, and an empty text has no prefix.
 CHAT_TEMPLATE = """[gMASK]<sop>
 {%- if tools and (not messages or messages[0]['role'] != 'system') -%}
 {{ raise_exception('tools are listed below the system message; give one') }}
@@ -43,8 +41,8 @@ CHAT_TEMPLATE = """[gMASK]<sop>
 {%- if add_generation_prompt %}<|assistant|>{% endif -%}
 """
 
-# The metadata line of an answer to the user is empty; servers and pipelines show what comes after it. One that calls a
-# tool stays in the content, for want of a place.
+# The metadata line of an answer to the user is empty, and servers and pipelines show the text after it. The metadata of
+# a tool call stays in the content, since the format has no field for it.
 RESPONSE_TEMPLATE = {
     "defaults": {"role": "assistant", "content": ""},
     "start_anchor": "<|assistant|>",
@@ -56,12 +54,11 @@ RESPONSE_TEMPLATE = {
 
 
 def merges(tokenizer: GLMTokenizer) -> list[tuple[str, str]]:
-    """Every split of a piece into two pieces, by the score of the piece, highest first.
+    """Returns every split of a piece into two pieces, by the score of the piece, highest first.
 
-    Splits of one piece have the same rank in SentencePiece, which then merges the leftmost
-    place first. Where two of its splits compete for the same characters, they overlap in a
-    string that both ends and starts the piece; the split with the shorter left part is
-    listed first.
+    Splits of one piece have equal rank in SentencePiece, which then merges the leftmost first. Where two of them
+    compete for the same characters, they overlap in a string that both begins and ends the piece; the split with the
+    shorter left part comes first.
     """
     normal = {p.piece for p in tokenizer.proto.pieces if p.type == Piece.NORMAL}
     by_score = sorted((p for p in tokenizer.proto.pieces if p.type == Piece.NORMAL), key=lambda p: -p.score)
@@ -74,7 +71,7 @@ def _splits(piece: str, pieces: set[str]) -> list[tuple[str, str]]:
 
 
 def check(tokenizer: GLMTokenizer) -> list[str]:
-    """Why Hugging Face's BPE could not give the same ids; empty if it does."""
+    """Returns the reasons why Hugging Face's BPE would yield other ids; empty if it yields the same."""
     pieces = [p for p in tokenizer.proto.pieces if p.type == Piece.NORMAL]
     normal = {p.piece for p in pieces}
     failures = []
@@ -82,12 +79,12 @@ def check(tokenizer: GLMTokenizer) -> list[str]:
         failures.append("two pieces have the same score")
     missing = sorted({c for p in pieces for c in p.piece} - normal)
     if missing:
-        failures.append(f"pieces contain characters that are no pieces: {''.join(missing[:20])}")
+        failures.append(f"pieces contain characters that are not pieces: {''.join(missing[:20])}")
     return failures
 
 
-def tokenizer_json(tokenizer: GLMTokenizer) -> dict[str, Any]:
-    """The content of `tokenizer.json`."""
+def tokenizer_json(tokenizer: GLMTokenizer) -> dict[str, object]:
+    """Returns the content of `tokenizer.json`."""
     control = tokenizer.control_tokens
     special = {"<unk>": 0, **control}
     prefix = [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("[gMASK]", "<sop>")]
@@ -141,30 +138,30 @@ def tokenizer_json(tokenizer: GLMTokenizer) -> dict[str, Any]:
 
 
 def load_backend(folder: str | Path) -> Tokenizer:
-    """Loads a `tokenizer.json` such that the names of control tokens in text are text, as for `GLMTokenizer`."""
+    """Loads a `tokenizer.json` so that names of control tokens in text stay text, as in `GLMTokenizer`."""
     backend = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     backend.encode_special_tokens = True
     return backend
 
 
 def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 8192) -> list[str]:
-    """Writes `tokenizer.model`, and Hugging Face's files if they would give the same ids.
+    """Writes `tokenizer.model`, and Hugging Face's files if they yield the same ids.
 
     These are `tokenizer.json`, `tokenizer_config.json` and, for a vocabulary with roles, `chat_template.jinja`.
 
     Args:
         tokenizer: The tokenizer.
         folder: An existing folder.
-        model_max_length: Positions of the model, in tokens.
+        model_max_length: Maximum sequence length of the model, in tokens.
 
     Returns:
-        Why Hugging Face's files were left out; empty if they were written.
+        The reasons why Hugging Face's files were not written; empty if they were.
     """
     folder = Path(folder)
     tokenizer.save(folder)
     if reasons := check(tokenizer):
         return reasons
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model_max_length,
         "padding_side": "left",

@@ -1,8 +1,7 @@
-"""ChatGLM's tokenizer over SentencePiece, whichever layout its folder has.
+"""ChatGLM's tokenizer on top of SentencePiece.
 
-The control tokens are SentencePiece pieces of type CONTROL at their own ids. SentencePiece
-never produces such a piece from text, so no text can forge a role or end a turn; code asks
-for a control token by its name.
+Control tokens are SentencePiece pieces of type CONTROL. SentencePiece never produces such a piece from text, so no text
+can forge a role or end a turn; code looks up control tokens by name.
 """
 
 from __future__ import annotations
@@ -32,37 +31,37 @@ class TokenizerNotFoundError(FileNotFoundError, ModelError):
     """Raised when a folder that should hold a GLM tokenizer does not."""
 
     def __init__(self, folder: Path) -> None:
-        """Says what the folder holds instead."""
+        """Formats the message, with some of the files that the folder contains."""
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:3]) if folder.is_dir() else "no such folder"
         if (folder / FILE_NAME).is_dir():
-            found = "a folder of that name"
+            found = "a folder of this name"
         super().__init__(
-            f"no {FILE_NAME} in {folder} (found: {found}); build one with python -m glmja.build_tokenizer, or name a "
-            "ChatGLM folder"
+            f"no {FILE_NAME} in {folder} (found: {found}); build one with python -m glmja.build_tokenizer, or give "
+            "a ChatGLM folder"
         )
 
 
 class GLMTokenizer:
-    """Text to ids and back, for ChatGLM2, ChatGLM3 and what glmja makes of them.
+    """Encodes text to token ids and decodes it, for ChatGLM2, ChatGLM3 and their extensions.
 
     Attributes:
-        proto: The SentencePiece model, its control pieces included.
+        proto: The SentencePiece model, control pieces included.
     """
 
     def __init__(self, proto: spm.ModelProto) -> None:
-        """Wraps a model that holds its control tokens as pieces of type CONTROL.
+        """Wraps a SentencePiece model that defines its control tokens as pieces of type CONTROL.
 
         Raises:
-            ValueError: If SentencePiece refuses the model, or it has no token for the end of a text.
+            ModelError: If SentencePiece rejects the model, or its end-of-text token is not a control token.
         """
         self.proto = proto
         try:
             self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
         except RuntimeError as error:
-            raise ModelError(f"SentencePiece refuses the model: {error}") from error
+            raise ModelError(f"SentencePiece rejects the model: {error}") from error
         self._control_ids = {p.piece: i for i, p in enumerate(proto.pieces) if p.type == Piece.CONTROL}
         if self.eos_id not in self._control_ids.values():
-            raise ModelError(f"the end of a text, {proto.trainer_spec.eos_piece[:20]!r}, is no control token of it")
+            raise ModelError(f"its end-of-text token {proto.trainer_spec.eos_piece[:20]!r} is not a control token")
 
     @classmethod
     def load(cls, folder: str | Path) -> GLMTokenizer:
@@ -86,92 +85,94 @@ class GLMTokenizer:
             raise ModelError(f"{Path(folder) / FILE_NAME}: {error}") from error
 
     def __len__(self) -> int:
-        """The number of ids, control tokens included."""
+        """Number of ids, control tokens included."""
         return len(self.proto.pieces)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, never one of a control token.
+        """Returns the ids of a text; these never include control tokens.
 
         Raises:
-            ValueError: If the text holds a lone surrogate, which is no character.
+            ValueError: If the text contains a lone surrogate, which is not a character.
         """
         try:
-            return self._processor.encode(text)  # starts no thread, which costs ten times what a short text does
+            return self._processor.encode(
+                text
+            )  # a batch would start threads, which take ten times as long as a short text
         except (TypeError, RuntimeError) as error:
             raise _surrogate([text], error) from None
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[list[int]]:
-        """Ids of each text; see `encode`."""
+        """Returns the ids of each text; see `encode`."""
         try:
             return self._processor.encode(list(texts), num_threads=num_threads)
         except TypeError as error:
             raise _surrogate(texts, error) from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids; control tokens have none.
+        """Returns the text of token ids; control tokens have no text.
 
         Raises:
             ValueError: If an id is not in the vocabulary.
         """
         if ids and not 0 <= min(ids) <= max(ids) < len(self):
-            raise ValueError(f"ids {min(ids)} … {max(ids)} are not all in the vocabulary of {len(self)}")
+            raise ValueError(f"ids {min(ids)} to {max(ids)} are not all in the vocabulary of {len(self)} ids")
         return self._processor.decode(list(ids))
 
     def piece(self, token_id: int) -> str:
-        """The piece of an id as SentencePiece writes it, a space as ▁."""
+        """Returns the piece of an id as SentencePiece writes it, with ▁ for a space."""
         return self.proto.pieces[token_id].piece
 
     @property
     def control_tokens(self) -> dict[str, int]:
-        """Names and ids of the control tokens, `<s>` and `</s>` included."""
+        """Names and ids of the control tokens, including `<s>` and `</s>`."""
         return dict(self._control_ids)
 
     def control_id(self, name: str) -> int:
-        """The id of a control token.
+        """Returns the id of a control token.
 
         Raises:
-            ValueError: If the vocabulary has no such control token.
+            ModelError: If the vocabulary has no such control token.
         """
         if name not in self._control_ids:
             raise ModelError(f"this tokenizer has no control token {name!r}; it has {list(self._control_ids)}")
         return self._control_ids[name]
 
     def role_id(self, role: Role) -> int:
-        """The id of the token that opens a message of the role; raises as `control_id`."""
+        """Returns the id of the token that begins a message of the role; raises as `control_id`."""
         return self.control_id(f"<|{role}|>")
 
     @property
     def eos_id(self) -> int:
-        """The id that ends a document and the last turn of a conversation."""
+        """Id of the token that ends a document and the last turn of a conversation."""
         return self._processor.eos_id()
 
     @property
     def prefix_ids(self) -> list[int]:
-        """`[gMASK] <sop>`: what every conversation starts with."""
+        """Ids of `[gMASK] <sop>`, with which every sequence begins."""
         return [self.control_id("[gMASK]"), self.control_id("<sop>")]
 
     @property
     def stop_ids(self) -> list[int]:
-        """The ids at which a reply ends: the end of the text, or of the turn."""
+        """Ids that end a reply: the end-of-text token, and tokens that begin the next turn."""
         turns = (self._control_ids.get(name) for name in ("<|user|>", "<|observation|>"))
         return [self.eos_id, *(i for i in turns if i is not None)]
 
     @property
     def new_ids(self) -> range:
-        """Ids of the appended pieces, above the control tokens; empty for a base's own tokenizer."""
+        """Ids of the new pieces, after the control tokens; empty for a base's tokenizer."""
         return range(max(self.control_tokens.values()) + 1, len(self))
 
     @cached_property
     def num_characters(self) -> list[int]:
-        """For each id the characters that it writes, so that sums over ids count the characters of a text.
+        """Number of characters of each id, so that a sum over ids counts the characters of a text.
 
-        A character spelled in bytes counts at its first byte; a control token writes none.
+        A character that is encoded as bytes counts at its first byte; control tokens have none.
         """
         return [_num_characters(piece) for piece in self.proto.pieces]
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of pieces, scores, types and normaliser: equal if and only if the tokenizers are."""
+        """SHA-256 of pieces, scores, types and normalizer: equal if and only if the tokenizers are."""
         return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
 
     def save(self, folder: str | Path) -> None:
@@ -180,11 +181,11 @@ class GLMTokenizer:
 
 
 def _surrogate(texts: Sequence[str], error: Exception) -> Exception:
-    """What SentencePiece means by its error if a text cannot be written as UTF-8."""
+    """Returns a clear error if SentencePiece failed because a text cannot be encoded as UTF-8."""
     bad = next((text for text in texts if any("\ud800" <= c <= "\udfff" for c in text)), None)
     if bad is None:
         return error
-    return ValueError(f"the text holds a lone surrogate, which is no character: {ascii(bad)[:60]}")
+    return ValueError(f"the text contains a lone surrogate, which is not a character: {ascii(bad)[:60]}")
 
 
 def read_proto(folder: str | Path, file_name: str = FILE_NAME) -> spm.ModelProto:

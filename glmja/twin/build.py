@@ -1,4 +1,4 @@
-"""A laptop-sized twin of ChatGLM3: same layout, same tokenizer options, random weights.
+"""Builds a tiny twin of ChatGLM3: the same layout and tokenizer options, with random weights.
 
 Every step of the pipeline runs on it as on the real model, without a download.
 """
@@ -26,7 +26,7 @@ LANGUAGES = ("ja", "zh", "en")
 
 
 def text_file(language: str) -> Path:
-    """The texts that ship with the package: `ja`, `zh`, `en`, or `conversations`; JSON lines."""
+    """Returns the path of texts of the package, as JSON lines: `ja`, `zh`, `en`, or `conversations`."""
     return TEXTS / f"{language}.jsonl"
 
 
@@ -43,15 +43,16 @@ def build_base(
 
     Args:
         output: New folder.
-        texts: Chinese and English, to train its vocabulary on.
-        vocab_size: Pieces of the vocabulary, control tokens not counted.
-        hidden_size: Width; a multiple of 32.
-        num_layers: Transformer layers.
-        seed: Of the weights.
-        overwrite: Replace what `output` holds.
+        texts: Chinese and English texts to train the vocabulary on.
+        vocab_size: Number of pieces of the vocabulary, without control tokens.
+        hidden_size: Hidden size; a multiple of 32.
+        num_layers: Number of transformer layers.
+        seed: Seed of the weights.
+        overwrite: Whether to replace the contents of `output`.
 
     Raises:
-        ValueError: If the texts do not hold so many pieces, or `output` is not free.
+        ValueError: If the texts yield too few pieces.
+        FileExistsError: If `output` is not empty and `overwrite` is false.
     """
     model = train_vocabulary(texts, vocab_size)
     num_pieces = len(parse_proto(model).pieces)
@@ -65,10 +66,10 @@ def build_base(
 
 
 def train_vocabulary(texts: Iterable[str], vocab_size: int) -> bytes:
-    """Trains a SentencePiece model with the options of ChatGLM3's; it has no control tokens, as theirs.
+    """Trains a SentencePiece model with ChatGLM3's options; like ChatGLM3's, it has no control tokens.
 
     Raises:
-        ValueError: If SentencePiece cannot make so many pieces of the texts.
+        ValueError: If the texts yield too few pieces.
     """
     model = io.BytesIO()
     try:
@@ -86,7 +87,7 @@ def train_vocabulary(texts: Iterable[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(f"the texts do not make {vocab_size} pieces: {error}") from error
+        raise ValueError(f"the texts do not yield {vocab_size} pieces: {error}; set `vocab_size` lower") from error
     return model.getvalue()
 
 
@@ -130,7 +131,7 @@ def _config(num_rows: int, hidden_size: int, num_layers: int) -> Config:
 
 
 def _weights(config: Config, seed: int) -> dict[str, torch.Tensor]:
-    """Random weights as transformers would initialise them, under ChatGLM's names."""
+    """Returns random weights under ChatGLM's names."""
     glm = to_glm_config(config)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}

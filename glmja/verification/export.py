@@ -1,8 +1,8 @@
-"""What is checked on an exported model, read back from its files.
+"""Checks an exported model, read back from its files.
 
-The trained model is put together a second time, by peft and in memory, and its adapters are merged by peft: nothing is
-shared with `glmja.weights.merging` but the checkpoint. The exported one speaks in a process of its own, loaded by
-transformers' own classes where they know the layout.
+The trained model is built a second time in memory and its adapters are merged by peft, so that the reference shares
+only the checkpoint with `glmja.weights.merging`. The exported model runs in its own process, loaded by transformers'
+classes where these support the layout.
 
 Dimensions: T tokens, V vocabulary
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import warnings
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +32,9 @@ from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.sampling import Sampling
 from glmja.runs.trained_state import TrainedState
 from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.weights import peft_names
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.tensors import Source
+from glmja.weights.tensors import TensorSource
 
 _PROMPTS = ("こんにちは。", "请用一句话介绍北京。", "Write a short poem about the sea.", "1 + 1 = ?")
 _CHATS: tuple[list[Message], ...] = (
@@ -45,15 +47,15 @@ _CHATS: tuple[list[Message], ...] = (
     ],
 )
 _NEW_TOKENS = 16
-_MOST_ULPS = 64  # of the stored dtype; 2 to 3 are seen
+_MAX_ULPS = 64  # of the stored dtype; 2 to 3 were measured
 _NUM_RANDOM_IDS = 64
 
 
 def trained_model(state: TrainedState, base: ModelFolder) -> Any:
-    """Builds the model as it was in the run, adapters beside the weights, in fp32.
+    """Builds the model as it was in the run, with unmerged adapters, in fp32.
 
     Raises:
-        ValueError: If the checkpoint does not fit the model.
+        ModelError: If the checkpoint does not fit the model.
     """
     facts = state.manifest.identity.as_json()
     lora = Lora(**facts["lora"]) if facts["lora"] else Lora()
@@ -61,28 +63,57 @@ def trained_model(state: TrainedState, base: ModelFolder) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks transformers
         model = apply_tuning(glm, facts["tuning"], facts["embeddings"], lora, base.tokenizer.new_ids).eval()
-    prefix = "base_model.model." if hasattr(model, "get_base_model") else ""
-    weights = {f"{prefix}{name}": source.read_all() for name, source in state.tensors.items()}
+    named = peft_names.with_prefix if hasattr(model, "get_base_model") else str
+    weights = {named(name): source.read_all() for name, source in state.tensors.items()}
     if unknown := model.load_state_dict(weights, strict=False).unexpected_keys:
-        raise ModelError(f"peft knows no {unknown[0]} ({len(unknown)} such names)")
+        raise ModelError(f"peft does not know the parameter {unknown[0]} ({len(unknown)} unknown parameters)")
     return model
 
 
+@dataclass(frozen=True)
+class TensorChecks:
+    """How the tensors of an export were compared."""
+
+    tensors_bit_equal: int
+    tensors_merged_and_rounded: int
+
+
+@dataclass(frozen=True)
+class SpeechChecks:
+    """How logits, replies and rendered chats of an export were compared.
+
+    Attributes:
+        chats_with_equal_ids: Chats for which the written tokenizer's template gives the ids of glmja.
+        largest_logit: Largest absolute logit of the trained model.
+        largest_difference_of_logits: Largest absolute difference between the two models.
+        greedy_replies: Number of compared replies.
+        greedy_replies_equal: How many of them are equal.
+    """
+
+    chats_with_equal_ids: int
+    largest_logit: float
+    largest_difference_of_logits: float
+    greedy_replies: int
+    greedy_replies_equal: int
+
+
 @torch.inference_mode()
-def compare(state: TrainedState, base: ModelFolder, exported: Checkpoint, run_it: bool = True) -> dict[str, Any]:
-    """Compares an exported model, opened again, with the trained one.
+def compare(
+    state: TrainedState, base: ModelFolder, exported: Checkpoint, run_it: bool = True
+) -> tuple[TensorChecks, SpeechChecks | None]:
+    """Compares an exported model, opened again, with the trained model.
 
     Args:
-        state: What trained.
+        state: The trained tensors.
         base: The model that the run trained.
         exported: The exported model, under Glm's names.
-        run_it: Whether to compare what the models say, too; the exported one must then lie in its folder.
+        run_it: Whether to compare logits and replies, too; the exported model must then be in its folder.
 
     Returns:
-        What was found, for the report. Logits and replies differ by the rounding to the stored dtype.
+        The checks of tensors and of replies. Logits and replies differ by the rounding to the stored dtype.
 
     Raises:
-        ValueError: If a tensor is not the trained one, rounded.
+        ModelError: If a tensor differs from the trained one by more than its rounding.
     """
     tokenizer = base.tokenizer
     rows = _token_rows(tokenizer) if run_it else []
@@ -90,24 +121,21 @@ def compare(state: TrainedState, base: ModelFolder, exported: Checkpoint, run_it
     logits, replies = _logits(trained, rows), _greedy(trained, rows, tokenizer)
     if hasattr(trained, "merge_and_unload"):
         trained = trained.merge_and_unload()
-    merged = {f"{name.partition('.lora_')[0]}.weight" for name in state.tensors if ".lora_" in name}
+    merged = {f"{part[0]}.weight" for name in state.tensors if (part := peft_names.lora_part(name))}
     weights = trained.state_dict()
     for name, source in exported.tensors.items():
         _check_tensor(name, source, weights[name], name in merged)
     del trained, weights  # before the next model is loaded
-    found: dict[str, Any] = {
-        "tensors_bit_equal": len(exported.tensors) - len(merged),
-        "tensors_merged_and_rounded": len(merged),
-    }
+    tensors = TensorChecks(len(exported.tensors) - len(merged), len(merged))
     if not run_it:
-        return found
-    tolerance = _MOST_ULPS * max(torch.finfo(source.dtype).eps for source in exported.tensors.values())
-    return found | _compare_speech(exported.folder, tokenizer, rows, logits, replies, tolerance)
+        return tensors, None
+    tolerance = _MAX_ULPS * max(torch.finfo(source.dtype).eps for source in exported.tensors.values())
+    return tensors, _compare_speech(exported.folder, tokenizer, rows, logits, replies, tolerance)
 
 
 @torch.inference_mode()
-def compare_written(written: Checkpoint, folder: Path, tokenizer: GLMTokenizer) -> dict[str, Any]:
-    """Compares a model, opened again in a process of its own, with the weights that were written; to the bit.
+def compare_written(written: Checkpoint, folder: Path, tokenizer: GLMTokenizer) -> SpeechChecks:
+    """Compares a model, loaded in another process, with the weights that were written, bit for bit.
 
     Raises:
         ModelError: If they differ.
@@ -123,46 +151,48 @@ def _compare_speech(
     logits: list[Tensor],
     replies: list[Continuation],
     tolerance: float,
-) -> dict[str, Any]:
+) -> SpeechChecks:
     said = _in_new_process(folder, rows)
     if said.chat_ids is not None and said.chat_ids != [render_prompt(chat, tokenizer) for chat in _CHATS]:
-        raise ModelError(f"the tokenizer as written renders chats otherwise than glmja: {said.chat_ids}")
-    pairs = [(torch.from_numpy(ours), theirs) for ours, theirs in zip(said.logits, logits, strict=True)]
-    same = [ours == theirs for ours, theirs in zip(said.replies, replies, strict=True)]
+        raise ModelError(f"the written chat template renders chats differently from glmja: {said.chat_ids}")
+    pairs = [(torch.from_numpy(found), expected) for found, expected in zip(said.logits, logits, strict=True)]
+    same = [found == expected for found, expected in zip(said.replies, replies, strict=True)]
     _check_logits(pairs, tolerance)
-    return {
-        "chats_with_equal_ids": len(said.chat_ids or ()),
-        "largest_logit": max(theirs.abs().max().item() for _, theirs in pairs),
-        "largest_difference_of_logits": max((ours - theirs).abs().max().item() for ours, theirs in pairs),
-        "greedy_replies": len(same),
-        "greedy_replies_equal": sum(same),
-    }
+    return SpeechChecks(
+        len(said.chat_ids or ()),
+        max(expected.abs().max().item() for _, expected in pairs),
+        max((found - expected).abs().max().item() for found, expected in pairs),
+        len(same),
+        sum(same),
+    )
 
 
 def _check_logits(pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> None:
-    """Rounding moves a logit by little beside the largest; weights that are other ones do not."""
-    for ours, theirs in pairs:
-        difference, largest = (ours - theirs).abs().max().item(), theirs.abs().max().item()
-        if not difference <= tolerance * largest:  # NaN is not
-            raise ModelError(f"logits of the export are up to {difference:.3g} off; the largest is {largest:.3g}")
+    """Rounding changes a logit by little relative to the largest one; wrong weights change it more."""
+    for found, expected in pairs:
+        difference, largest = (found - expected).abs().max().item(), expected.abs().max().item()
+        if not difference <= tolerance * largest:  # also true for NaN
+            raise ModelError(
+                f"logits of the export differ by up to {difference:.3g}; the largest logit is {largest:.3g}"
+            )
 
 
 class _Said(NamedTuple):
-    """What a model said in another process."""
+    """Output of a model in another process."""
 
     logits: list[NDArray[np.float32]]  # (T, V) for each row
     replies: list[Continuation]
-    chat_ids: list[list[int]] | None  # None without a Hugging Face tokenizer, or one that knows no roles
+    chat_ids: list[list[int]] | None  # None without a Hugging Face tokenizer or without roles
 
 
 def _in_new_process(folder: Path, rows: list[list[int]]) -> _Said:
-    context = multiprocessing.get_context("spawn")  # a fork would know all that this process knows
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(theirs, folder, rows, torch.get_num_threads()), daemon=True)
+    context = multiprocessing.get_context("spawn")  # a fork would inherit the state of this process
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, folder, rows, torch.get_num_threads()), daemon=True)
     process.start()
-    theirs.close()  # or its end would not be seen
+    sender.close()  # otherwise `recv` would not see the end of the process
     try:
-        said = ours.recv()
+        said = receiver.recv()
     except EOFError:
         process.join()
         raise ChildProcessError(
@@ -184,13 +214,13 @@ def _send(connection: Connection, folder: Path, rows: list[list[int]], num_threa
 
 
 def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
-    torch.set_num_threads(num_threads)  # sums in another order would differ
+    torch.set_num_threads(num_threads)  # the order of sums, and so their rounding, depends on it
     opened, chat_ids = ModelFolder.open(folder), None
     tokenizer = opened.tokenizer
     if opened.layout == "glm":
         model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         if wrong := {key: sorted(found)[:3] for key, found in loading.items() if found}:
-            raise ModelError(f"transformers finds other weights than it wants: {wrong}")
+            raise ModelError(f"transformers does not load all weights of the export: {wrong}")
         model.eval()
     else:
         model = load_model(opened, torch.float32)
@@ -201,8 +231,8 @@ def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
         return _Said([one.numpy() for one in _logits(model, rows)], _greedy(model, rows, tokenizer), chat_ids)
 
 
-def _check_tensor(name: str, source: Source, trained: Tensor, merged: bool) -> None:
-    """Bit-equal once rounded; or, where an adapter was merged, as near as the order of the sums lets it be."""
+def _check_tensor(name: str, source: TensorSource, trained: Tensor, merged: bool) -> None:
+    """Checks for bit equality after rounding; where an adapter was merged, the order of sums may differ."""
     info = torch.finfo(source.dtype)
     noise = 1e-6 * trained.abs().max().item() + info.smallest_normal * info.eps
     start = 0
@@ -213,19 +243,19 @@ def _check_tensor(name: str, source: Source, trained: Tensor, merged: bool) -> N
         else:
             equal = torch.equal(block.view(torch.uint8), expected.to(source.dtype).view(torch.uint8))
         if not equal:
-            raise ModelError(f"{name} as written is not what was trained, in rows {start} to {start + len(block) - 1}")
+            raise ModelError(f"{name} differs from the trained tensor in rows {start} to {start + len(block) - 1}")
         start += len(block)
 
 
 def _token_rows(tokenizer: GLMTokenizer) -> list[list[int]]:
-    """Prompts, and ids from all over the vocabulary: appended pieces occur in no fixed prompt."""
+    """Prompts, and random ids of the whole vocabulary, since no fixed prompt contains appended pieces."""
     prompts = [question_ids(prompt, tokenizer) for prompt in _PROMPTS]
     generator = torch.Generator().manual_seed(0)
     return [*prompts, torch.randint(len(tokenizer), (_NUM_RANDOM_IDS,), generator=generator).tolist()]
 
 
 def _logits(model: nn.Module, rows: list[list[int]]) -> list[Tensor]:
-    """(T, V) for each row."""
+    """Returns the logits of each row, (T, V)."""
     return [model(torch.tensor([row])).logits[0] for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""What a new tokenizer does to texts, beside the one that it extends."""
+"""Compares an extended tokenizer with its base on texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
 
 from rich.table import Table
 from tokenizers import Tokenizer
@@ -16,7 +15,7 @@ from glmja.text.terminal import make_table
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import contains_distinguishing
 
-FILE_NAME = "tokenizer_report.json"
+REPORT_FILE = "tokenizer_report.json"
 
 _SENTENCES_PER_BATCH = 4096
 _SENTENCE_END = re.compile(r"(?<=[。！？.!?])\s*|\n+")
@@ -24,20 +23,20 @@ _SENTENCE_END = re.compile(r"(?<=[。！？.!?])\s*|\n+")
 
 @dataclass
 class TextReport:
-    """What the two tokenizers make of one language's text.
+    """Counts of one language's text under both tokenizers.
 
     Attributes:
-        characters: Of all sentences.
-        tokens_before: Tokens of the old tokenizer.
-        tokens_after: Tokens of the new one.
-        sentences: Sentences read.
+        characters: Characters of all sentences.
+        tokens_before: Tokens with the base's tokenizer.
+        tokens_after: Tokens with the extended tokenizer.
+        sentences: Number of sentences.
         protected: Sentences without a distinguishing character; their ids must not change.
         changed: Sentences whose ids changed.
-        protected_changed: Of the protected ones.
-        round_trip_before: Sentences that the old tokenizer does not decode to what was encoded.
-        round_trip_after: The same for the new one.
-        hugging_face_differs: Sentences to which `tokenizer.json` gives other ids than SentencePiece.
-        examples: Protected sentences that changed, a few.
+        protected_changed: Protected sentences whose ids changed.
+        round_trip_before: Sentences that the base's tokenizer does not decode to themselves.
+        round_trip_after: Sentences that the extended tokenizer does not decode to themselves.
+        hugging_face_differs: Sentences for which `tokenizer.json` yields other ids than SentencePiece.
+        examples: Up to five protected sentences whose ids changed.
     """
 
     characters: int = 0
@@ -52,16 +51,19 @@ class TextReport:
     hugging_face_differs: int = 0
     examples: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The counts and the tokens per character."""
-        rates = {
-            "tokens_per_character_before": self.tokens_before / max(self.characters, 1),
-            "tokens_per_character_after": self.tokens_after / max(self.characters, 1),
-        }
-        return asdict(self) | rates
+    def as_json(self) -> dict[str, object]:
+        """Returns the counts, and the tokens per character."""
+        before, after = self.tokens_per_character
+        return {**asdict(self), "tokens_per_character_before": before, "tokens_per_character_after": after}
+
+    @property
+    def tokens_per_character(self) -> tuple[float, float]:
+        """Tokens per character with the base's tokenizer and with the extended one."""
+        characters = max(self.characters, 1)
+        return self.tokens_before / characters, self.tokens_after / characters
 
     def failures(self, language: str, policy: str) -> list[str]:
-        """What must not be, one line each."""
+        """Returns the conditions that the text violates, one line each."""
         found = []
         if self.protected_changed and policy != "none":
             found.append(f"{self.protected_changed} protected sentences of {language} changed: {self.examples}")
@@ -72,23 +74,62 @@ class TextReport:
         return found
 
 
+@dataclass(frozen=True)
+class TokenizerReport:
+    """The verification of an extended tokenizer, as written to `tokenizer_report.json`.
+
+    Attributes:
+        policy: The policy that defines distinguishing characters.
+        base_tokenizer_sha256: Fingerprint of the base's tokenizer.
+        tokenizer_sha256: Fingerprint of the extended tokenizer.
+        hugging_face_tokenizer: Whether Hugging Face's files were written, or why not.
+        pieces_before: Number of ids of the base's tokenizer.
+        pieces_after: Number of ids of the extended tokenizer.
+        control_tokens: Control tokens and their ids.
+        premises: Whether the conditions of the proof hold for the saved file.
+        unreachable_pieces: Number of new pieces that SentencePiece never produces.
+        pieces_already_there: Number of given pieces that the base has.
+        rejected_pieces: Number of given pieces that the policy rejects.
+        rejected_examples: Up to twenty rejected pieces.
+        texts: The comparison on the texts of each language.
+    """
+
+    policy: str
+    base_tokenizer_sha256: str
+    tokenizer_sha256: str
+    hugging_face_tokenizer: str
+    pieces_before: int
+    pieces_after: int
+    control_tokens: dict[str, int]
+    premises: str
+    unreachable_pieces: int
+    pieces_already_there: int
+    rejected_pieces: int
+    rejected_examples: list[str]
+    texts: dict[str, TextReport]
+
+    def as_json(self) -> dict[str, object]:
+        """Returns the content of `tokenizer_report.json`."""
+        return asdict(self) | {"texts": {language: text.as_json() for language, text in self.texts.items()}}
+
+
 def sentences(documents: Iterable[str]) -> Iterator[str]:
-    """Splits documents after sentence ends and at line feeds; white space at the ends is dropped."""
+    """Yields sentences, split at sentence ends and line feeds, without surrounding white space."""
     for document in documents:
         yield from (s.strip() for s in _SENTENCE_END.split(document) if s and not s.isspace())
 
 
-def compare(
+def compare_on_texts(
     documents: Iterable[str], old: GLMTokenizer, new: GLMTokenizer, policy: str, fast: Tokenizer | None = None
 ) -> TextReport:
-    """Encodes every sentence with both tokenizers.
+    """Encodes every sentence with both tokenizers and counts the differences.
 
     Args:
-        documents: Texts of one language.
-        old: The tokenizer that was extended.
-        new: The extended one.
-        policy: Which characters count as distinguishing.
-        fast: The new one's `tokenizer.json`, if it is to be compared.
+        documents: Documents of one language.
+        old: The base's tokenizer.
+        new: The extended tokenizer.
+        policy: The policy that defines distinguishing characters.
+        fast: The extended tokenizer's `tokenizer.json`, if it is to be compared, too.
     """
     report, stream = TextReport(), sentences(documents)
     while batch := list(islice(stream, _SENTENCES_PER_BATCH)):
@@ -114,20 +155,20 @@ def compare(
     return report
 
 
-def as_table(reports: dict[str, TextReport], title: str) -> Table:
-    """The reports as a table, a language a row.
+def table_of(reports: dict[str, TextReport], title: str) -> Table:
+    """Returns a table with one row per language.
 
-    `changed` counts sentences whose ids changed, of all and of the protected ones; `lossy` those that
-    are not decoded to themselves.
+    `changed` counts sentences whose ids changed, of all and of the protected ones; `lossy` counts sentences that are
+    not decoded to themselves.
     """
     headings = ["text", "sentences", "tokens/char", "changed", "protected", "… changed", "lossy"]
     rows = []
     for language, report in reports.items():
-        rates = report.as_dict()
+        before, after = report.tokens_per_character
         cells = (
             language,
             f"{report.sentences:,}",
-            f"{rates['tokens_per_character_before']:.4f} → {rates['tokens_per_character_after']:.4f}",
+            f"{before:.4f} → {after:.4f}",
             f"{report.changed:,}",
             f"{report.protected:,}",
             f"{report.protected_changed:,}",

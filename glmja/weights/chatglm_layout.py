@@ -1,8 +1,8 @@
-"""Names, shapes and settings of ChatGLM2/3 beside those of `transformers`' own Glm.
+"""Maps names, shapes and settings of ChatGLM2/3 to those of `transformers`' Glm, and back.
 
-The two are one architecture under two spellings: every tensor of one is a range of rows of the
-other, so that a conversion moves bytes and computes nothing. ChatGLM's single query-key-value
-matrix holds the rows of H query heads, then G key groups, then G value groups.
+The two are one architecture with different names: every tensor of one is a range of rows of a tensor of the other, so a
+conversion copies bytes and computes nothing. ChatGLM's fused query-key-value matrix holds the rows of H query heads,
+then those of G key groups, then those of G value groups.
 
 Sources: `modeling_chatglm.py` of ChatGLM3-6B, `transformers/models/glm/modeling_glm.py`.
 """
@@ -22,12 +22,12 @@ Config = dict[str, Any]
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
-# ChatGLM stores the rotary frequencies; they follow from the config.
+# ChatGLM stores the rotary frequencies although they follow from the config.
 INV_FREQ = "transformer.rotary_pos_emb.inv_freq"
 
 _ROPE_BASE = 10000.0
 
-# ChatGLM → Glm, for the tensors that are only renamed
+# ChatGLM to Glm, for tensors that are renamed only
 _TOP_NAMES = {
     "transformer.embedding.word_embeddings.weight": EMBEDDING,
     "transformer.encoder.final_layernorm.weight": "model.norm.weight",
@@ -58,9 +58,9 @@ _SIZES = {
 }
 
 _NO_COUNTS = {"layernorm_epsilon", "rms_norm_eps", "add_qkv_bias", "attention_bias"}
-_MOST_LAYERS, _MOST = 10_000, 2**31 - 1  # a number beyond them is damage
+_MAX_LAYERS, _MAX = 10_000, 2**31 - 1  # larger numbers can only come from a damaged config
 
-# What the conversion relies on; ChatGLM2 and ChatGLM3 have no other values.
+# Settings that the conversion relies on; ChatGLM2 and ChatGLM3 have no other values.
 _REQUIRED = {
     "add_bias_linear": False,
     "apply_residual_connection_post_layernorm": False,
@@ -74,21 +74,21 @@ _REQUIRED_IF_PRESENT = {"quantization_bit": 0, "pre_seq_len": None, "original_ro
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows `start` … `stop` of a tensor; all of them if `stop` is None."""
+    """Rows `start` to `stop` of a tensor; all rows from `start` if `stop` is None."""
 
     name: str
     start: int = 0
     stop: int | None = None
 
 
-Plan = dict[str, list[Rows]]  # for each tensor to be written, the rows that it is joined from
+Plan = dict[str, list[Rows]]  # for each tensor to write, the rows that it is joined from
 
 
 def layout_of(config: Config) -> Layout:
-    """Which of the two layouts a `config.json` describes.
+    """Returns the layout that a `config.json` describes.
 
     Raises:
-        ValueError: If it is neither.
+        ModelError: If it is neither.
     """
     model_type = config.get("model_type")
     if model_type not in ("chatglm", "glm"):
@@ -97,10 +97,10 @@ def layout_of(config: Config) -> Layout:
 
 
 def check_glm_config(config: Config) -> None:
-    """Checks that a Glm config says everything that the shapes depend on.
+    """Checks that a Glm config has every setting that shapes and generation depend on.
 
     Raises:
-        ValueError: If not.
+        ModelError: If not.
     """
     missing = [
         key for key in (*_SIZES.values(), "rope_parameters", "eos_token_id", "pad_token_id") if key not in config
@@ -112,16 +112,16 @@ def check_glm_config(config: Config) -> None:
 
 def _check_counts(config: Config, names: Iterable[str]) -> None:
     for name in names:
-        most = _MOST_LAYERS if name in ("num_layers", "num_hidden_layers") else _MOST
-        if name not in _NO_COUNTS and not (type(config[name]) is int and 0 < config[name] <= most):
-            raise ModelError(f"the config has {name} = {config[name]!r}; it must be a whole number from 1 to {most}")
+        largest = _MAX_LAYERS if name in ("num_layers", "num_hidden_layers") else _MAX
+        if name not in _NO_COUNTS and not (type(config[name]) is int and 0 < config[name] <= largest):
+            raise ModelError(f"the config has {name} = {config[name]!r}; it must be a whole number from 1 to {largest}")
 
 
 def to_glm_config(config: Config) -> Config:
-    """The Glm settings of a ChatGLM2/3 config.
+    """Converts a ChatGLM2/3 config to Glm's settings.
 
     Raises:
-        ValueError: If a setting is missing, or has a value for which Glm has no counterpart.
+        ModelError: If a setting is missing, or has a value that Glm cannot represent.
     """
     missing = [key for key in (*_SIZES, *_REQUIRED) if key not in config]
     if missing:
@@ -134,7 +134,7 @@ def to_glm_config(config: Config) -> Config:
     return {
         "model_type": "glm",
         "architectures": ["GlmForCausalLM"],
-        **{theirs: config[ours] for ours, theirs in _SIZES.items()},
+        **{glm: config[chatglm] for chatglm, glm in _SIZES.items()},
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": _ROPE_BASE * config.get("rope_ratio", 1),
@@ -145,15 +145,16 @@ def to_glm_config(config: Config) -> Config:
         "tie_word_embeddings": False,
         "pad_token_id": config.get("pad_token_id", 0),
         "eos_token_id": config.get("eos_token_id", 2),
-        "dtype": config.get("torch_dtype", "float16"),
+        # transformers renamed the key in 4.56
+        "dtype": config.get("torch_dtype") or config.get("dtype") or "float16",
     }
 
 
 def to_chatglm_config(config: Config) -> Config:
-    """The ChatGLM3 settings of a Glm config that came from ChatGLM; the inverse of `to_glm_config`.
+    """Converts a Glm config that came from ChatGLM to ChatGLM3's settings; the inverse of `to_glm_config`.
 
     Raises:
-        ValueError: If the Glm model has no counterpart in ChatGLM3.
+        ModelError: If ChatGLM3 cannot represent the model.
     """
     rope = config.get("rope_parameters", {})
     if rope.get("partial_rotary_factor") != 0.5 or rope.get("rope_type") != "default":
@@ -168,8 +169,8 @@ def to_chatglm_config(config: Config) -> Config:
             "AutoConfig": "configuration_chatglm.ChatGLMConfig",
             **{f"AutoModel{suffix}": code for suffix in ("", "ForCausalLM", "ForSeq2SeqLM")},
         },
-        **{ours: config[theirs] for ours, theirs in _SIZES.items()},
-        "vocab_size": config["vocab_size"],  # ChatGLM's code does without it; llama.cpp's converter does not
+        **{chatglm: config[glm] for chatglm, glm in _SIZES.items()},
+        "vocab_size": config["vocab_size"],  # not read by ChatGLM's code, but by llama.cpp's converter
         **_REQUIRED,
         "apply_query_key_layer_scaling": True,
         "attention_dropout": config.get("attention_dropout", 0.0),
@@ -187,21 +188,21 @@ def to_chatglm_config(config: Config) -> Config:
 
 
 def _fused_rows(config: Config) -> dict[str, tuple[int, int]]:
-    """Rows of q, k and v in the fused matrix, from a Glm config."""
+    """Returns the rows of q, k and v in the fused matrix, from a Glm config."""
     queries = config["num_attention_heads"] * config["head_dim"]
     groups = config["num_key_value_heads"] * config["head_dim"]
     return {"q": (0, queries), "k": (queries, queries + groups), "v": (queries + groups, queries + 2 * groups)}
 
 
 def plan_to_glm(names: Iterable[str], config: Config) -> Plan:
-    """Where each Glm tensor comes from.
+    """Plans from which rows each Glm tensor is read.
 
     Args:
-        names: Tensors of a ChatGLM checkpoint.
+        names: Names of the tensors of a ChatGLM checkpoint.
         config: The Glm config.
 
     Raises:
-        ValueError: If a name is unknown.
+        ModelError: If a name is unknown.
     """
     plan: Plan = {}
     unknown = []
@@ -218,21 +219,21 @@ def plan_to_glm(names: Iterable[str], config: Config) -> Plan:
         elif name != INV_FREQ:
             unknown.append(name)
     if unknown:
-        raise ModelError(f"{len(unknown)} tensors that no ChatGLM2/3 has: {', '.join(sorted(unknown)[:5])}")
+        raise ModelError(f"{len(unknown)} tensors are unknown to ChatGLM2/3: {', '.join(sorted(unknown)[:5])}")
     return plan
 
 
 def plan_to_chatglm(names: Iterable[str]) -> Plan:
-    """Where each ChatGLM tensor but the rotary frequencies comes from; the inverse of `plan_to_glm`.
+    """Plans from which rows each ChatGLM tensor but the rotary frequencies is read; the inverse of `plan_to_glm`.
 
     Args:
-        names: Tensors of a Glm checkpoint.
+        names: Names of the tensors of a Glm checkpoint.
 
     Raises:
-        ValueError: If a name is unknown.
+        ModelError: If a name is unknown.
     """
-    top = {theirs: ours for ours, theirs in _TOP_NAMES.items()}
-    inner = {theirs: ours for ours, theirs in _LAYER_NAMES.items()}
+    top = {glm: chatglm for chatglm, glm in _TOP_NAMES.items()}
+    inner = {glm: chatglm for chatglm, glm in _LAYER_NAMES.items()}
     plan: Plan = {}
     unknown = []
     for name in names:
@@ -248,12 +249,12 @@ def plan_to_chatglm(names: Iterable[str]) -> Plan:
         else:
             unknown.append(name)
     if unknown:
-        raise ModelError(f"{len(unknown)} tensors that no Glm model has: {', '.join(sorted(unknown)[:5])}")
+        raise ModelError(f"{len(unknown)} tensors are unknown to Glm: {', '.join(sorted(unknown)[:5])}")
     return plan
 
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all tensors of a Glm model."""
+    """Returns names and shapes of all tensors of a Glm model."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config["vocab_size"], width)}
     for layer in range(config["num_hidden_layers"]):

@@ -1,4 +1,4 @@
-"""Folders of weights, in ChatGLM2/3's layout or `transformers`' Glm, and the way between the two."""
+"""Checkpoints: folders of weights in ChatGLM2/3's layout or `transformers`' Glm, and conversion between the two."""
 
 from __future__ import annotations
 
@@ -16,84 +16,88 @@ from glmja.errors import ModelError
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder
 from glmja.files.progress import progress
-from glmja.weights import chatglm_layout as layout
+from glmja.weights import chatglm_layout
 from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
+from glmja.weights.dtypes import dtype_name, dtype_named
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
-from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, Source, cast
+from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource, cast
 from glmja.weights.weight_files import SAFETENSORS_INDEX, open_weights, write_safetensors
 
-# Copying is bound by the processor that the kernel copies on, so two files at a time are faster than one.
+# A copy is limited by one processor of the kernel, so copying two files at a time is faster.
 _NUM_WRITERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The config and the tensors of a folder of weights.
+    """The config and the tensors of a model folder.
 
     Attributes:
-        folder: Where they lie.
-        config: `config.json` as it is.
-        tensors: By the names that the folder's layout gives them.
+        folder: The folder.
+        config: The content of its `config.json`.
+        tensors: The tensors, by their names in the folder's layout.
     """
 
     folder: Path
     config: Config
-    tensors: dict[str, Source]
+    tensors: dict[str, TensorSource]
 
     @classmethod
     def open(cls, folder: str | Path, config: Config | None = None) -> Checkpoint:
         """Opens a folder of safetensors, or of `.bin` files without code; reads headers only.
 
         Args:
-            folder: Folder of weights, in either layout.
+            folder: Folder of weights, in either chatglm_layout.
             config: The content of its `config.json`; read if None.
 
         Raises:
             FileNotFoundError: If the folder or its config does not exist.
-            ValueError: If weights are missing or damaged, would need code to load, or the architecture is unknown.
+            ValueError: If weights are missing or damaged, could only be loaded by executing code, or the architecture
+                is unknown.
         """
         folder = Path(folder)
         config = read_json(folder / "config.json") if config is None else config
-        layout.layout_of(config)
+        chatglm_layout.layout_of(config)
         return cls(folder, config, open_weights(folder))
 
     @property
     def layout(self) -> Layout:
-        """Which names the tensors have."""
-        return layout.layout_of(self.config)
+        """The layout, which determines the names of the tensors."""
+        return chatglm_layout.layout_of(self.config)
 
     def as_glm(self) -> Checkpoint:
-        """The same weights under Glm's names and settings; nothing is copied.
+        """Returns the same weights under Glm's names and settings; nothing is copied.
 
         Raises:
-            ValueError: If a tensor is missing, is one too many, or has another shape than the config says.
+            ValueError: If a tensor is missing or unexpected, or its shape is not the config's.
         """
         if self.layout == "glm":
-            layout.check_glm_config(self.config)
+            chatglm_layout.check_glm_config(self.config)
             glm = self
         else:
-            config = layout.to_glm_config(self.config)
-            glm = Checkpoint(self.folder, config, _carry_out(layout.plan_to_glm(self.tensors, config), self.tensors))
+            config = chatglm_layout.to_glm_config(self.config)
+            glm = Checkpoint(
+                self.folder, config, _apply_plan(chatglm_layout.plan_to_glm(self.tensors, config), self.tensors)
+            )
         _check_shapes(glm)
         return glm
 
     def as_chatglm(self) -> Checkpoint:
-        """The same weights under ChatGLM's names and settings; raises as `as_glm`."""
+        """Returns the same weights under ChatGLM's names and settings; raises as `as_glm`."""
         if self.layout == "chatglm":
             return self
-        layout.check_glm_config(self.config)
+        chatglm_layout.check_glm_config(self.config)
         _check_shapes(self)
-        config = layout.to_chatglm_config(self.config)
-        tensors = _carry_out(layout.plan_to_chatglm(self.tensors), self.tensors)
-        dtype = self.tensors[layout.EMBEDDING].dtype
-        tensors[layout.INV_FREQ] = MemoryTensor(inv_freq(config, dtype))
+        config = chatglm_layout.to_chatglm_config(self.config)
+        tensors = _apply_plan(chatglm_layout.plan_to_chatglm(self.tensors), self.tensors)
+        dtype = self.tensors[chatglm_layout.EMBEDDING].dtype
+        tensors[chatglm_layout.INV_FREQ] = MemoryTensor(inv_freq(config, dtype))
         return Checkpoint(self.folder, config, tensors)
 
     def fingerprint(self) -> str:
-        """Tells these weights from others: a hash of every tensor's name, dtype and shape and of 16 of its rows.
+        """Returns a hash that identifies the weights: of the config and each tensor's name, dtype, shape and 16 rows.
 
-        A training changes every row of what it trains, so a sample is enough, and takes a moment where reading all
-        of 12 GB does not. It is no protection against forgery.
+        Training changes every row of a trained tensor, so a sample of the rows suffices, and reading it takes a moment
+        instead of the minutes for 12 GB. The hash does not protect against manipulation.
         """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name, source in sorted(self.tensors.items()):
@@ -104,10 +108,10 @@ class Checkpoint:
         return digest.hexdigest()
 
     def astype(self, dtype: torch.dtype) -> Checkpoint:
-        """The same weights in another dtype, converted as they are read."""
+        """Returns the same weights in another dtype, converted when they are read."""
         key = "dtype" if self.layout == "glm" else "torch_dtype"
         tensors = {name: cast(source, dtype) for name, source in self.tensors.items()}
-        return replace(self, config=self.config | {key: str(dtype).removeprefix("torch.")}, tensors=tensors)
+        return replace(self, config=self.config | {key: dtype_name(dtype)}, tensors=tensors)
 
     @property
     def num_bytes(self) -> int:
@@ -118,8 +122,8 @@ class Checkpoint:
         """Writes config and weights as safetensors into an existing folder, with a progress bar.
 
         Args:
-            folder: Where to write.
-            max_shard_size: Bytes a shard; a larger tensor gets a shard of its own. Shards are written side by side.
+            folder: The folder to write into.
+            max_shard_size: Maximum bytes of a shard; a larger tensor gets its own. Shards are written in parallel.
         """
         shards = _assign(self.tensors, max_shard_size)
         with progress("writing weights", self.num_bytes) as advance, ThreadPoolExecutor(_NUM_WRITERS) as writers:
@@ -143,10 +147,10 @@ def convert(
     max_shard_size: int = MAX_SHARD_SIZE,
     overwrite: bool = False,
 ) -> None:
-    """Writes a checkpoint in the other layout; there and back is bit-exact.
+    """Writes a checkpoint in the other layout; a round trip is bit-exact.
 
     Args:
-        source: Folder of weights in either layout.
+        source: Folder of weights in either chatglm_layout.
         output: New folder; weights and config only.
         to: The layout to write.
         dtype: Of the written weights; theirs if None.
@@ -160,12 +164,12 @@ def convert(
     opened = Checkpoint.open(source)
     converted = opened.as_glm() if to == "glm" else opened.as_chatglm()
     if dtype:
-        converted = converted.astype(getattr(torch, dtype))
+        converted = converted.astype(dtype_named(dtype))
     with atomic_output_folder(output, overwrite, converted.num_bytes) as folder:
         converted.save(folder, max_shard_size)
 
 
-def _carry_out(plan: Plan, tensors: dict[str, Source]) -> dict[str, Source]:
+def _apply_plan(plan: Plan, tensors: dict[str, TensorSource]) -> dict[str, TensorSource]:
     def part(rows: Rows) -> Part:
         source = tensors[rows.name]
         return Part(source, rows.start, source.shape[0] if rows.stop is None else rows.stop)
@@ -177,25 +181,25 @@ def _carry_out(plan: Plan, tensors: dict[str, Source]) -> dict[str, Source]:
 
 
 def _check_shapes(checkpoint: Checkpoint) -> None:
-    expected = layout.expected_shapes(checkpoint.config)
+    expected = chatglm_layout.expected_shapes(checkpoint.config)
     missing, extra = sorted(expected.keys() - checkpoint.tensors), sorted(checkpoint.tensors.keys() - expected)
     if missing or extra:
-        kind, names = ("lacks", missing) if missing else ("has besides its model's", extra)
-        raise ModelError(f"{checkpoint.folder} {kind} {len(names)} tensors: {', '.join(names[:5])}")
+        names, what = (missing, "lacks {} tensors") if missing else (extra, "has {} unexpected tensors")
+        raise ModelError(f"{checkpoint.folder} {what.format(len(names))}: {', '.join(names[:5])}")
     for name, shape in expected.items():
         if (found := tuple(checkpoint.tensors[name].shape)) != shape:
             raise ModelError(f"{checkpoint.folder}: {name} has the shape {found}, but config.json says {shape}")
 
 
 def inv_freq(config: Config, dtype: torch.dtype) -> Tensor:
-    """The rotary frequencies as ChatGLM's `RotaryEmbedding` computes and stores them."""
+    """Returns the rotary frequencies as ChatGLM's `RotaryEmbedding` computes and stores them."""
     width = config["kv_channels"] // 2
     exponents = torch.arange(0, width, 2).to(dtype) / width
     return 1.0 / ((10000 * config.get("rope_ratio", 1)) ** exponents)
 
 
-def _assign(tensors: dict[str, Source], max_shard_size: int) -> dict[str, dict[str, Source]]:
-    shards: list[dict[str, Source]] = [{}]
+def _assign(tensors: dict[str, TensorSource], max_shard_size: int) -> dict[str, dict[str, TensorSource]]:
+    shards: list[dict[str, TensorSource]] = [{}]
     size = 0
     for name, source in tensors.items():
         num_bytes = source.num_bytes

@@ -1,4 +1,4 @@
-"""Embedding matrices: old rows as they are, and rows for new pieces."""
+"""Resizes embedding matrices: old rows stay unchanged, rows for new pieces follow."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from glmja.errors import ModelError
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.options import Init
-from glmja.weights.tensors import ComputedTensor, JoinedTensor, Part, Source
+from glmja.weights.tensors import ComputedTensor, JoinedTensor, Part, TensorSource, all_finite
 
 
 def read_embeddings(source: Checkpoint, num_old: int) -> tuple[dict[str, Tensor], str]:
-    """Reads the old rows of both embeddings once.
+    """Reads the old rows of both embeddings, and returns their means and a hash.
 
     Args:
         source: The base.
-        num_old: Rows that belong to ids; the others are padding.
+        num_old: Number of rows that belong to token ids; the others are padding.
 
     Returns:
-        The mean row of each, (D,) fp32; and a hash of the base: SHA-256 of the names, dtypes and shapes of all tensors
-        and of the bytes of these rows.
+        The mean row of each matrix, (D,) in fp32; and the SHA-256 of the names, dtypes and shapes of all tensors and of
+        the bytes of the old rows.
 
     Raises:
         ValueError: If a row holds NaN or infinity.
@@ -36,25 +36,25 @@ def read_embeddings(source: Checkpoint, num_old: int) -> tuple[dict[str, Tensor]
         for block_ND in tensor.blocks(0, num_old):
             digest.update(block_ND.contiguous().view(torch.uint8).numpy().data)
             total_D += block_ND.float().sum(0)
-        if not torch.isfinite(total_D).all():  # a NaN or infinity anywhere ends up in the sum
-            _check_finite(tensor, num_old, name)
+        if not all_finite(total_D):  # NaN and infinity propagate to the sum
+            _raise_non_finite(tensor, num_old, name)
         means[name] = (total_D / num_old).float()
     return means, digest.hexdigest()
 
 
 def resize(
-    source: Source, mean_D: Tensor, num_old: int, spelled: list[list[int]], num_rows: int, init: Init, seed: int
-) -> Source:
-    """An embedding matrix with its old rows as they are, and new ones below.
+    source: TensorSource, mean_D: Tensor, num_old: int, spelled: list[list[int]], num_rows: int, init: Init, seed: int
+) -> TensorSource:
+    """Returns an embedding matrix with its old rows unchanged and new rows after them.
 
     Args:
-        source: The old matrix, (rows, D); rows from `num_old` on are padding and dropped.
+        source: The old matrix, (rows, D); rows from `num_old` on are padding and are dropped.
         mean_D: The mean of the old rows.
-        num_old: Rows to keep.
-        spelled: For each new piece, the old ids that spelled it.
-        num_rows: Rows of the new matrix.
-        init: How new rows are made.
-        seed: Of `random`.
+        num_old: Number of rows to keep.
+        spelled: For each new piece, the ids of the old pieces that spell it.
+        num_rows: Number of rows of the new matrix.
+        init: Initialization of new rows.
+        seed: Seed of the initialization `random`.
     """
     num_new = num_rows - num_old
     generator = torch.Generator().manual_seed(seed)
@@ -73,7 +73,7 @@ def resize(
     return JoinedTensor([Part(source, 0, num_old), Part(below, 0, num_new)])
 
 
-def _check_finite(source: Source, num_rows: int, name: str) -> None:
+def _raise_non_finite(source: TensorSource, num_rows: int, name: str) -> None:
     bad_N = torch.cat([~torch.isfinite(block_ND).all(1) for block_ND in source.blocks(0, num_rows)])
     if bad_N.any():
         first = int(bad_N.nonzero()[0])

@@ -1,8 +1,9 @@
-"""What a run has trained, put into the weights that it began with.
+"""Merges trained adapters and embedding rows into the weights that a run started from.
 
-A low-rank adapter is a product that training never writes out: W' = W + s·BA, and under DoRA each row of that is scaled
-to a learnt magnitude. Here it is written out in fp32, a block of rows at a time while a file is written, and rounded
-once, to the dtype of the file. So a merge needs the memory of a block, not of a model.
+The update of a low-rank adapter is a product that training never materializes: W' = W + s·BA (Hu et al. 2021,
+https://arxiv.org/abs/2106.09685); under DoRA each row of the sum is scaled to a trained magnitude (Liu et al. 2024,
+https://arxiv.org/abs/2402.09353). Here it is computed in fp32, a block of rows at a time while a file is written, and
+rounded once, to the dtype of the file. A merge therefore needs the memory of a block, not of a model.
 
 Dimensions: O rows of a weight, I columns, R rank
 """
@@ -10,52 +11,76 @@ Dimensions: O rows of a weight, I columns, R rank
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from glmja.errors import ModelError
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.tensors import ComputedTensor, JoinedTensor, Part, Source, all_finite, cast
+from glmja.weights.dtypes import dtype_name
+from glmja.weights.peft_names import lora_part, token_rows
+from glmja.weights.tensors import ComputedTensor, JoinedTensor, Part, TensorSource, all_finite, cast
 
-# as peft names them
-_ADAPTER = re.compile(r"(.+)\.lora_(A|B|magnitude_vector)\.default\.weight")
-_ROWS = re.compile(r"(.+)\.token_adapter\.trainable_tokens_delta\.default")
+
+@dataclass(frozen=True)
+class LoraScaling:
+    """The settings of low-rank adapters that their merge depends on; see `glmja.modeling.adapters.Lora`."""
+
+    rank: int
+    alpha: int
+    rslora: bool
+    dora: bool
+
+    @classmethod
+    def of(cls, settings: Mapping[str, object]) -> LoraScaling:
+        """Reads the settings from those that a run saved.
+
+        Raises:
+            ModelError: If one is missing or of another type.
+        """
+        values = {name: settings.get(name) for name in ("rank", "alpha", "rslora", "dora")}
+        for name, value in values.items():
+            if type(value) is not (int if name in ("rank", "alpha") else bool):
+                raise ModelError(f"the run saved lora settings with {name} = {value!r}")
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def scale(self) -> float:
+        """The factor of the product BA."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 def merge(
     base: Checkpoint,
-    trained: Mapping[str, Source],
-    lora: Mapping[str, Any] | None,
+    trained: Mapping[str, TensorSource],
+    lora: LoraScaling | None,
     new_ids: Sequence[int],
     dtype: torch.dtype,
 ) -> Checkpoint:
-    """The weights that a run ended with; computed when they are read.
+    """Returns the weights at the end of a run; they are computed when they are read.
 
     Args:
-        base: What the run began with, as Glm.
-        trained: What it trained, by peft's names without their prefix, as `glmja.runs.trained_state` gives them.
-        lora: The settings of the adapters, as `glmja.modeling.adapters.Lora` names them; None if there are none.
-        new_ids: The rows of the embeddings that trained by themselves, if they did; without gaps.
-        dtype: Of the result.
+        base: The weights that the run started from, under Glm's names.
+        trained: The trained tensors, by peft's names without their prefix, as `glmja.runs.trained_state` returns them.
+        lora: Settings of the adapters; None if there are none.
+        new_ids: Ids of the embedding rows that trained alone, if any; without gaps.
+        dtype: Dtype of the result.
 
     Raises:
-        ValueError: If a trained tensor belongs to no tensor of the base, has another shape, or is a part of an adapter
-            that is not whole; and, when it is read, if a weight is not finite in `dtype`.
+        ValueError: If a trained tensor belongs to no tensor of the base or has another shape, or an adapter is
+            incomplete; and, when it is read, if a weight is not finite in `dtype`.
     """
-    merged: dict[str, Source] = {}
-    adapters: dict[str, dict[str, Source]] = {}
+    merged: dict[str, TensorSource] = {}
+    adapters: dict[str, dict[str, TensorSource]] = {}
     for name, source in trained.items():
-        if adapter := _ADAPTER.fullmatch(name):
-            adapters.setdefault(adapter[1], {})[adapter[2]] = source
-        elif rows := _ROWS.fullmatch(name):
-            whole = _of_base(base, f"{rows[1]}.weight", name)
+        if part := lora_part(name):
+            adapters.setdefault(part[0], {})[part[1]] = source
+        elif embedding := token_rows(name):
+            whole = _of_base(base, f"{embedding}.weight", name)
             _check_shape(name, source, (len(new_ids), *whole.shape[1:]))
-            merged[f"{rows[1]}.weight"] = with_rows(cast(whole, dtype), cast(source, dtype), new_ids[0])
+            merged[f"{embedding}.weight"] = with_rows(cast(whole, dtype), cast(source, dtype), new_ids[0])
         else:
             _check_shape(name, source, _of_base(base, name, name).shape)
             merged[name] = cast(source, dtype)
@@ -66,27 +91,24 @@ def merge(
     return replace(result, tensors=result.tensors | finite)
 
 
-def with_rows(whole: Source, rows: Source, first: int) -> Source:
-    """A tensor of which the rows from `first` on are others."""
+def with_rows(whole: TensorSource, rows: TensorSource, first: int) -> TensorSource:
+    """Returns a tensor in which `rows` replace the rows from `first` on."""
     after = first + rows.shape[0]
     parts = [Part(whole, 0, first), Part(rows, 0, rows.shape[0]), Part(whole, after, whole.shape[0])]
     return JoinedTensor(parts)
 
 
-def scale_of(lora: Mapping[str, Any]) -> float:
-    """What the product BA is multiplied by."""
-    return float(lora["alpha"] / (math.sqrt(lora["rank"]) if lora["rslora"] else lora["rank"]))
-
-
-def with_adapter(weight: Source, a: Source, b: Source, scale: float, magnitude: Source | None) -> Source:
-    """A weight with its adapter written out, in fp32.
+def with_adapter(
+    weight: TensorSource, a: TensorSource, b: TensorSource, scale: float, magnitude: TensorSource | None
+) -> TensorSource:
+    """Returns a weight with its adapter merged, in fp32.
 
     Args:
-        weight: (O, I).
-        a: (R, I).
-        b: (O, R).
-        scale: Of the product.
-        magnitude: The length of each row of the result, (O,), under DoRA.
+        weight: The weight, (O, I).
+        a: Matrix A of the adapter, (R, I).
+        b: Matrix B of the adapter, (O, R).
+        scale: Factor of the product BA.
+        magnitude: Under DoRA, the length of each row of the result, (O,).
     """
 
     def rows(start: int, stop: int) -> Tensor:
@@ -100,45 +122,43 @@ def with_adapter(weight: Source, a: Source, b: Source, scale: float, magnitude: 
     return ComputedTensor(torch.float32, weight.shape, rows)
 
 
-def _adapted(base: Checkpoint, name: str, parts: Mapping[str, Source], lora: Mapping[str, Any] | None) -> Source:
+def _adapted(base: Checkpoint, name: str, parts: Mapping[str, TensorSource], lora: LoraScaling | None) -> TensorSource:
     if lora is None:
-        raise ModelError(f"{name} has an adapter, but the run had none by its own account")
-    needed = {"A", "B", "magnitude_vector"} if lora["dora"] else {"A", "B"}
+        raise ModelError(f"{name} has an adapter, but the run saved no lora settings")
+    needed = {"A", "B", "magnitude_vector"} if lora.dora else {"A", "B"}
     if parts.keys() != needed:
-        kind, wrong = (
-            ("lacks", needed - parts.keys()) if needed - parts.keys() else ("has besides", parts.keys() - needed)
-        )
+        missing, unexpected = needed - parts.keys(), parts.keys() - needed
+        kind, wrong = ("lacks", missing) if missing else ("has an unexpected", unexpected)
         raise ModelError(f"the adapter of {name} {kind} lora_{min(wrong)}")
     weight = _of_base(base, f"{name}.weight", f"{name}.lora_A")
-    _check_shape(f"{name}.lora_A", parts["A"], (lora["rank"], weight.shape[1]))
-    _check_shape(f"{name}.lora_B", parts["B"], (weight.shape[0], lora["rank"]))
+    _check_shape(f"{name}.lora_A", parts["A"], (lora.rank, weight.shape[1]))
+    _check_shape(f"{name}.lora_B", parts["B"], (weight.shape[0], lora.rank))
     magnitude = parts.get("magnitude_vector")
     if magnitude is not None:
         _check_shape(f"{name}.lora_magnitude_vector", magnitude, weight.shape[:1])
-    return with_adapter(weight, parts["A"], parts["B"], scale_of(lora), magnitude)
+    return with_adapter(weight, parts["A"], parts["B"], lora.scale, magnitude)
 
 
-def _of_base(base: Checkpoint, name: str, trained: str) -> Source:
+def _of_base(base: Checkpoint, name: str, trained: str) -> TensorSource:
     if name not in base.tensors:
         raise ModelError(f"the run trained {trained}, which belongs to no tensor of {base.folder}")
     return base.tensors[name]
 
 
-def _check_shape(name: str, source: Source, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, source: TensorSource, shape: tuple[int, ...]) -> None:
     if tuple(source.shape) != tuple(shape):
-        raise ModelError(
-            f"the run trained {name} of the shape {tuple(source.shape)}; {tuple(shape)} would fit the base"
-        )
+        raise ModelError(f"the run trained {name} with the shape {tuple(source.shape)}; the base needs {tuple(shape)}")
 
 
-def _finite(name: str, source: Source) -> Source:
+def _finite(name: str, source: TensorSource) -> TensorSource:
+    """Returns the tensor, checked for NaN and infinity as it is read."""
+
     def rows(start: int, stop: int) -> Tensor:
         values = source.read(start, stop)
         if not all_finite(values):
-            dtype = str(source.dtype).removeprefix("torch.")
             raise ModelError(
-                f"{name} holds NaN or infinity in {dtype}, in rows {start} to {stop - 1}; if the run did not diverge, "
-                "set `dtype` to bfloat16 or float32"
+                f"{name} holds NaN or infinity in {dtype_name(source.dtype)}, in rows {start} to {stop - 1}; if the "
+                "run did not diverge, set `dtype` to bfloat16 or float32"
             )
         return values
 

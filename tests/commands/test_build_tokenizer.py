@@ -10,7 +10,7 @@ from glmja.families.recognition import load_tokenizer
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import POLICIES, append_pieces, check_premises
 from glmja.twin import build as twin
-from glmja.verification import tokenizer as certificate
+from glmja.verification.tokenizer import TextReport
 
 
 def flags(base, output, **others):
@@ -31,7 +31,7 @@ CHECKS = [f"{language}={twin.text_file(language)}" for language in twin.LANGUAGE
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_the_certificate_says_what_the_tokenizer_does(base_dir, tmp_path, policy, base_tokenizer, texts, capsys):
+def test_the_report_describes_the_tokenizer(base_dir, tmp_path, policy, base_tokenizer, texts, capsys):
     args = [*flags(base_dir, tmp_path / "out", policy=policy), "--check", *CHECKS]
     report = build_tokenizer.main(args)
     assert report == json.loads((tmp_path / "out" / "tokenizer_report.json").read_text())
@@ -46,7 +46,7 @@ def test_the_certificate_says_what_the_tokenizer_does(base_dir, tmp_path, policy
     assert japanese["tokens_per_character_after"] < 0.6 * japanese["tokens_per_character_before"]
     assert japanese["round_trip_after"] == japanese["protected_changed"] == 0
     printed = capsys.readouterr().out
-    assert "premises of non-interference" in printed and "tokens/char" in printed and "0.9360 → 0.9360" in printed
+    assert "conditions of the proof" in printed and "tokens/char" in printed and "0.9360 → 0.9360" in printed
 
 
 def test_counts_are_those_of_encoding_every_sentence(base_dir, tmp_path, base_tokenizer):
@@ -73,8 +73,8 @@ def test_counts_are_those_of_encoding_every_sentence(base_dir, tmp_path, base_to
         ({"hugging_face_differs": 1}, "tokenizer.json gives other ids to 1 sentences of zh"),
     ],
 )
-def test_what_must_not_be_fails_the_certificate(counts, message):
-    (failure,) = certificate.TextReport(**counts).failures("zh", "japanese")
+def test_violated_conditions_fail_the_verification(counts, message):
+    (failure,) = TextReport(**counts).failures("zh", "japanese")
     assert re.search(message, failure)
 
 
@@ -171,10 +171,10 @@ def test_text_that_is_not_utf8_is_named_with_its_line(base_dir, tmp_path, capsys
     assert "a.txt:2: not UTF-8" in line
 
 
-def test_a_certificate_that_fails_writes_nothing(base_dir, tmp_path, capsys, monkeypatch):
+def test_nothing_is_written_if_the_verification_fails(base_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(build_tokenizer, "check_premises", lambda *_: ["piece 7 changed"])
     line = refused(capsys, flags(base_dir, tmp_path / "out"))
-    assert line.endswith("the certificate fails, nothing is written: piece 7 changed")
+    assert line.endswith("the verification fails, nothing is written: piece 7 changed")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,13 +189,13 @@ def test_no_protected_sentence_of_real_text_changes(data, tmp_path, policy):
     from glmja.files.documents import read_documents
     from glmja.tokenization.piece_selection import ready_pieces
     from glmja.tokenization.vocabulary import append_pieces
-    from glmja.verification.tokenizer import compare
+    from glmja.verification.tokenizer import compare_on_texts
 
     old = load_tokenizer(data / "chatglm3")
     pieces, *_ = ready_pieces(old.proto, data / "reference" / "ja_bpe.model", 5000, policy)
     new = GLMTokenizer(append_pieces(old.proto, pieces))
     for language in ("zh", "en"):
         documents = list(read_documents([data / "text" / f"{language}.jsonl.gz"]))[::10]
-        report = compare(documents, old, new, policy)
+        report = compare_on_texts(documents, old, new, policy)
         assert report.protected_changed == 0
         assert report.protected > 1000

@@ -15,7 +15,7 @@ def test_the_demo_runs_to_the_end(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"})
     for text in (
         "python -m glmja.build_tokenizer",
-        "premises of non-interference",
+        "conditions of the proof",
         "greedy equal",
         "answers identical to the baseline's, id by id: zh 2 of 2",
         "python -m glmja.evaluate",

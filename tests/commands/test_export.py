@@ -276,8 +276,8 @@ def test_the_check_finds_a_tensor_that_is_not_the_trained_one(trained, zero_dir,
     weights = tmp_path / "out" / "model.safetensors"
     whole = weights.read_bytes()
     for name, message in (
-        (EMBEDDING, "model.embed_tokens.weight as written is not what was trained, in rows 0 to"),
-        ("model.layers.0.self_attn.q_proj.weight", "q_proj.weight as written is not what was"),
+        (EMBEDDING, "model.embed_tokens.weight differs from the trained tensor in rows 0 to"),
+        ("model.layers.0.self_attn.q_proj.weight", "q_proj.weight differs from the trained tensor"),
     ):
         content = bytearray(whole)
         content[Checkpoint.open(tmp_path / "out").tensors[name].offset + 1] ^= 4  # an exponent
@@ -292,7 +292,9 @@ def test_the_check_finds_weights_that_transformers_does_not_find(trained, zero_d
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     tensors["model.another.weight"] = tensors.pop("model.norm.weight")
     save_file(tensors, tmp_path / "out" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"transformers finds other weights than it wants: .*model\.norm\.weight"):
+    with pytest.raises(
+        ModelError, match=r"transformers does not load all weights of the export: .*model\.norm\.weight"
+    ):
         export_check._in_new_process(tmp_path / "out", [[1, 2, 3]])
 
 
@@ -311,7 +313,7 @@ def test_logits_that_are_far_or_no_numbers_are_refused():
     ours, near = torch.tensor([[1.0, 100.0]]), torch.tensor([[1.0001, 100.0]])
     export_check._check_logits([(ours, near)], 1e-5)
     for other in (torch.tensor([[1.1, 100.0]]), torch.tensor([[torch.nan, 1.0]])):
-        with pytest.raises(ModelError, match="logits of the export are up to"):
+        with pytest.raises(ModelError, match="logits of the export differ by up to"):
             export_check._check_logits([(other, ours)], 1e-5)
 
 
@@ -320,7 +322,7 @@ def test_the_check_finds_a_chat_template_that_renders_otherwise(trained, zero_di
     exported(run, tmp_path / "out")
     template = tmp_path / "out" / "chat_template.jinja"
     template.write_text(template.read_text().replace("[gMASK]", "[sMASK]"))
-    with pytest.raises(ValueError, match="the tokenizer as written renders chats otherwise than glmja"):
+    with pytest.raises(ValueError, match="the written chat template renders chats differently from glmja"):
         export_check.compare(TrainedState.open(run), ModelFolder.open(zero_dir), Checkpoint.open(tmp_path / "out"))
 
 
@@ -414,17 +416,17 @@ def test_a_damaged_pack_is_refused(pack, base_dir, zero_dir, tmp_path, capsys, n
         content[-1] ^= 1
         (pack / name).write_bytes(content)
     line = pack_refused(capsys, pack, base_dir, tmp_path / "out")
-    assert f"{name} is damaged: its hash is " in line and "was written" in line
+    assert f"{name} is damaged: its hash is " in line and "but the pack was written with" in line
 
 
 def test_what_is_no_pack_is_refused(pack, base_dir, zero_dir, tmp_path, capsys):
     assert "no pack.json in" in pack_refused(capsys, zero_dir, base_dir, tmp_path / "out")
     (pack / "pack.json").write_text('{"pack_format": 1}')
     line = pack_refused(capsys, pack, base_dir, tmp_path / "out")
-    assert "pack.json is no description of a language pack of format 1" in line
+    assert "pack.json does not describe a language pack of format 1" in line
     (pack / "pack.json").unlink()
     shutil.copy(zero_dir / "config.json", pack / "pack.json")
-    assert "is no description of a language pack" in pack_refused(capsys, pack, base_dir, tmp_path / "out")
+    assert "does not describe a language pack" in pack_refused(capsys, pack, base_dir, tmp_path / "out")
 
 
 def test_a_pack_without_weights_is_refused(pack, base_dir, tmp_path, capsys):

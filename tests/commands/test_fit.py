@@ -149,7 +149,10 @@ def refused(capsys, args):
     [
         ({"model.init_args.model_dir": "nowhere"}, "no config.json in nowhere"),
         ({"model.init_args.lora.rank": 0}, "lora: rank (0) and alpha (32) must be at least 1"),
-        ({"model.init_args.lora.targets": "[query_key_value]"}, "lora: targets (query_key_value) must be of q_proj, "),
+        (
+            {"model.init_args.lora.targets": "[query_key_value]"},
+            "lora: targets (query_key_value) must be among q_proj, ",
+        ),
         ({"model.init_args.tuning": "frozen", "model.init_args.embeddings": "frozen"}, "nothing would train"),
         ({"model.init_args.loss_chunk_len": 0}, "loss_chunk_len (0) must be at least 1"),
         ({"model.class_path": "lit_modules.Pretraining"}, "lit_modules.Pretraining"),

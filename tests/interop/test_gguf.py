@@ -16,7 +16,7 @@ from gguf import TokenType
 from glmja.families.chatglm3 import CONTROL_TOKENS
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.model_folder import write_model
-from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.tokenization import huggingface
 from glmja.weights.chatglm_layout import EMBEDDING
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.options import MAX_SHARD_SIZE
@@ -74,7 +74,7 @@ def test_special_ids_and_the_chat_template_are_found(exported, tokenizer):
     found = {"bos": mask} | special.special_token_ids
     assert {name: found[name] for name in ("bos", "eos", "unk", "pad")} == {"bos": mask, "eos": 2, "unk": 0, "pad": 0}
     assert special.add_special_token == {"bos": "bos" in special.special_token_ids}
-    assert special.chat_template == fast_tokenizer.CHAT_TEMPLATE
+    assert special.chat_template == huggingface.CHAT_TEMPLATE
 
 
 def test_the_ids_that_end_a_turn_are_those_which_gguf_new_metadata_is_told_by_name(exported, tokenizer):
@@ -107,7 +107,7 @@ def test_the_original_layout_says_all_that_the_converter_asks_of_it(zero_dir, to
 
 def test_the_stock_vocabulary_is_read_with_its_control_tokens(data, tmp_path):
     tokenizer = load_tokenizer(data / "chatglm3")
-    fast_tokenizer.save(tokenizer, tmp_path)
+    huggingface.save(tokenizer, tmp_path)
     pieces = pieces_read(tmp_path)
     assert [(i, text) for i, (text, _, kind) in enumerate(pieces) if kind == TokenType.CONTROL] == [
         (1, "<s>"), (2, "</s>"), *enumerate(CONTROL_TOKENS, 64789)

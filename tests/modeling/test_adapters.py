@@ -114,9 +114,9 @@ def test_the_switches_of_peft_are_there(zero_dir, switch):
 
 
 def test_a_model_of_which_nothing_would_train_is_refused(zero_dir):
-    with pytest.raises(ValueError, match="tuning and embeddings are both frozen: nothing would train"):
+    with pytest.raises(ValueError, match="`tuning` and `embeddings` are both frozen, so nothing would train"):
         chosen(zero_dir, "frozen", "frozen")
-    with pytest.raises(ValueError, match="embeddings: new_rows, but the tokenizer has no appended pieces"):
+    with pytest.raises(ValueError, match="`embeddings` is new_rows, but the tokenizer has no new pieces"):
         apply_tuning(load_model(zero_dir), "lora", "new_rows", Lora(), [])
 
 
@@ -128,5 +128,5 @@ def test_adapters_out_of_range_are_refused(lora):
 
 @pytest.mark.parametrize("targets", [["query_key_value"], []])
 def test_adapters_of_unknown_layers_are_refused(targets):
-    with pytest.raises(ValueError, match=r"lora: targets \(.*\) must be of q_proj, k_proj"):
+    with pytest.raises(ValueError, match=r"lora: targets \(.*\) must be among q_proj, k_proj"):
         Lora(targets=targets)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from glmja.conversation import rendering as conversation
 from glmja.families.recognition import load_tokenizer
-from glmja.tokenization import huggingface as fast_tokenizer
+from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import append_pieces
 from tests.support.strategies import TEXT, TEXT_WITH_CONTROL_NAMES
@@ -110,7 +110,7 @@ def test_tools_given_beside_the_messages_stand_below_the_system_message(fast, to
 
 def test_a_vocabulary_without_roles_has_no_chat_template(base_dir, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes((base_dir / "tokenizer.model").read_bytes())
-    assert fast_tokenizer.save(load_tokenizer(tmp_path, "chatglm2"), tmp_path) == []
+    assert huggingface.save(load_tokenizer(tmp_path, "chatglm2"), tmp_path) == []
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template is None
 
 
@@ -121,13 +121,13 @@ def test_the_chat_template_gives_the_ids_of_render_for_any_text(fast, tokenizer,
 
 
 def test_what_hugging_face_could_not_reproduce_is_found(base_tokenizer):
-    assert fast_tokenizer.check(base_tokenizer) == []
+    assert huggingface.check(base_tokenizer) == []
     ties = append_pieces(base_tokenizer.proto, ["ゑ", "ヱ"])
     ties.pieces[-1].score = ties.pieces[-2].score
-    assert fast_tokenizer.check(GLMTokenizer(ties)) == ["two pieces have the same score"]
+    assert huggingface.check(GLMTokenizer(ties)) == ["two pieces have the same score"]
     without_characters = append_pieces(base_tokenizer.proto, ["ゑヱ"])
-    assert fast_tokenizer.check(GLMTokenizer(without_characters)) == [
-        "pieces contain characters that are no pieces: ゑヱ"
+    assert huggingface.check(GLMTokenizer(without_characters)) == [
+        "pieces contain characters that are not pieces: ゑヱ"
     ]
 
 
@@ -135,7 +135,7 @@ def test_what_hugging_face_could_not_reproduce_is_found(base_tokenizer):
 def test_hugging_face_equals_sentencepiece_on_real_text(data, tmp_path_factory, language):
     tokenizer = load_tokenizer(data / "chatglm3")
     folder = tmp_path_factory.mktemp("stock")
-    fast_tokenizer.save(tokenizer, folder)
+    huggingface.save(tokenizer, folder)
     backend = AutoTokenizer.from_pretrained(folder).backend_tokenizer
     backend.encode_special_tokens = True
     with gzip.open(data / "text" / f"{language}.jsonl.gz", "rt", encoding="utf-8") as file:

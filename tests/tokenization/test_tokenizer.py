@@ -103,7 +103,7 @@ def test_batches_give_what_single_texts_give(tokenizer, texts):
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "日\ud83d"])
 def test_lone_surrogates_are_refused(tokenizer, text):
-    with pytest.raises(ValueError, match="holds a lone surrogate"):
+    with pytest.raises(ValueError, match="contains a lone surrogate"):
         tokenizer.encode(text)
 
 
@@ -136,7 +136,7 @@ def test_a_damaged_config_beside_a_tokenizer_is_refused_by_name(base_dir, tmp_pa
 
 def test_a_model_that_sentencepiece_refuses_is_refused(base_tokenizer):
     proto = append_pieces(base_tokenizer.proto, ["の", "の"])
-    with pytest.raises(ValueError, match="SentencePiece refuses the model"):
+    with pytest.raises(ValueError, match="SentencePiece rejects the model"):
         GLMTokenizer(proto)
 
 
@@ -160,5 +160,5 @@ class TestReal:
 def test_the_end_of_a_text_must_be_a_control_token(base_dir):
     proto = parse_proto((base_dir / FILE_NAME).read_bytes())
     proto.pieces[proto.trainer_spec.eos_id].type = Piece.NORMAL
-    with pytest.raises(ValueError, match="the end of a text, '</s>', is no control token of it"):
+    with pytest.raises(ValueError, match="its end-of-text token '</s>' is not a control token"):
         GLMTokenizer(with_control_tokens(proto, CONTROL_TOKENS))

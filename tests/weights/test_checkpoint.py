@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 import struct
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from glmja.errors import ModelError
 from glmja.modeling.loading import load_model
 from glmja.twin import build as twin
-from glmja.weights import chatglm_layout as layout
+from glmja.weights import chatglm_layout
 from glmja.weights import tensors as tensor_source
 from glmja.weights.checkpoint import Checkpoint, convert
+from glmja.weights.dtypes import dtype_name, dtype_named
 
 
 def weights(folder):
@@ -154,9 +157,9 @@ HEAD = "transformer.output_layer.weight"
         (lambda f: truncate(f / "model.safetensors"), "model.safetensors: damaged safetensors file"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "model.safetensors: damaged safetensors file"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors: damaged safetensors file"),
-        (lambda f: rename_tensor(f, HEAD, "other.weight"), "1 tensors that no ChatGLM2/3 has: other.weight"),
+        (lambda f: rename_tensor(f, HEAD, "other.weight"), "1 tensors are unknown to ChatGLM2/3: other.weight"),
         (lambda f: change_config(f, num_layers=3), r"lacks \d+ tensors: model.layers.2"),
-        (lambda f: change_config(f, num_layers=1), r"has besides its model's \d+ tensors: model.layers.1"),
+        (lambda f: change_config(f, num_layers=1), r"has \d+ unexpected tensors: model.layers.1"),
         (
             lambda f: change_config(f, padded_vocab_size=64),
             r"has the shape \(\d+, 64\), but config.json says \(64, 64\)",
@@ -179,11 +182,11 @@ def index(folder, weight_map):
     [
         (
             lambda f: index(f, {HEAD: "gone.safetensors"}),
-            "gone.safetensors is named in model.safetensors.index.json but",
+            "gone.safetensors does not exist, but model.safetensors.index.json names it",
         ),
-        (lambda f: index(f, {"x": "model.safetensors"}), "model.safetensors lacks 1 tensors that the index names: x"),
-        (lambda f: index(f, {HEAD: "../model.safetensors"}), "'../model.safetensors' is not the name of a shard"),
-        (lambda f: index(f, {HEAD: 3}), "3 is not the name of a shard"),
+        (lambda f: index(f, {"x": "model.safetensors"}), "model.safetensors lacks 1 tensors of the index: x"),
+        (lambda f: index(f, {HEAD: "../model.safetensors"}), "'../model.safetensors' is not the name of a weight file"),
+        (lambda f: index(f, {HEAD: 3}), "3 is not the name of a weight file"),
         (lambda f: index(f, {}), "model.safetensors.index.json: no weight_map"),
         (lambda f: (f / "model.safetensors.index.json").write_text("{"), "index.json: not JSON"),
     ],
@@ -197,10 +200,12 @@ def test_a_damaged_index_is_refused(base, damage, message):
 def test_a_pickle_that_needs_code_is_refused_and_its_code_does_not_run(base, capsys):
     (base / "model.safetensors").unlink()
     torch.save({"a": NeedsCode()}, base / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"pytorch_model.bin: it needs code to load; convert it to safetensors"):
+    with pytest.raises(
+        ValueError, match=r"pytorch_model.bin: it can only be loaded by executing code; convert it to safetensors"
+    ):
         Checkpoint.open(base)
     (base / "pytorch_model.bin").write_bytes(pickle.dumps(NeedsCode()))
-    with pytest.raises(ValueError, match=r"pytorch_model.bin: (it needs code|damaged)"):
+    with pytest.raises(ValueError, match=r"pytorch_model.bin: (it can only be loaded|damaged)"):
         Checkpoint.open(base)
     assert capsys.readouterr().out == ""
 
@@ -209,7 +214,7 @@ def test_a_pickle_that_needs_code_is_refused_and_its_code_does_not_run(base, cap
 def test_a_damaged_pickle_is_refused(base, content):
     (base / "model.safetensors").unlink()
     (base / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(ValueError, match=r"pytorch_model.bin: (damaged|it needs code to load)"):
+    with pytest.raises(ValueError, match=r"pytorch_model.bin: (damaged|it can only be loaded by executing code)"):
         Checkpoint.open(base)
 
 
@@ -223,7 +228,7 @@ def test_a_pickle_of_something_else_is_refused(base):
 def test_an_unknown_dtype_in_a_pickle_is_refused(base):
     (base / "model.safetensors").unlink()
     torch.save({"x": torch.zeros(2, dtype=torch.float64)}, base / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"x has dtype torch.float64; known are F32, F16, BF16"):
+    with pytest.raises(ValueError, match=r"x has dtype torch.float64; supported are F32, F16, BF16"):
         Checkpoint.open(base)
 
 
@@ -241,7 +246,7 @@ def test_a_glm_config_that_lacks_a_key_is_refused_on_the_way_back(zero_dir, tmp_
 def test_an_unknown_dtype_is_refused(base):
     tensors = load_file(base / "model.safetensors")
     save_file(tensors | {"x": torch.zeros(2, dtype=torch.int8)}, base / "model.safetensors")
-    with pytest.raises(ValueError, match=r"x has dtype I8; known are F32, F16, BF16"):
+    with pytest.raises(ValueError, match=r"x has dtype I8; supported are F32, F16, BF16"):
         Checkpoint.open(base)
 
 
@@ -249,19 +254,19 @@ def test_a_file_that_shrinks_while_it_is_copied_is_refused(base, tmp_path):
     opened = Checkpoint.open(base).as_glm()
     truncate(base / "model.safetensors")
     (tmp_path / "out").mkdir()
-    with pytest.raises(ValueError, match=r"model.safetensors ended at byte \d+ while it was copied"):
+    with pytest.raises(ValueError, match=r"model.safetensors: the file ends at byte \d+, inside a tensor"):
         opened.save(tmp_path / "out", 10**9)
-    with pytest.raises(ValueError, match=r"model.safetensors ended before row \d+ could be read"):
-        opened.tensors[layout.HEAD].read_all()
+    with pytest.raises(ValueError, match=r"model.safetensors: the file ends before row \d+ of a tensor"):
+        opened.tensors[chatglm_layout.HEAD].read_all()
 
 
 def test_a_glm_that_did_not_come_from_chatglm_has_no_way_back(zero_dir):
     config = json.loads((zero_dir / "config.json").read_text())
     config["rope_parameters"]["partial_rotary_factor"] = 1.0
     with pytest.raises(ValueError, match="have no counterpart in ChatGLM3"):
-        layout.to_chatglm_config(config)
-    with pytest.raises(ValueError, match="1 tensors that no Glm model has: x"):
-        layout.plan_to_chatglm(["x"])
+        chatglm_layout.to_chatglm_config(config)
+    with pytest.raises(ValueError, match="1 tensors are unknown to Glm: x"):
+        chatglm_layout.plan_to_chatglm(["x"])
 
 
 def test_the_header_is_aligned_as_safetensors_wants_it(base_dir, tmp_path):
@@ -274,11 +279,11 @@ def test_the_header_is_aligned_as_safetensors_wants_it(base_dir, tmp_path):
 def test_the_twin_has_the_shapes_that_its_config_says(base_dir):
     opened = Checkpoint.open(base_dir)
     assert opened.layout == "chatglm"
-    assert opened.as_glm().tensors.keys() == layout.expected_shapes(opened.as_glm().config).keys()
+    assert opened.as_glm().tensors.keys() == chatglm_layout.expected_shapes(opened.as_glm().config).keys()
 
 
 def test_too_few_texts_for_a_twins_vocabulary_are_refused():
-    with pytest.raises(ValueError, match="the texts do not make 2500 pieces"):
+    with pytest.raises(ValueError, match="the texts do not yield 2500 pieces"):
         twin.train_vocabulary(["only this"], 2500)
 
 
@@ -310,4 +315,25 @@ def test_logits_are_those_of_chatglm3s_own_code(data, real_glm):
 def test_a_config_of_impossible_counts_is_refused(base_dir, count):
     config = json.loads((base_dir / "config.json").read_text()) | {"num_layers": count}
     with pytest.raises(ValueError, match=r"num_layers = .*; it must be a whole number from 1 to 10000"):
-        layout.to_glm_config(config)
+        chatglm_layout.to_glm_config(config)
+
+
+def test_the_dtype_is_read_under_the_name_of_newer_transformers_too(base_dir, tmp_path):
+    folder = shutil.copytree(base_dir, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["dtype"] = config.pop("torch_dtype").replace("float16", "bfloat16")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert Checkpoint.open(folder).as_glm().config["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("name", ["int9", "Tensor", ""])
+def test_a_name_that_is_no_dtype_is_refused(name):
+    with pytest.raises(ModelError, match="is not a dtype of torch"):
+        dtype_named(name)
+
+
+def test_dtypes_and_names_are_inverse():
+    assert [dtype_named(dtype_name(dtype)) for dtype in (torch.float32, torch.bfloat16)] == [
+        torch.float32,
+        torch.bfloat16,
+    ]

@@ -3,8 +3,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from glmja.errors import ModelError
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.merging import merge, with_adapter, with_rows
+from glmja.weights.merging import LoraScaling, merge, with_adapter, with_rows
 from glmja.weights.tensors import MemoryTensor
 
 LORA = {"rank": 4, "alpha": 6, "dropout": 0.1, "targets": ["q_proj"], "rslora": False, "dora": False}
@@ -27,7 +28,7 @@ def base(zero_dir):
 
 
 def merged(base, trained, lora=LORA, new_ids=range(2509, 3109), dtype=torch.float32):
-    return merge(base, trained, lora, new_ids, dtype)
+    return merge(base, trained, LoraScaling.of(lora) if lora else None, new_ids, dtype)
 
 
 def adapter(shapes):
@@ -95,21 +96,25 @@ def test_what_did_not_train_is_left_to_the_kernel_to_copy(base):
     [
         (adapter({"A": (4, 64)}), LORA, "the adapter of .*q_proj lacks lora_B"),
         (adapter(PLAIN), LORA | {"dora": True}, "the adapter of .*q_proj lacks lora_magnitude_vector"),
-        (adapter(PLAIN | {"magnitude_vector": (64,)}), LORA, "q_proj has besides lora_magnitude_vector"),
-        (adapter(PLAIN), None, "q_proj has an adapter, but the run had none by its own account"),
-        (adapter(PLAIN | {"B": (32, 4)}), LORA, r"lora_B of the shape \(32, 4\); \(64, 4\) would fit the base"),
-        (adapter(PLAIN), LORA | {"rank": 8}, r"lora_A of the shape \(4, 64\); \(8, 64\) would fit the base"),
+        (adapter(PLAIN | {"magnitude_vector": (64,)}), LORA, "q_proj has an unexpected lora_magnitude_vector"),
+        (adapter(PLAIN), None, "q_proj has an adapter, but the run saved no lora settings"),
+        (adapter(PLAIN | {"B": (32, 4)}), LORA, r"lora_B with the shape \(32, 4\); the base needs \(64, 4\)"),
+        (adapter(PLAIN), LORA | {"rank": 8}, r"lora_A with the shape \(4, 64\); the base needs \(8, 64\)"),
         (
             adapter(PLAIN | {"magnitude_vector": (1, 64)}),
             LORA | {"dora": True},
-            r"lora_magnitude_vector of the shape \(1, 64\); \(64,\) would fit",
+            r"lora_magnitude_vector with the shape \(1, 64\); the base needs \(64,\)",
         ),
         ({"model.layers.9.foo.weight": memory(1)}, None, "the run trained model.layers.9.foo.weight, which belongs to"),
-        ({"lm_head.weight": memory(9, 64)}, None, r"lm_head.weight of the shape \(9, 64\); \(3136, 64\) would fit"),
+        (
+            {"lm_head.weight": memory(9, 64)},
+            None,
+            r"lm_head.weight with the shape \(9, 64\); the base needs \(3136, 64\)",
+        ),
         (
             {"lm_head.token_adapter.trainable_tokens_delta.default": memory(9, 64)},
             None,
-            r"trainable_tokens_delta.default of the shape \(9, 64\); \(600, 64\) would fit the base",
+            r"trainable_tokens_delta.default with the shape \(9, 64\); the base needs \(600, 64\)",
         ),
     ],
 )
@@ -133,3 +138,9 @@ def test_a_weight_that_the_dtype_cannot_hold_is_refused(base):
         ValueError, match=r"lm_head.weight holds NaN or infinity in float16, in rows 3 to 4; if the run"
     ):
         merged(base, trained, None, dtype=torch.float16).tensors["lm_head.weight"].read(3, 5)
+
+
+@pytest.mark.parametrize("change", [{"rank": 4.0}, {"rank": None}, {"dora": 1}, {"alpha": "16"}])
+def test_settings_of_adapters_of_another_type_are_refused(change):
+    with pytest.raises(ModelError, match=f"the run saved lora settings with {next(iter(change))} = "):
+        LoraScaling.of(LORA | change)
