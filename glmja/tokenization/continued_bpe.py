@@ -1,14 +1,12 @@
-"""Byte-pair encoding, continued from a vocabulary that exists.
+"""Continues byte-pair encoding from an existing vocabulary.
 
-Training a vocabulary of its own on Japanese text and appending it wastes pieces: many
-spell what the old merges already do, or what they make impossible. Here the text is
-first segmented by the old vocabulary, and only then are pairs of neighbours counted and
-merged, most tokens saved first (BPE: Sennrich et al. 2016, https://aclanthology.org/P16-1162).
-New merges rank below all old ones, so the segmentation seen here is the one that the
-finished tokenizer produces: every piece is reachable, and the tokens that it saves are exact.
+Training a separate vocabulary on Japanese text and appending it wastes pieces: many duplicate old merges or are made
+unreachable by them. Here the text is first segmented with the old vocabulary; then pairs of neighbors are counted and
+merged, the pair that saves the most tokens first (BPE: Sennrich et al. 2016, https://aclanthology.org/P16-1162). New
+merges rank below all old ones, so this segmentation is that of the finished tokenizer: every piece is reachable, and
+the number of tokens that it saves is exact.
 
-The corpus is one array of symbol ids in a doubly linked list; a merge touches only the
-places where its pair stands.
+The corpus is one array of symbol ids in a doubly linked list; a merge only touches the positions of its pair.
 """
 
 from __future__ import annotations
@@ -19,16 +17,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-BARRIER = 0  # the id of every symbol that no new piece may contain
-MAX_PIECE_LEN = 16  # characters; SentencePiece's own default
+BARRIER = 0  # id of all symbols that no new piece may contain
+MAX_PIECE_LEN = 16  # characters; the default of SentencePiece
 _MERGED_AWAY = -1
-_MIN_COUNT = 2  # a pair of two given symbols never becomes more frequent, so one seen once can be forgotten
+_MIN_COUNT = 2  # a pair never becomes more frequent, so a pair that occurs once can be dropped
 
 Ids = NDArray[np.int32]
 
 
 class ContinuedBPE:
-    """Merges neighbouring symbols of a corpus, the pair that saves the most tokens first."""
+    """Merges neighboring symbols of a corpus, the pair that saves the most tokens first."""
 
     def __init__(
         self,
@@ -41,13 +39,13 @@ class ContinuedBPE:
         """Counts the pairs of the corpus.
 
         Args:
-            corpus: Symbol ids of the whole corpus, (T,), as byte-pair encoding with the old vocabulary segments it;
-                starts and ends with `BARRIER`. Changed in place.
-            symbols: The text of each symbol id.
-            costs: Tokens that the old vocabulary spends on each symbol: 1, or the number of bytes of a
-                character that it lacks. Such a character has to become a piece before it can be joined.
-            distinguishing: (S,), whether a symbol makes any piece admissible that contains it.
-            admissible: Whether a text may become a piece; asked before a piece is made.
+            corpus: Symbol ids of the whole corpus, (T,), segmented with the old vocabulary; begins and ends with
+                `BARRIER`. Modified in place.
+            symbols: Text of each symbol id.
+            costs: Number of tokens of each symbol in the old vocabulary: 1, or the number of bytes of a missing
+                character. A missing character has to become a piece before it can be merged.
+            distinguishing: Whether a symbol makes every piece that contains it admissible, (S,).
+            admissible: Returns whether a text may become a piece.
         """
         self.ids = corpus
         self.symbols = list(symbols)
@@ -61,15 +59,15 @@ class ContinuedBPE:
         self.previous = np.arange(-1, len(corpus) - 1, dtype=np.int32)
         self.counts: dict[int, int] = {}
         self.places: dict[int, list[Ids]] = {}
-        self.heap: list[tuple[int, int]] = []  # (-tokens saved, pair key; or -1 - id of a missing character)
+        self.heap: list[tuple[int, int]] = []  # (-saved tokens, pair key; or -1 - id of a missing character)
         self._count_pairs(np.arange(len(corpus) - 1, dtype=np.int32))
         self._count_missing_characters()
 
     def pieces(self) -> Iterator[tuple[str, int]]:
-        """Makes pieces for as long as one saves tokens.
+        """Learns pieces as long as a piece saves tokens.
 
         Yields:
-            The text of the new piece, and the number of tokens it saves on the corpus at that moment.
+            The text of a new piece, and the number of tokens that it saves on the corpus.
         """
         while self.heap:
             negative_gain, key = heapq.heappop(self.heap)
@@ -82,12 +80,12 @@ class ContinuedBPE:
             count = self.counts.get(key, 0)
             left, right = key >> 32, key & 0xFFFFFFFF
             if left == right:
-                count = self.counts[key] = len(self._places_of(key))  # of あああ only one ああ can be merged
+                count = self.counts[key] = len(self._places_of(key))  # あああ has two pairs ああ; one can be merged
             text = self.symbols[left] + self.symbols[right]
             if count < -negative_gain:
                 self._push(key, count)
             elif len(text) <= MAX_PIECE_LEN and self.admissible(text):
-                # Between two borders of tokens the same characters have been merged in the same way everywhere.
+                # the same characters between two token borders have been merged in the same way everywhere
                 assert text not in self.id_of
                 yield text, count
                 self._merge(key, self._new_symbol(text))
@@ -107,7 +105,7 @@ class ContinuedBPE:
         return new
 
     def _pair_keys(self, starts: Ids) -> tuple[Ids, NDArray[np.int64]]:
-        """Of the pairs that begin at `starts`, those that may be joined: their starts and keys."""
+        """Returns the starts and keys of those pairs beginning at `starts` that may be merged."""
         left, right = self.ids[starts], self.ids[self.next[starts]]
         joinable = self.known[left] & self.known[right] & (self.distinguishing[left] | self.distinguishing[right])
         return starts[joinable], left[joinable].astype(np.int64) << 32 | right[joinable]
@@ -122,7 +120,7 @@ class ContinuedBPE:
         for key, begin, count in zip(
             keys[first][frequent].tolist(), first[frequent].tolist(), counts[frequent].tolist(), strict=True
         ):
-            # A copy, so that a rare pair does not keep the array of all pairs alive.
+            # copied, so that a rare pair does not keep the array of all pairs alive
             self.places.setdefault(key, []).append(starts[begin : begin + count].copy())
             self.counts[key] = self.counts.get(key, 0) + count
             self._push(key, self.counts[key])
@@ -148,7 +146,7 @@ class ContinuedBPE:
         self._count_pairs(np.union1d(places, self.previous[places]))
 
     def _places_of(self, key: int) -> Ids:
-        """Where a pair stands now, no two places overlapping."""
+        """Returns the current positions of a pair, without overlaps."""
         left, right = key >> 32, key & 0xFFFFFFFF
         places = np.unique(np.concatenate(self.places[key]))
         places = places[(self.ids[places] == left) & (self.ids[self.next[places]] == right)]
@@ -165,7 +163,7 @@ class ContinuedBPE:
         self._count_pairs(np.union1d(self.previous[places], places))
 
     def _without_overlaps(self, places: Ids) -> Ids:
-        """Of a run of equal symbols (あああ) every other pair, from the left."""
+        """Returns every other pair of a run of equal symbols (あああ), from the left."""
         kept, taken = [], -1
         for place in places.tolist():
             if place != taken:

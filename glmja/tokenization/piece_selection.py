@@ -1,4 +1,4 @@
-"""Which pieces to add to a vocabulary: learnt from a corpus, or taken from a ready model."""
+"""Selects the pieces to add to a vocabulary: learned from a corpus, or taken from another SentencePiece model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _LINES_PER_BATCH = 1024
 
 
 def is_joinable(character: str, join_punctuation: bool) -> bool:
-    """Whether a learnt piece may contain the character: kana and ideographs, and if wanted non-ASCII punctuation."""
+    """Returns whether a learned piece may contain the character: kana, ideographs and, optionally, punctuation.
+
+    Punctuation in ASCII is never joined.
+    """
     if is_kana(character) or is_han(character) or character in "々〆〇":
         return True
     return join_punctuation and not character.isascii() and unicodedata.category(character)[0] == "P"
@@ -49,20 +52,21 @@ def learn_pieces(
 
     Args:
         base: The vocabulary, control pieces included.
-        documents: Texts; read once, kept as 4 bytes a token.
-        num_pieces: How many pieces to learn.
-        policy: Which pieces are admissible.
-        join_punctuation: Whether a piece may hold punctuation (です。), as long as it is admissible.
-        max_training_tokens: Above it a random sample of the lines is used. Training takes about 60 bytes a token.
-        seed: Of that sample.
+        documents: Texts; they are read once and kept with 4 bytes per token.
+        num_pieces: Number of pieces to learn.
+        policy: The policy that admits pieces.
+        join_punctuation: Whether an admissible piece may contain punctuation (です。).
+        max_training_tokens: Maximum number of tokens; larger corpora are sampled by lines. Training takes about 60
+            bytes per token.
+        seed: Seed of the sample.
 
     Returns:
-        The pieces in the order in which they were learnt.
+        The pieces in the order in which they were learned.
 
     Raises:
-        ValueError: If the documents do not have so many admissible pieces that save two tokens each.
+        DataError: If the documents have fewer admissible pieces that save at least two tokens.
     """
-    # Each character of the basic plane that the vocabulary lacks gets an id, so that one pass over the text suffices.
+    # every missing character of the basic plane gets an id, so that one pass over the text suffices
     present = {piece.piece for piece in base.pieces}
     basic_plane = (chr(code) for code in range(0x80, 0x10000) if not 0xD800 <= code < 0xE000)
     missing = [c for c in basic_plane if is_joinable(c, join_punctuation) and c not in present]
@@ -75,15 +79,15 @@ def learn_pieces(
     distinguishing = joinable & np.array([contains_distinguishing(s, policy) for s in symbols])
     costs = [1] * len(base.pieces) + [len(c.encode()) for c in missing]
     trainer = ContinuedBPE(corpus, symbols, costs, distinguishing, lambda piece: is_admissible(piece, policy))
-    learnt: list[str] = []
+    learned: list[str] = []
     with progress("learning pieces", num_pieces, "pieces") as advance:
         for piece, _ in trainer.pieces():
-            learnt.append(piece)
+            learned.append(piece)
             advance(1)
-            if len(learnt) == num_pieces:
-                return learnt
+            if len(learned) == num_pieces:
+                return learned
     raise DataError(
-        f"the corpus has only {len(learnt)} pieces to add under the policy {policy!r}, fewer than the {num_pieces} "
+        f"the corpus has only {len(learned)} pieces to add under the policy {policy!r}, fewer than the {num_pieces} "
         "asked for; give a larger `corpus` or a smaller `num_new_pieces`"
     )
 
@@ -91,10 +95,10 @@ def learn_pieces(
 def _encode_corpus(
     proto: spm.ModelProto, joinable: np.ndarray, documents: Iterable[str], max_tokens: int, seed: int
 ) -> Ids:
-    """The documents as one array of ids, `BARRIER` for what is not joinable and between lines.
+    """Encodes the documents as one array of ids, with `BARRIER` between lines and for symbols that are not joinable.
 
-    Whenever there are too many, half of the batches are forgotten and from then on half as many are
-    kept, so that every batch of lines has the same chance to stay.
+    Whenever the array becomes too long, half of the batches are dropped and from then on half as many are kept, so that
+    every batch of lines has the same probability to be in the sample.
     """
     processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
     symbol_of = np.where(joinable, np.arange(len(joinable)), BARRIER).astype(np.int32)
@@ -121,11 +125,17 @@ def _lines(documents: Iterable[str]) -> Iterator[str]:
 def ready_pieces(
     base: spm.ModelProto, model: str | Path, num_pieces: int, policy: str = "japanese"
 ) -> tuple[list[str], list[str], int]:
-    """Takes the best admissible pieces of a ready SentencePiece model, by its scores.
+    """Takes the admissible pieces with the highest scores from a SentencePiece model.
+
+    Args:
+        base: The vocabulary to extend, control pieces included.
+        model: File of the SentencePiece model.
+        num_pieces: Number of pieces to take.
+        policy: The policy that admits pieces.
 
     Returns:
-        The pieces, those that the policy rejects, and the number of those that the vocabulary has already, which keep
-        their ids, or that the model has twice.
+        The pieces; the pieces that the policy rejects; and the number of pieces that the vocabulary already has, which
+        keep their ids, or that occur twice in the model.
 
     Raises:
         ValueError: If the file is not a SentencePiece model, or has too few admissible pieces.
@@ -150,10 +160,10 @@ def ready_pieces(
 
 
 def _with_their_characters(pieces: list[str], present: set[str]) -> list[str]:
-    """The pieces, each after those of its characters that the vocabulary lacks.
+    """Returns the pieces, each after those of its characters that the vocabulary lacks.
 
-    Left out is a piece with a missing character that may not be added by itself: Hugging Face's BPE
-    looks characters up before it merges, and would spell it in bytes.
+    A piece with a missing character that cannot be added itself is left out: Hugging Face's BPE looks up characters
+    before it merges, and would encode that character as bytes.
     """
     admitted, complete = set(pieces), {}
     for piece in pieces:

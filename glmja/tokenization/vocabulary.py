@@ -1,11 +1,10 @@
-"""Adding pieces to a SentencePiece vocabulary without touching what is there.
+"""Appends pieces to a SentencePiece vocabulary without changing the existing ones.
 
-BPE only ever emits substrings of its input. So if every added piece contains a character
-that a text does not contain, no added piece can take part in the segmentation of that
-text, and if no old piece, score or id was changed, the text is tokenised exactly as
-before. This is a theorem about the finished file, not a sample; `check_premises` re-reads
-the premises off it. What is paid for it: compounds spelled only in characters that the
-old languages share (東京, 大学) cannot be added.
+BPE only emits substrings of its input. If every added piece contains a character that a text does not contain, no
+added piece can occur in the segmentation of that text; and if no old piece, score or id changed, the text is tokenized
+exactly as before. This is a property of the finished vocabulary, not a result on samples: `check_premises` verifies its
+conditions on the saved file. The cost: compounds of characters that the protected languages share (東京, 大学) cannot
+be added.
 """
 
 from __future__ import annotations
@@ -35,19 +34,19 @@ POLICIES: dict[str, Callable[[str], bool]] = {
 
 @lru_cache(maxsize=1 << 17)
 def is_distinguishing(character: str, policy: str) -> bool:
-    """Whether text that the policy protects never contains the character."""
+    """Returns whether text that the policy protects never contains the character."""
     return POLICIES[policy](character)
 
 
 def contains_distinguishing(text: str, policy: str) -> bool:
-    """Whether any character of the text is distinguishing, so that its tokenisation may change."""
+    """Returns whether any character of the text is distinguishing, so that its tokenization may change."""
     return any(is_distinguishing(c, policy) for c in text)
 
 
 def is_admissible(piece: str, policy: str) -> bool:
-    """Whether the policy lets the piece be added: a distinguishing character, no ASCII, no space.
+    """Returns whether the policy admits the piece: it has a distinguishing character, no ASCII and no space.
 
-    Under the policy `none` every piece is.
+    The policy `none` admits every piece.
     """
     if policy == "none":
         return True
@@ -58,7 +57,7 @@ def parse_proto(serialized: bytes) -> spm.ModelProto:
     """Parses a SentencePiece model.
 
     Raises:
-        ValueError: If the bytes are not a SentencePiece model, or one without pieces.
+        ModelError: If the bytes are not a SentencePiece model, or it has no pieces.
     """
     proto = spm.ModelProto()
     try:
@@ -71,27 +70,26 @@ def parse_proto(serialized: bytes) -> spm.ModelProto:
 
 
 def append_pieces(proto: spm.ModelProto, pieces: Iterable[str]) -> spm.ModelProto:
-    """A copy of the model with normal pieces appended, in their order of rank.
+    """Returns a copy of the model with normal pieces appended, in order of rank.
 
-    Scores continue below the lowest one of the model, so that all merges that the model
-    knew come first, all scores stay distinct, and the order of the new merges is kept.
+    Scores continue below the lowest score of the model, so that all merges of the model come first, all scores are
+    distinct, and the order of the new merges is preserved.
     """
-    grown = spm.ModelProto()
-    grown.CopyFrom(proto)
+    extended = spm.ModelProto()
+    extended.CopyFrom(proto)
     lowest = min(piece.score for piece in proto.pieces)
     for rank, piece in enumerate(pieces, start=1):
-        grown.pieces.add(piece=piece, score=lowest - rank, type=Piece.NORMAL)
-    grown.trainer_spec.vocab_size = len(grown.pieces)
-    return grown
+        extended.pieces.add(piece=piece, score=lowest - rank, type=Piece.NORMAL)
+    extended.trainer_spec.vocab_size = len(extended.pieces)
+    return extended
 
 
 def unreachable_pieces(proto: spm.ModelProto, first_id: int) -> list[str]:
-    """The pieces from `first_id` on that no text is ever segmented into.
+    """Returns the pieces from `first_id` on that occur in no segmentation of any text.
 
-    A piece is formed only by merges inside its own span, and these run as they do when
-    the piece is the whole text. So a piece is reachable if and only if its own text is
-    encoded as itself; and since an unreachable piece is never formed, leaving it out
-    changes no segmentation.
+    A piece is formed only by merges within its span, and these run as if the piece were the whole text. So a piece is
+    reachable if and only if its own text is encoded as that piece; and since an unreachable piece is never formed,
+    removing it changes no segmentation.
     """
     processor = isolated_processor(proto)
     texts = [piece.piece for piece in list(proto.pieces)[first_id:]]
@@ -100,7 +98,7 @@ def unreachable_pieces(proto: spm.ModelProto, first_id: int) -> list[str]:
 
 
 def isolated_processor(proto: spm.ModelProto) -> SentencePieceProcessor:
-    """A processor that does not prepend a space, to encode parts of words."""
+    """Returns a processor that does not prepend a space, to encode parts of words."""
     bare = spm.ModelProto()
     bare.CopyFrom(proto)
     bare.normalizer_spec.add_dummy_prefix = False
@@ -108,15 +106,15 @@ def isolated_processor(proto: spm.ModelProto) -> SentencePieceProcessor:
 
 
 def check_premises(old: spm.ModelProto, new: spm.ModelProto, policy: str) -> list[str]:
-    """Re-reads the premises of the theorem off a finished model.
+    """Verifies on a finished model that text without distinguishing characters is tokenized as before.
 
     Args:
         old: The model that was extended, control pieces included.
         new: The finished model.
-        policy: Which characters count as distinguishing.
+        policy: The policy that defines distinguishing characters.
 
     Returns:
-        The premises that fail, one line each; empty if the theorem holds.
+        The conditions that are violated, one line each; empty if the property holds.
     """
     num_old, failures = len(old.pieces), []
     added = list(new.pieces)[num_old:]
@@ -124,17 +122,17 @@ def check_premises(old: spm.ModelProto, new: spm.ModelProto, policy: str) -> lis
         if before != after:
             failures.append(f"piece {i} was {before.piece!r} with score {before.score}, now {after.piece!r}")
     if len(new.pieces) < num_old:
-        failures.append(f"{num_old - len(new.pieces)} old pieces are gone")
+        failures.append(f"{num_old - len(new.pieces)} old pieces are missing")
     if old.normalizer_spec != new.normalizer_spec:
-        failures.append("the normaliser changed")
+        failures.append("the normalizer changed")
     failures += [f"piece {p.piece!r} is not a normal piece" for p in added if p.type != Piece.NORMAL]
     failures += [f"piece {p.piece!r} is not admissible" for p in added if not is_admissible(p.piece, policy)]
     lowest = min(p.score for p in old.pieces)
     failures += [f"piece {p.piece!r} outranks an old piece" for p in added if p.score >= lowest]
     if len({p.piece for p in new.pieces}) != len(new.pieces):
-        failures.append("a piece stands twice")
+        failures.append("two pieces are equal")
     if len({p.score for p in added}) != len(added):
         failures.append("two new pieces have the same score")
-    if not failures:  # SentencePiece refuses some models that fail above
+    if not failures:  # SentencePiece rejects some models that fail the conditions above
         failures += [f"piece {piece!r} is unreachable" for piece in unreachable_pieces(new, num_old)]
     return failures
