@@ -33,6 +33,7 @@ _EXAMPLE = """\
 examples:
   {prog} --config configs/sft.yaml --run_dir runs/sft --trainer.max_steps 1000
   {prog} --config configs/sft.yaml --run_dir runs/sft --ckpt_path last
+  {prog} --model.help lit_modules.PackedPretraining
 
 A key of a YAML file is also a flag: `trainer: {{max_steps: 1000}}` is --trainer.max_steps 1000.
 """
@@ -88,7 +89,10 @@ class _EarlyParser(argparse.ArgumentParser):
         ):
             add(f"--{group}.KEY", metavar="VALUE", help=f"Key of `{group}`: {what}. {help_flag} lists the keys.")
         add(
-            "--print_config", nargs="?", metavar="", help="Print the configuration after all files and flags, and exit."
+            "--print_config",
+            nargs="?",
+            metavar="OPTIONS",
+            help="Print the configuration after all files and flags, and exit.",
         )
         self.add_argument_group("more help").add_argument("--help_all", action="store_true", help=HELP_ALL_HELP)
 
