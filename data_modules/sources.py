@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import get_args
 
-from glmja.conversation.formats import ChatFormat
+from glmja.conversation.formats import KEYS, ChatFormat
+from glmja.conversation.turns import Learn
 from glmja.files.records import check_files
 
 CHAT_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -60,8 +61,14 @@ class ChatSource:
         name: Name of the source, as in `val/NAME/loss`.
         lang: Language of the source, as in `val/LANG/bits_per_char`; `code` for programs.
         files: Paths of `.jsonl`, `.jsonl.gz`, `.parquet`, or `.json` files (an array, or an object per line).
-        format: Format of the records: `messages` (role, content), `sharegpt` (conversations of from, value), `alpaca`
-            (instruction, input, output, history, system), or `adgen` (content, summary).
+        format: Format of the records: `messages` (role, content), `sharegpt` (conversations of from, value),
+            `chatglm3` (conversations of role, content, as for ChatGLM3's own fine-tuning code), `alpaca` (instruction,
+            input, output, history, system), `prompt_response` (prompt, response, history, system), or `adgen`
+            (content, summary).
+        columns: The names that the records have for keys of the format, as in `{prompt: question, response: answer}`;
+            `a.b` is the key `b` of the object `a`.
+        learn: Which answers are learnt: `all` of a conversation, or only the `last`, which is all that the assistant
+            says after the user's last message. Messages with `loss: false` or `weight: 0` are never learnt.
         weight: Share of the source in the tokens of the run, relative to the weights of the other sources. None, for
             all sources, means shares in proportion to their sizes.
         val_files: Paths of files with validation conversations, instead of a held-out share of the source.
@@ -71,6 +78,8 @@ class ChatSource:
     lang: str
     files: list[str]
     format: ChatFormat = "messages"
+    columns: dict[str, str] = field(default_factory=dict)
+    learn: Learn = "all"
     weight: float | None = None
     val_files: list[str] = field(default_factory=list)
 
@@ -78,13 +87,22 @@ class ChatSource:
         """Checks the ranges of the fields.
 
         Raises:
-            ValueError: If there is no file, the format is unknown, or the weight is not a positive number.
+            ValueError: If there is no file, the format or a key of it is unknown, or the weight is not a positive
+                number.
         """
         if not self.files:
             raise ValueError(f"source {self.name!r} has no files")
         if self.format not in get_args(ChatFormat):
             raise ValueError(
                 f"source {self.name!r} has format {self.format!r}; known are {', '.join(get_args(ChatFormat))}"
+            )
+        if self.learn not in get_args(Learn):
+            raise ValueError(f"source {self.name!r} has learn {self.learn!r}; all or last")
+        known = [*KEYS[self.format][0], *KEYS[self.format][1]]
+        if unknown := [key for key in self.columns if key not in known]:
+            raise ValueError(
+                f"columns of source {self.name!r}: {unknown[0]!r} is no key of the format {self.format}, which has "
+                f"{', '.join(known)}; write them as {{key of the format: name in the file}}"
             )
         if self.weight is not None and not 0 < self.weight < math.inf:
             raise ValueError(f"weight of source {self.name!r} is {self.weight}; set a positive number, or leave it out")

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from glmja.cli.arguments import check_device
 from glmja.cli.command import run_command, with_flags
-from glmja.conversation.formats import TOOL_PROMPT
-from glmja.conversation.messages import Message, Tool
+from glmja.conversation.messages import Message, Tool, tool_name
 from glmja.families.names import FamilyName, PromptFormat
 from glmja.files.json_files import parse_json
 from glmja.modeling.sampling import Sampling
 from glmja.text.printable import printable
 from glmja.text.terminal import show
+from glmja.tokenization.chat_template import TOOL_PROMPT
 from glmja.weights.options import DtypeName
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def chat(
         system: System message at the beginning of the conversation.
         prompt: A single question; only its answer is written to stdout. `-` reads the question from stdin.
         tools: JSON file with a list of tools that the assistant may call, each an object with a `name`, as for
-            ChatGLM3. When a tool is called, its result is read from the next line.
+            ChatGLM3, or with such a `function`, as for OpenAI. When a tool is called, its result is read from the next
+            line.
         format: Format of the prompts: `chatglm3`, or the numbered rounds of `chatglm2` or `chatglm`; by default that of
             the model's family.
         family: Family of the model, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
@@ -116,10 +117,11 @@ def _read_tools(path: Path) -> list[Tool]:
         tools = parse_json(path.read_text(encoding="utf-8"), f"`tools` {path}")
     except UnicodeDecodeError as error:
         raise ValueError(f"`tools` {path}: not UTF-8 ({error})") from error
-    named = isinstance(tools, list) and all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in tools)
+    named = isinstance(tools, list) and all(isinstance(tool, dict) and tool_name(tool) for tool in tools)
     if not named or not tools:
         raise ValueError(
-            f'`tools` {path}: expected a list of tools, as in [{{"name": …, "description": …, "parameters": …}}]'
+            f'`tools` {path}: expected a list of tools, as in [{{"name": …, "description": …, "parameters": …}}] or '
+            '[{"type": "function", "function": {"name": …}}]'
         )
     return tools
 

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from textwrap import shorten
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.stores.store import digest_of
-from glmja.conversation.formats import BadConversation, ChatFormat, check_turns, to_messages, without_unanswered
+from glmja.conversation.formats import ChatFormat, read_conversation
+from glmja.conversation.record_fields import BadConversation
 from glmja.conversation.rendering import render_within
+from glmja.conversation.turns import Learn, check_turns, learning, without_unanswered
 from glmja.files.records import Chunk, records_of
 from glmja.tokenization.tokenizer import GLMTokenizer
 
-_DETAIL_LEN = 60  # maximum number of characters
 _NO_TARGETS = "no assistant text within the first row_len tokens"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the records of a source are read.
+
+    Attributes:
+        chat_format: Format of the records.
+        columns: The names that the records have for keys of the format.
+        learn: Which answers are learnt.
+        row_len: Maximum number of tokens of a conversation; a longer one loses its oldest turns.
+    """
+
+    chat_format: ChatFormat
+    columns: Mapping[str, str]
+    learn: Learn
+    row_len: int
 
 
 class Dropped(NamedTuple):
@@ -36,16 +56,16 @@ class Rendered(NamedTuple):
     digests: list[bytes]  # of each conversation; equal for equal tokens
     num_shortened: int
     dropped: list[Dropped]
+    unknown_keys: Counter[str]  # number of records that have each key that no format knows
 
 
-def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat, row_len: int) -> Rendered:
+def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, reading: Reading) -> Rendered:
     """Renders the conversations of a chunk.
 
     Args:
         chunk: Records.
         tokenizer: Tokenizer with the roles of conversations.
-        chat_format: Format of the records.
-        row_len: Maximum number of tokens of a conversation; a longer one loses its oldest turns.
+        reading: How the records are read.
 
     Raises:
         ValueError: If a line is not UTF-8 or not JSON: then the file is damaged, not just one of its records.
@@ -57,14 +77,17 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat,
     digests: list[bytes] = []
     dropped: list[Dropped] = []
     num_shortened = 0
+    unknown_keys: Counter[str] = Counter()
     for place, record in records_of(chunk):
         try:
-            messages = without_unanswered(to_messages(record, chat_format))
+            conversation = read_conversation(record, reading.chat_format, reading.columns)
+            messages = learning(without_unanswered(conversation.messages), reading.learn)
             check_turns(messages)
         except BadConversation as error:
-            dropped.append(Dropped(error.reason, place, shorten(str(error), _DETAIL_LEN, placeholder=" …")))
+            dropped.append(Dropped(error.reason, place, str(error)))
             continue
-        row_ids, row_mask, shortened = render_within(messages, tokenizer, row_len)
+        unknown_keys.update(conversation.unknown_keys)
+        row_ids, row_mask, shortened = render_within(messages, tokenizer, reading.row_len)
         if not any(row_mask[1:]):  # nothing precedes the first token, so it is not a target
             dropped.append(Dropped(_NO_TARGETS, place, _NO_TARGETS))
             continue
@@ -75,4 +98,4 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, chat_format: ChatFormat,
         num_target_tokens.append(sum(row_mask))
         num_shortened += shortened
     tokens, mask = np.array(ids, np.uint32), np.array(loss_mask, np.bool_)
-    return Rendered(tokens, mask, lengths, num_target_tokens, digests, num_shortened, dropped)
+    return Rendered(tokens, mask, lengths, num_target_tokens, digests, num_shortened, dropped, unknown_keys)

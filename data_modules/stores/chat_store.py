@@ -7,6 +7,7 @@ the run.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.sources import ChatSource
-from data_modules.stores.chat_rendering import Rendered, render_chunk
+from data_modules.stores.chat_rendering import Reading, Rendered, render_chunk
 from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.errors import DataError
@@ -30,6 +31,7 @@ from glmja.tokenization.tokenizer import GLMTokenizer
 _FORMAT = "3"  # increase when the content of a store for the same conversations changes
 _LOSS_MASK, _NUM_TARGETS = "learnt.bin", "num_target_tokens.npy"  # the names that existing stores have
 _PLACES_SHOWN = 3
+_KEYS_SHOWN = 8
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class ChatReport:
         first: Place and details of the first dropped record; empty if there is none.
         shortened: Number of conversations that were shortened to fit into a row.
         files: Paths of the files, with which the places begin.
+        unknown_keys: Number of records with each key that no format knows.
     """
 
     dropped: dict[str, int] = field(default_factory=dict)
@@ -51,6 +54,7 @@ class ChatReport:
     first: str = ""
     shortened: int = 0
     files: list[str] = field(default_factory=list)
+    unknown_keys: dict[str, int] = field(default_factory=dict)
 
     def name_files(self, files: Sequence[str]) -> None:
         """Lets the places begin with other paths: the same files may have been moved since."""
@@ -63,6 +67,8 @@ class ChatReport:
     def add(self, part: Rendered) -> None:
         """Counts the records of a rendered chunk."""
         self.shortened += part.num_shortened
+        for key, count in part.unknown_keys.items():
+            self.unknown_keys[key] = self.unknown_keys.get(key, 0) + count
         for reason, place, detail in part.dropped:
             self.first = self.first or f"{place}: {detail}"
             self.dropped[reason] = self.dropped.get(reason, 0) + 1
@@ -112,7 +118,7 @@ class ChatStore(Store):
         return store
 
     def check_dropped(self, name: str, max_bad_share: float) -> None:
-        """Logs how many records were dropped, and why.
+        """Logs how many records were dropped, and why, and which keys of the others have no effect.
 
         Args:
             name: Name of the source.
@@ -121,9 +127,14 @@ class ChatStore(Store):
         Raises:
             ValueError: If more were dropped; gives `path:line` of the first one.
         """
+        total = self.num_dropped + len(self.lengths)
+        if self.report.unknown_keys:
+            common = sorted(self.report.unknown_keys.items(), key=lambda item: (-item[1], item[0]))
+            shares = [f"{key} ({100 * count / total:.3g} % of the records)" for key, count in common[:_KEYS_SHOWN]]
+            more = f" and {len(common) - _KEYS_SHOWN} more" if len(common) > _KEYS_SHOWN else ""
+            log.warning("source %r: keys without effect: %s%s", name, ", ".join(shares), more)
         if not self.num_dropped:
             return
-        total = self.num_dropped + len(self.lengths)
         found = f"source {name!r}: no target tokens in {self.num_dropped} of {total} records"
         if self.num_dropped > max_bad_share * total:
             raise DataError(f"{found}; repair, or raise `max_bad_share` ({max_bad_share}): {self.report.first}")
@@ -148,8 +159,9 @@ def _keys(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> tuple[st
         The key, and the key of an earlier version, which also hashed the paths as they were written.
     """
     source.check_files()
-    settings = f"{tokenizer.fingerprint} {source.format} {row_len}"
-    key, former = hashlib.sha256(f"{_FORMAT} {settings}".encode()), hashlib.sha256(f"2 {settings}".encode())
+    settings, former_settings = _settings(source, row_len), f"{source.format} {row_len}"
+    key = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {settings}".encode())
+    former = hashlib.sha256(f"2 {tokenizer.fingerprint} {former_settings}".encode())
     for path in map(Path, source.files):
         content = bytes.fromhex(sha256_of_file(path))
         key.update(content)
@@ -157,12 +169,17 @@ def _keys(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> tuple[st
     return key.hexdigest()[:32], former.hexdigest()[:32]
 
 
+def _settings(source: ChatSource, row_len: int) -> str:
+    return json.dumps([source.format, sorted(source.columns.items()), source.learn, row_len])
+
+
 def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Path) -> None:
     lengths: list[int] = []
     num_target_tokens: list[int] = []
     digests: list[bytes] = []
     report = ChatReport(files=list(map(str, source.files)))
-    render = partial(render_chunk, tokenizer=tokenizer, chat_format=source.format, row_len=row_len)
+    reading = Reading(source.format, source.columns, source.learn, row_len)
+    render = partial(render_chunk, tokenizer=tokenizer, reading=reading)
     chunks = read_chunks(source.files, description=f"tokenizing {source.name}")
     with (
         (folder / TOKENS).open("wb") as tokens,

@@ -14,7 +14,7 @@ from peft import PeftModel
 from rich.text import Text
 from transformers import GlmForCausalLM
 
-from glmja.conversation.messages import Message, without_oldest_turns
+from glmja.conversation.messages import Message, has_tools, tool_name, without_oldest_turns
 from glmja.conversation.rendering import render_prompt, render_rounds, show
 from glmja.conversation.replies import split_metadata
 from glmja.conversation.streaming import ReplyStream, TextStream
@@ -110,7 +110,7 @@ class Dialogue:
         Returns:
             Whether the assistant ended its turn, was cut off after `max_new_tokens`, or was interrupted.
         """
-        stream = ReplyStream(self._tokenizer) if self._format == "chatglm3" else TextStream(self._tokenizer)
+        stream = ReplyStream(self._tokenizer) if self._has_metadata else TextStream(self._tokenizer)
 
         def add(ids: list[int]) -> None:
             for token_id in ids:
@@ -132,7 +132,7 @@ class Dialogue:
         """Name of the tool whose result the assistant is waiting for."""
         tools = (self.messages[0].get("tools") or []) if self.messages else []
         last = self.messages[-1].get("metadata") if self.messages else None
-        return last if last in [tool["name"] for tool in tools] else None
+        return last if last in [tool_name(tool) for tool in tools if last] else None
 
     def show(self) -> Text:
         """Returns the tokens of the last prompt, and in green those of the answer."""
@@ -155,6 +155,11 @@ class Dialogue:
             return render_prompt(messages, self._tokenizer)
         return render_rounds(messages, self._tokenizer, self._format)
 
+    @property
+    def _has_metadata(self) -> bool:
+        """Whether the answer begins with a metadata line."""
+        return self._format == "chatglm3" and has_tools(self.messages)
+
     def _generate(self, model: GlmForCausalLM | PeftModel, on_ids: Callable[[list[int]], None]) -> None:
         # a seed of its own for each turn, so that equal prompts get different answers
         seed = None if self._sampling.seed is None else self._sampling.seed + self._num_answers
@@ -164,7 +169,7 @@ class Dialogue:
     def _add_answer(self, ids: list[int], interrupted: bool) -> None:
         if interrupted and not ids:
             self.messages.pop()
-        elif self._format == "chatglm3":
+        elif self._has_metadata:
             metadata, text = split_metadata(ids, self._tokenizer)
             self.messages.append({"role": "assistant", "metadata": metadata, "content": text})
         else:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from rich.text import Text
 
-from glmja.conversation.messages import Message, check_messages, without_oldest_turns
+from glmja.conversation.messages import Message, check_messages, has_tools, without_oldest_turns
 from glmja.families.recognition import family_of
 from glmja.text.printable import printable
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -37,22 +37,23 @@ def render(messages: Sequence[Message], tokenizer: GLMTokenizer) -> tuple[list[i
 
     Returns:
         Token ids and loss mask. The target tokens are the assistant's text after its role token, including the
-        metadata line, and the token that ends its turn: the next role token, or the end of the text.
+        metadata line, and the token that ends its turn: the next role token, or the end of the text. A message whose
+        `loss` is False has none.
 
     Raises:
         ValueError: If the conversation is malformed; see `check_messages`.
     """
     check_messages(messages)
     ids = tokenizer.prefix_ids
-    loss_mask, after_assistant = [False] * len(ids), False
+    loss_mask, was_learnt = [False] * len(ids), False
     for message in messages:
         body = _body_ids(message, tokenizer)
-        is_assistant = message["role"] == "assistant"
+        is_learnt = message["role"] == "assistant" and message.get("loss") is not False
         ids += [tokenizer.role_id(message["role"]), *body]
-        loss_mask += [after_assistant, *[is_assistant] * len(body)]
-        after_assistant = is_assistant
-    if after_assistant:
-        ids, loss_mask = [*ids, tokenizer.eos_id], [*loss_mask, True]
+        loss_mask += [was_learnt, *[is_learnt] * len(body)]
+        was_learnt = is_learnt
+    if messages[-1]["role"] == "assistant":
+        ids, loss_mask = [*ids, tokenizer.eos_id], [*loss_mask, was_learnt]
     return ids, loss_mask
 
 
@@ -85,6 +86,9 @@ def render_within(
 def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[int]:
     """Renders a prompt in ChatGLM3's format: the ids after which the model writes the assistant's next message.
 
+    ChatGLM3's own prompt ends with the role token, and the model writes the metadata line, which is empty in an answer.
+    Where no tool can be called, that line is part of the prompt here, so that the answer begins with its first word.
+
     Args:
         messages: The conversation up to the answer.
         tokenizer: A tokenizer with role tokens.
@@ -96,7 +100,8 @@ def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[
     ids = tokenizer.prefix_ids
     for message in messages:
         ids += [tokenizer.role_id(message["role"]), *_body_ids(message, tokenizer)]
-    return [*ids, tokenizer.role_id("assistant")]
+    ids.append(tokenizer.role_id("assistant"))
+    return ids if has_tools(messages) else [*ids, *tokenizer.encode("\n")]
 
 
 def render_rounds(

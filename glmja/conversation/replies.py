@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from peft import PeftModel
 from transformers import GlmForCausalLM
 
-from glmja.conversation.messages import Message
+from glmja.conversation.messages import Message, has_tools
 from glmja.conversation.rendering import render_prompt
 from glmja.modeling.generation import Continuation, generate_ids
 from glmja.modeling.sampling import Sampling
@@ -66,7 +66,10 @@ def generate(
     """
     rows = [render_prompt(prompt, tokenizer) for prompt in prompts]
     continuations = generate_ids(model, tokenizer, rows, sampling, batch_size=batch_size, on_ids=on_ids)
-    return [_to_reply(found, len(row), tokenizer) for row, found in zip(rows, continuations, strict=True)]
+    return [
+        _to_reply(found, prompt, len(row), tokenizer)
+        for prompt, row, found in zip(prompts, rows, continuations, strict=True)
+    ]
 
 
 def whole_text(metadata: str, content: str) -> str:
@@ -84,6 +87,10 @@ def split_metadata(ids: Sequence[int], tokenizer: GLMTokenizer) -> tuple[str, st
     return tokenizer.decode(ids[: max(0, border)]), tokenizer.decode(ids[border + 1 :])
 
 
-def _to_reply(continuation: Continuation, num_prompt_tokens: int, tokenizer: GLMTokenizer) -> Reply:
-    metadata, text = split_metadata(continuation.ids, tokenizer)
+def _to_reply(
+    continuation: Continuation, prompt: Sequence[Message], num_prompt_tokens: int, tokenizer: GLMTokenizer
+) -> Reply:
+    metadata, text = "", tokenizer.decode(continuation.ids)
+    if has_tools(prompt):
+        metadata, text = split_metadata(continuation.ids, tokenizer)
     return Reply(text, metadata, continuation.ids, num_prompt_tokens, continuation.stopped)

@@ -13,21 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from glmja.conversation.formats import BadConversation, ChatFormat, check_turns, to_messages, without_unanswered
+from glmja.conversation.formats import KEYS, format_of, to_messages
 from glmja.conversation.messages import Message, without_oldest_turns
+from glmja.conversation.record_fields import BadConversation
 from glmja.conversation.rendering import render_prompt
 from glmja.conversation.replies import whole_text
+from glmja.conversation.turns import check_turns, without_unanswered
 from glmja.errors import DataError
 from glmja.files.records import check_files, read_records
 from glmja.modeling.model_folder import ModelFolder
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-_KEYS: dict[str, ChatFormat] = {
-    "messages": "messages",
-    "conversations": "sharegpt",
-    "instruction": "alpaca",
-    "summary": "adgen",
-}
 _QUESTIONS = {"completion": "prompt", "answers": "question", "answer": "question", "output": "input"}  # by answer
 _PLACES_NAMED = 3  # for each reason
 
@@ -177,21 +173,23 @@ def to_reference(record: Any, place: str = "") -> Reference:
     messages = without_unanswered(messages)
     check_turns(messages)
     last = messages[-1]
+    if last.get("loss") is False:
+        raise BadConversation("nothing to learn", "the last answer is excluded from training, so it is no reference")
     accepted = dict.fromkeys([whole_text(last.get("metadata") or "", last["content"]), *answers])
     return Reference(messages[:-1], list(accepted), "" if answers else last.get("metadata") or "", place)
 
 
 def _conversation(record: Mapping[str, Any]) -> tuple[list[Message], list[str]]:
     """Returns a conversation, with its answer or without it, and the answers that are not part of it."""
-    for key, chat_format in _KEYS.items():
-        if record.get(key) is not None:
-            return to_messages(record, chat_format), []
+    if chat_format := format_of(record):
+        return to_messages(record, chat_format), []
     for key, asked in _QUESTIONS.items():
         if record.get(key) is not None and record.get(asked) is not None:
             break
     else:
         pairs = ", ".join(f"{asked} with {key}" for key, asked in _QUESTIONS.items())
-        detail = f"a conversation needs one of the keys {', '.join(_KEYS)}, or {pairs}; found {sorted(record)}"
+        names = ", ".join(dict.fromkeys(required[0] for required, _ in KEYS.values()))
+        detail = f"a conversation needs one of the keys {names}, or {pairs}; found {sorted(record)}"
         raise BadConversation("missing key", detail[:300])
     question, answers = record[asked], record[key]
     if isinstance(question, list):  # messages, as TRL has them

@@ -20,37 +20,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from glmja.files.json_files import write_json
+from glmja.tokenization.chat_template import CHAT_TEMPLATE, RESPONSE_TEMPLATE
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import WORD_BOUNDARY, Piece
-
-# `glmja.conversation.rendering.render` in Jinja. The space after the line feed is the dummy prefix that SentencePiece
-# adds to each text: content is encoded separately there, and an empty text has no prefix.
-CHAT_TEMPLATE = """[gMASK]<sop>
-{%- if tools and (not messages or messages[0]['role'] != 'system') -%}
-{{ raise_exception('tools are listed below the system message; give one') }}
-{%- endif -%}
-{%- for message in messages -%}
-<|{{ message['role'] }}|>{{ message['metadata'] or '' }}{{ '\\n' }}
-{%- set content = message['content'] or '' -%}
-{%- if message['role'] == 'system' and (message['tools'] or tools) -%}
-{%- set content = content + '\\n' + (message['tools'] or tools) | tojson(indent=4) -%}
-{%- endif -%}
-{%- if content %}{{ ' ' + content }}{% endif -%}
-{%- endfor -%}
-{%- if messages and messages[-1]['role'] == 'assistant' and not add_generation_prompt %}</s>{% endif -%}
-{%- if add_generation_prompt %}<|assistant|>{% endif -%}
-"""
-
-# The metadata line of an answer to the user is empty, and servers and pipelines show the text after it. The metadata of
-# a tool call stays in the content, since the format has no field for it.
-RESPONSE_TEMPLATE = {
-    "defaults": {"role": "assistant", "content": ""},
-    "start_anchor": "<|assistant|>",
-    "fields": {
-        "metadata": {"open_pattern": r"\A *\n", "close_pattern": " ?"},
-        "content": {"close": ["</s>", "<|user|>", "<|observation|>"], "content_args": {"strip": False}},
-    },
-}
 
 
 def merges(tokenizer: GLMTokenizer) -> list[tuple[str, str]]:

@@ -8,17 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmja.conversation.formats import (
-    TOOL_PROMPT,
-    BadConversation,
-    ChatFormat,
-    Reason,
-    check_turns,
-    to_messages,
-    without_unanswered,
-)
+from glmja.conversation.formats import ChatFormat, to_messages
 from glmja.conversation.messages import check_messages
+from glmja.conversation.record_fields import BadConversation, Reason
 from glmja.conversation.rendering import render
+from glmja.conversation.turns import check_turns, without_unanswered
+from glmja.tokenization.chat_template import TOOL_PROMPT
 from glmja.twin import build as twin
 from tests.support.strategies import TEXT_WITH_CONTROL_NAMES
 
@@ -53,7 +48,13 @@ def turn(name, value):
             {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"function": FUNCTION}]}]},
             [USER, CALL],
         ),
-        ("messages", {"messages": [ANSWER | {"tool_calls": [{"function": FUNCTION}] * 2}]}, [ANSWER, CALL, CALL]),
+        ("messages", {"messages": [ANSWER | {"tool_calls": [{"function": FUNCTION}]}]}, [ANSWER, CALL]),
+        (
+            "messages",
+            {"messages": [SYSTEM | {"role": "developer"}, USER, {"role": "assistant", "function_call": FUNCTION},
+                          SEEN | {"role": "function", "name": "weather"}], "functions": TOOLS},
+            [SYSTEM | {"tools": TOOLS}, USER, CALL, SEEN],
+        ),
         (
             "sharegpt",
             {
@@ -85,6 +86,13 @@ def turn(name, value):
             [SYSTEM, USER, ANSWER, {"role": "user", "content": "訳せ。\na"}, {"role": "assistant", "content": "b"}],
         ),
         ("adgen", {"content": USER["content"], "summary": ANSWER["content"]}, [USER, ANSWER]),
+        (
+            "prompt_response",
+            {"prompt": USER["content"], "response": ANSWER["content"], "history": [["前", "後"]]},
+            [{"role": "user", "content": "前"}, {"role": "assistant", "content": "後"}, USER, ANSWER],
+        ),
+        ("prompt_response", {"prompt": USER["content"], "response": ANSWER["content"], "history": []}, [USER, ANSWER]),
+        ("chatglm3", {"conversations": [USER, ANSWER]}, [USER, ANSWER]),
     ],
 )  # fmt: skip
 def test_a_record_is_read_as_its_format_says(chat_format, record, messages):
@@ -122,7 +130,7 @@ def test_a_tool_call_is_written_as_in_chatglm3s_prompt():
         ("messages", {"messages": [USER | {"metadata": 3}]}, "wrong type",
          r"messages\[0\] has int as 'metadata', not str$"),
         ("messages", {"messages": [USER | {"role": "bot"}]}, "unknown role",
-         r"messages\[0\] is 'bot'; known are system, user, assistant, observation, tool$"),
+         r"messages\[0\] is 'bot'; known are system, user, assistant, observation, developer, tool, function$"),
         ("messages", {"messages": [USER | {"tools": TOOLS}]}, "unreadable tools",
          r"messages\[0\] is user; only a system message can list tools$"),
         ("messages", {"messages": [SYSTEM | {"tools": TOOLS}], "tools": TOOLS}, "unreadable tools",
@@ -138,8 +146,19 @@ def test_a_tool_call_is_written_as_in_chatglm3s_prompt():
         ("messages", {"messages": [USER | {"tool_calls": [{"function": FUNCTION}]}]}, "unreadable call",
          r"messages\[0\] is user; only the assistant can call tools$"),
         ("messages", {"messages": [ANSWER | {"tool_calls": [{"function": FUNCTION | {"name": ""}}]}]},
-         "unreadable call", r"messages\[0\] calls '' with {'city'"),
+         "unreadable call", r"messages\[0\].tool_calls calls '' with {'city'"),
         ("messages", {"messages": [USER | {"content": "a\ud800"}]}, "lone surrogate", r"'\\ud800' is not a character$"),
+        ("sharegpt", {"conversations": [USER, ANSWER]}, "missing key",
+         r"conversations\[0\] has no 'from'; found \['role', 'content'\]; set `format` to chatglm3, which fits$"),
+        ("messages", {"conversations": [turn("human", "a")]}, "missing key",
+         "found \\['conversations'\\]; set `format` to sharegpt, which fits$"),
+        ("alpaca", {"prompt": "a", "response": "b"}, "missing key", "set `format` to prompt_response, which fits$"),
+        ("chatglm3", {"conversations": [{"role": "tool", "name": "f", "parameters": {}}]}, "missing key",
+         r"conversations\[0\] has no 'observation'; found \['role', 'name', 'parameters'\]$"),
+        ("chatglm3", {"conversations": [{"role": "tool", "name": "f", "parameters": [], "observation": ""}]},
+         "unreadable call", r"conversations\[0\] calls 'f' with \[\]; a call needs a name and keyword arguments$"),
+        ("chatglm3", {"conversations": [{"role": "tool", "name": "f", "parameters": {}, "observation": {1}}]},
+         "unreadable call", "Object of type set is not JSON serializable$"),
         ("sharegpt", {"messages": []}, "missing key", r"the record has no 'conversations'; found \['messages'\]$"),
         ("sharegpt", {"conversations": [turn("moss", "a")]}, "unknown role",
          r"conversations\[0\] is 'moss'; known are human, user, gpt, "),
@@ -166,56 +185,6 @@ def test_a_record_that_is_not_a_conversation_is_rejected_with_a_reason(chat_form
         to_messages(record, chat_format)
     assert rejected.value.reason == reason
     assert "\n" not in str(rejected.value) and len(str(rejected.value)) < 200
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [USER, ANSWER],
-        [SYSTEM, USER, ANSWER, USER, ANSWER],
-        [USER, CALL, SEEN, ANSWER],
-        [USER, ANSWER, CALL, SEEN, ANSWER, CALL, SEEN, ANSWER, USER],  # PROMPT.md, "Code Execution"
-        [USER, CALL, CALL, SEEN, CALL],
-        [USER, ANSWER, SEEN, ANSWER],
-    ],
-)
-def test_the_turn_orders_of_chatglm3_are_accepted(messages):
-    check_turns(messages)
-
-
-@pytest.mark.parametrize(
-    ("messages", "reason", "message"),
-    [
-        ([], "no answer", "^no answer: 0 messages, none from the assistant$"),
-        ([SYSTEM, USER], "no answer", "^no answer: 2 messages, none from the assistant$"),
-        ([ANSWER], "turn order", "^turn order: message 0 is assistant after nothing, not "),
-        ([SEEN, ANSWER], "turn order", "message 0 is observation after nothing, not "),
-        ([CALL, SEEN], "turn order", "message 0 is assistant after nothing, not "),
-        ([SYSTEM, ANSWER], "turn order", "message 1 is assistant after system, not "),
-        ([SYSTEM, SYSTEM, USER, ANSWER], "turn order", "message 1 is system after system, not "),
-        ([USER, SYSTEM, ANSWER], "turn order", "message 1 is system after user, not "),
-        ([USER, USER, ANSWER], "turn order", "message 1 is user after user, not "),
-        ([USER, SEEN, ANSWER], "turn order", "message 1 is observation after user, not "),
-        ([USER, ANSWER, ANSWER], "turn order", "message 2 is assistant after assistant, not "),
-        ([USER, CALL, ANSWER], "turn order", "message 2 is assistant after assistant, not "),
-        ([USER, CALL, SEEN, USER], "turn order", "message 3 is user after observation, not "),
-        ([USER, CALL, SEEN, SEEN], "turn order", "message 3 is observation after observation, not "),
-        ([USER, ANSWER | {"content": " \n\u3000"}], "empty answer", "^empty answer: message 1$"),
-        ([USER, CALL | {"content": ""}], "empty answer", "^empty answer: message 1$"),
-    ],
-)
-def test_other_turn_orders_are_rejected_with_a_reason(messages, reason, message):
-    with pytest.raises(BadConversation, match=message) as rejected:
-        check_turns(messages)
-    assert rejected.value.reason == reason
-
-
-@pytest.mark.parametrize(
-    ("messages", "num_kept"),
-    [([], 0), ([SYSTEM, USER], 0), ([USER, ANSWER], 2), ([USER, ANSWER, USER], 2), ([USER, CALL, SEEN, USER], 2)],
-)
-def test_unanswered_messages_at_the_end_are_removed(messages, num_kept):
-    assert without_unanswered(messages) == messages[:num_kept]
 
 
 KEYS = ["messages", "conversations", "role", "content", "from", "value", "instruction", "output", "tools"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glmja.conversation.messages import check_messages, without_oldest_turns
+from glmja.conversation.messages import check_messages, has_tools, without_oldest_turns
 from glmja.conversation.rendering import (
     question_ids,
     render,
@@ -203,6 +203,10 @@ def test_the_oldest_turns_are_dropped_first_and_the_system_message_is_kept(token
             [{"role": "assistant", "content": "a", "metadata": 3}],
             r"message 0 \(assistant\): 'metadata' is not a string: 3",
         ),
+        (
+            [{"role": "assistant", "content": "a", "loss": "no"}],
+            r"message 0 \(assistant\): 'loss' is 'no'; true or false",
+        ),
     ],
 )
 def test_a_malformed_conversation_is_rejected(messages, message):
@@ -214,7 +218,9 @@ def test_ids_equal_those_of_chatglm3s_own_tokenizer(data):
     tokenizer = load_tokenizer(data / "chatglm3")
     for case in json.loads((data / "chatglm3" / "chat_ids.json").read_text(encoding="utf-8")):
         messages = [*case["history"], {"role": case["role"], "content": case["query"]}]
-        assert render_prompt(messages, tokenizer) == case["ids"]
+        prompt = render_prompt(messages, tokenizer)
+        assert prompt[: len(case["ids"])] == case["ids"]
+        assert prompt[len(case["ids"]) :] == ([] if has_tools(messages) else tokenizer.encode("\n"))
 
 
 def test_optional_keys_may_be_none_as_in_a_table(tokenizer):

@@ -141,7 +141,15 @@ def test_a_file_that_is_not_what_its_suffix_says_ends_the_run(tmp_path, tokenize
     [
         ({"files": []}, "source 'chats' has no files"),
         ({"weight": 0.0}, "weight of source 'chats' is 0.0; set a positive number"),
-        ({"format": "chatml"}, "has format 'chatml'; known are messages, sharegpt, alpaca, adgen"),
+        (
+            {"format": "chatml"},
+            "has format 'chatml'; known are messages, sharegpt, chatglm3, alpaca, prompt_response, adgen",
+        ),
+        ({"learn": "first"}, "source 'chats' has learn 'first'; all or last"),
+        (
+            {"columns": {"prompt": "q"}},
+            "columns of source 'chats': 'prompt' is no key of the format messages, which has",
+        ),
         ({"files": ["gone.jsonl"]}, "no such file: gone.jsonl"),
         ({"files": [__file__]}, "unknown kind of file; known are .jsonl, .jsonl.gz, .json, .parquet"),
     ],

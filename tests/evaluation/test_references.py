@@ -55,6 +55,19 @@ def test_only_the_first_references_are_read_from_all_files(tmp_path):
         ("{", r"a\.jsonl:1: not JSON"),
         ('{"content": "a", "summary": " "}', r"a\.jsonl:1: empty answer: message 1"),
         ('{"messages": [{"role": "user", "content": "x"}]}', r"a\.jsonl:1: no answer"),
+        (
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": "x"},
+                        {"role": "assistant", "content": "a"},
+                        {"role": "user", "content": "x"},
+                        {"role": "assistant", "content": "b", "weight": 0},
+                    ]
+                }
+            ),
+            r"a\.jsonl:1: nothing to learn: the last answer is excluded from training, so it is no reference",
+        ),
     ],
 )
 def test_files_without_a_reference_are_rejected_with_their_first_place(tmp_path, content, message):

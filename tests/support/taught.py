@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from glmja.conversation.formats import TOOL_PROMPT
 from glmja.conversation.rendering import render
 from glmja.modeling.batch import IGNORE_INDEX
 from glmja.modeling.loading import load_model
+from glmja.tokenization.chat_template import TOOL_PROMPT
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 TOOLS = [{"name": "get_weather"}]

@@ -10,8 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_modules import ChatSource, PackedPretrainingData, PaddedSFTData, TextSource
-from glmja.conversation.formats import BadConversation, check_turns, to_messages, without_unanswered
+from glmja.conversation.formats import to_messages
+from glmja.conversation.record_fields import BadConversation
 from glmja.conversation.rendering import render_within
+from glmja.conversation.turns import check_turns, without_unanswered
 from tests.support.fake_trainer import FakeTrainer
 
 CORPORA = [20, pytest.param(1000, marks=pytest.mark.slow)]

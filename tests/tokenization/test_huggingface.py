@@ -4,12 +4,12 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from glmja.conversation import rendering as conversation
 from glmja.families.recognition import load_tokenizer
 from glmja.tokenization import huggingface
+from glmja.tokenization.chat_template import TOOL_PROMPT
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import append_pieces
 from tests.support.strategies import TEXT, TEXT_WITH_CONTROL_NAMES
@@ -104,8 +104,9 @@ def test_tools_given_beside_the_messages_stand_below_the_system_message(fast, to
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
     theirs = fast.apply_chat_template(messages, tools=tools, return_dict=False)
     assert theirs == conversation.render([messages[0] | {"tools": tools}, messages[1]], tokenizer)[0]
-    with pytest.raises(TemplateError, match="tools are listed below the system message; give one"):
-        fast.apply_chat_template(messages[1:], tools=tools)
+    theirs = fast.apply_chat_template(messages[1:], tools=tools, return_dict=False)
+    system = {"role": "system", "content": TOOL_PROMPT, "tools": tools}
+    assert theirs == conversation.render([system, messages[1]], tokenizer)[0]
 
 
 def test_a_vocabulary_without_roles_has_no_chat_template(base_dir, tmp_path):
