@@ -92,7 +92,7 @@ class _EarlyParser(argparse.ArgumentParser):
             "--print_config",
             nargs="?",
             metavar="OPTIONS",
-            help="Print the configuration after all files and flags, and exit.",
+            help="Print the resulting configuration and exit.",
         )
         self.add_argument_group("more help").add_argument("--help_all", action="store_true", help=HELP_ALL_HELP)
 
