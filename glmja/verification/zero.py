@@ -106,11 +106,11 @@ def _check_greedy(base: ModelFolder, zero: ModelFolder, dtype: torch.dtype) -> i
     from glmja.modeling.sampling import Sampling  # noqa: PLC0415
 
     prompts = [question_ids(prompt, base.tokenizer) for prompt in PROMPTS]
-    theirs, ours = (
+    expected, found = (
         generate_ids(load_model(model, dtype), model.tokenizer, prompts, Sampling(_NEW_TOKENS), batch_size=1)
         for model in (base, zero)
     )
-    for prompt, our, their in zip(PROMPTS, ours, theirs, strict=True):
-        if our != their:
-            raise ModelError(f"greedy replies to {prompt!r} differ: {their[0]} became {our[0]}")
+    for prompt, old, new in zip(PROMPTS, expected, found, strict=True):
+        if new != old:
+            raise ModelError(f"greedy replies to {prompt!r} differ: {old[0]} became {new[0]}")
     return len(prompts)

@@ -46,7 +46,7 @@ class Checkpoint:
         """Opens a folder of safetensors, or of `.bin` files without code; reads headers only.
 
         Args:
-            folder: Folder of weights, in either chatglm_layout.
+            folder: Folder of weights, in either layout.
             config: The content of its `config.json`; read if None.
 
         Raises:
@@ -150,12 +150,12 @@ def convert(
     """Writes a checkpoint in the other layout; a round trip is bit-exact.
 
     Args:
-        source: Folder of weights in either chatglm_layout.
-        output: New folder; weights and config only.
+        source: Folder of weights in either layout.
+        output: New folder for weights and config, without a tokenizer.
         to: The layout to write.
-        dtype: Of the written weights; theirs if None.
-        max_shard_size: Bytes a shard.
-        overwrite: Replace what `output` holds.
+        dtype: Dtype of the written weights; as stored if None.
+        max_shard_size: Maximum bytes of a shard.
+        overwrite: Whether to replace the contents of `output`.
 
     Raises:
         OSError: If a file is missing or the disk has no room.
