@@ -21,6 +21,7 @@ from benchmarks.harness.tiny_glm import text_files, write_model
 from glmja.conversation.replies import generate
 from glmja.evaluation.likelihood import measure
 from glmja.evaluation.questions import QUESTIONS
+from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.modeling.loading import load_model
 from glmja.modeling.sampling import Sampling
@@ -46,7 +47,7 @@ def likelihoods(model: Any, tokenizer: GLMTokenizer, documents: list[str], batch
 def compare(scratch: Path, num_rounds: int, num_documents: int) -> Figures:
     """Measures all batch sizes in turns."""
     write_model(scratch / "model")
-    model, tokenizer = load_model(scratch / "model", torch.float32), GLMTokenizer.load(scratch / "model")
+    model, tokenizer = load_model(scratch / "model", torch.float32), load_tokenizer(scratch / "model")
     files = text_files()
     documents = [text[:800] for text, _ in zip(read_documents([files["ja"]]), range(num_documents), strict=False)]
     table = Figures(
