@@ -48,6 +48,7 @@ def evaluate(
     max_references: int = 200,
     max_new_tokens: int = 128,
     row_len: int = 1024,
+    stride: int | None = None,
     batch_size: int = 8,
     device: str = "auto",
     dtype: DtypeName | None = None,
@@ -79,7 +80,10 @@ def evaluate(
         max_characters: Maximum number of characters per language (whole documents).
         max_references: Maximum number of conversations per language.
         max_new_tokens: Maximum tokens per answer.
-        row_len: Maximum length of a row of text, in tokens.
+        row_len: Maximum length of a row of text, in tokens. Longer documents are split; with a baseline, at the same
+            characters for both models.
+        stride: Number of tokens that each row of a long document but its first predicts, up to row_len; the rest of
+            the row repeats the text before them as context. Rows have no context by default.
         batch_size: Number of rows per forward pass, and of prompts answered at a time.
         device: Device to run on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one.
         dtype: Dtype of the weights; by default as stored, but float32 on a CPU.
@@ -97,7 +101,7 @@ def evaluate(
     """
     from glmja.evaluation.tasks import EvalLimits
 
-    limits = EvalLimits(max_characters, max_references, max_new_tokens, row_len, batch_size)
+    limits = EvalLimits(max_characters, max_references, max_new_tokens, row_len, batch_size, stride)
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"`max_bad_share` ({max_bad_share}) must be a share from 0 to 1")
     if not 0 <= max_drift < float("inf"):
@@ -123,7 +127,10 @@ def evaluate(
     from glmja.evaluation.scoring import score
     from glmja.modeling.loading import choose_dtype
 
-    outputs = [Evaluator(folder, tasks, place, choose_dtype(dtype, place)).run() for folder in opened]
+    outputs = []
+    for folder in opened:
+        beside = [other.tokenizer for other in opened if other is not folder]
+        outputs.append(Evaluator(folder, tasks, place, choose_dtype(dtype, place), beside).run())
     both = outputs[-1], outputs[0] if baseline else None
     scores = score(tasks, *both, max_drift=max_drift, segmentation=segmentation, segmenters=segmenters, device=place)
     answers = list_answers(tasks, *both)

@@ -53,7 +53,14 @@ class ModelOutputs:
 class Evaluator:
     """Runs the tasks of an evaluation on one model."""
 
-    def __init__(self, folder: ModelFolder, tasks: EvalTasks, device: str, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        tasks: EvalTasks,
+        device: str,
+        dtype: torch.dtype | None = None,
+        beside: Sequence[GLMTokenizer] = (),
+    ) -> None:
         """Loads the model.
 
         Args:
@@ -61,11 +68,13 @@ class Evaluator:
             tasks: Inputs of the evaluation.
             device: Device to run on.
             dtype: Dtype of the weights; as stored if None.
+            beside: Tokenizers of the models that this one is compared with; see `glmja.evaluation.rows`.
 
         Raises:
             ValueError: If the weights are damaged.
         """
         self.tasks, self.name, self.tokenizer = tasks, folder.path.resolve().name, folder.tokenizer
+        self.beside = beside
         self.model = load_model(folder, dtype).to(device)
 
     def run(self) -> ModelOutputs:
@@ -92,7 +101,15 @@ class Evaluator:
         limits, texts = self.tasks.limits, self.tasks.texts[lang]
         with progress(f"{self.name}: likelihood of {lang}", sum(map(len, texts)), "characters") as advance:
             outputs.likelihoods[lang], outputs.distributions[lang] = measure(
-                self.model, self.tokenizer, texts, limits.row_len, limits.batch_size, keep, on_characters=advance
+                self.model,
+                self.tokenizer,
+                texts,
+                limits.row_len,
+                limits.batch_size,
+                keep,
+                stride=limits.stride,
+                beside=self.beside,
+                on_characters=advance,
             )
 
     def _continue(self, lang: str, outputs: ModelOutputs) -> None:

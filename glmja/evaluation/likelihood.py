@@ -1,8 +1,8 @@
 """Likelihood of text under a model, and the KL divergence of two models.
 
-Bits per character are comparable between tokenizers, unlike the loss per token. Each text is split into rows, and each
-row begins with `[gMASK] <sop>`, so that every token of the text is predicted; the cost of splitting is that tokens
-after a border do not see the text before it. Ids beyond the tokenizer (padding rows of the matrix) are excluded.
+Bits per character are comparable between tokenizers, unlike the loss per token. Each text is split into rows (see
+`glmja.evaluation.rows`), and each row begins with `[gMASK] <sop>`, so that every token of the text is predicted. Ids
+beyond the tokenizer (padding rows of the matrix) are excluded.
 
 Dimensions: B rows, T tokens, D width, V vocabulary, N positions, C positions of a chunk
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import GlmForCausalLM
 
 from glmja.errors import ModelError
+from glmja.evaluation.rows import Row, to_rows
 from glmja.modeling.batch import IGNORE_INDEX, pad_sequences
 from glmja.modeling.loss import next_token_loss
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -70,13 +71,6 @@ class Distributions:
     head_VD: Tensor
 
 
-def to_rows(document: str, tokenizer: GLMTokenizer, row_len: int) -> list[list[int]]:
-    """Splits a text into rows of at most `row_len` ids, each beginning with the prefix ids."""
-    prefix, ids = tokenizer.prefix_ids, tokenizer.encode(document)
-    step = row_len - len(prefix)
-    return [prefix + ids[start : start + step] for start in range(0, len(ids), step)]
-
-
 @torch.inference_mode()
 def measure(
     model: GlmForCausalLM,
@@ -85,6 +79,9 @@ def measure(
     row_len: int,
     batch_size: int,
     keep: int = 0,
+    *,
+    stride: int | None = None,
+    beside: Sequence[GLMTokenizer] = (),
     on_characters: Callable[[int], None] | None = None,
 ) -> tuple[Likelihood, Distributions]:
     """Measures the likelihood of documents.
@@ -96,6 +93,8 @@ def measure(
         row_len: Maximum length of a row, in tokens.
         batch_size: Rows per forward pass.
         keep: Minimum number of positions, from the first row on, whose distributions are kept (whole rows).
+        stride: Number of tokens that each row but the first predicts; see `to_rows`.
+        beside: Tokenizers of the models that this one is compared with.
         on_characters: Called after each forward pass with the number of characters that it predicted.
 
     Returns:
@@ -104,37 +103,40 @@ def measure(
     Raises:
         ModelError: If the likelihood is not finite.
     """
-    found, num_prefix = Likelihood(), len(tokenizer.prefix_ids)
+    found = Likelihood()
     head_VD = model.lm_head.weight[: len(tokenizer)]
     kept_head_VD = head_VD.to("cpu", copy=True) if keep else head_VD[:0].cpu()
-    kept_ids: list[list[int]] = []
+    kept: list[Row] = []
     kept_states: list[Tensor] = []
-    rows = _count(documents, tokenizer, row_len, found)
+    rows = _count(documents, lambda document: to_rows(document, tokenizer, row_len, stride, beside), found)
     while block := list(islice(rows, _ROWS_SORTED)):
         states: dict[int, Tensor] = {}
-        num_kept = _num_rows(block, keep - sum(map(len, kept_ids)))
-        order = sorted(range(len(block)), key=lambda i: -len(block[i]))
+        num_kept = _num_rows(block, keep - sum(map(_num_predicted, kept)))
+        order = sorted(range(len(block)), key=lambda i: -len(block[i].ids))
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             batch = [block[i] for i in numbers]
+            ids_BT = pad_sequences([row.ids for row in batch], 0).to(model.device)
             # with causal attention, padding on the right needs no mask
-            hidden_BTD = model.model(pad_sequences(batch, 0).to(model.device), use_cache=False).last_hidden_state
-            labels_BT = pad_sequences(batch, IGNORE_INDEX).to(model.device)
-            labels_BT[:, :num_prefix] = IGNORE_INDEX
+            hidden_BTD = model.model(ids_BT, use_cache=False).last_hidden_state
+            targets = [[IGNORE_INDEX] * row.num_given + row.ids[row.num_given :] for row in batch]
+            labels_BT = pad_sequences(targets, IGNORE_INDEX).to(model.device)
             found.nats += next_token_loss(hidden_BTD, head_VD, labels_BT, _CHUNK_LEN)[0].item()
             for i, hidden_TD in zip(numbers, hidden_BTD, strict=True):
                 if i < num_kept:  # the state at a position predicts the next token; a view would keep the whole batch
-                    states[i] = hidden_TD[num_prefix - 1 : len(block[i]) - 1].to("cpu", copy=True)
+                    predicting = slice(block[i].num_given - 1, len(block[i].ids) - 1)
+                    states[i] = hidden_TD[predicting].to("cpu", copy=True)
             if on_characters:
-                on_characters(sum(tokenizer.num_characters[token_id] for row in batch for token_id in row[num_prefix:]))
-        kept_ids += block[:num_kept]
+                predicted = (token_id for row in batch for token_id in row.ids[row.num_given :])
+                on_characters(sum(tokenizer.num_characters[token_id] for token_id in predicted))
+        kept += block[:num_kept]
         kept_states += [states[i] for i in range(num_kept)]
     if not math.isfinite(found.nats):
         raise ModelError(
             f"the log-likelihood of a text is {-found.nats} nats; the weights are damaged or overflow in their dtype "
             "(set `dtype` to float32)"
         )
-    return found, Distributions(kept_ids, kept_states, kept_head_VD)
+    return found, Distributions([row.ids for row in kept], kept_states, kept_head_VD)
 
 
 @torch.inference_mode()
@@ -157,10 +159,10 @@ def mean_kl(old: Distributions, new: Distributions, device: torch.device | str =
     """
     if len(old.head_VD) > len(new.head_VD):
         raise ValueError(f"the old model has {len(old.head_VD)} ids, the new one only {len(new.head_VD)}")
-    states_of = {tuple(ids): states_ND for ids, states_ND in zip(new.ids, new.states, strict=True)}
-    pairs = [
-        (p_ND, states_of[tuple(ids)]) for ids, p_ND in zip(old.ids, old.states, strict=True) if tuple(ids) in states_of
-    ]
+    # the same ids may be predicted after less context
+    states_of = {(tuple(ids), len(q_ND)): q_ND for ids, q_ND in zip(new.ids, new.states, strict=True)}
+    keys = [(tuple(ids), len(p_ND)) for ids, p_ND in zip(old.ids, old.states, strict=True)]
+    pairs = [(p_ND, states_of[key]) for key, p_ND in zip(keys, old.states, strict=True) if key in states_of]
     total, num_old, num_positions = 0.0, len(old.head_VD), sum(len(p_ND) for p_ND, _ in pairs)
     old_head_VD, new_head_VD = old.head_VD.to(device), new.head_VD.to(device)
     for p_ND, q_ND in pairs:
@@ -172,22 +174,25 @@ def mean_kl(old: Distributions, new: Distributions, device: torch.device | str =
     return (total / num_positions if num_positions else None), num_positions
 
 
-def _count(documents: Iterable[str], tokenizer: GLMTokenizer, row_len: int, found: Likelihood) -> Iterator[list[int]]:
+def _count(documents: Iterable[str], split: Callable[[str], list[Row]], found: Likelihood) -> Iterator[Row]:
     """Yields the rows of the documents and adds up documents, characters and tokens."""
-    num_prefix = len(tokenizer.prefix_ids)
     for document in documents:
-        rows = to_rows(document, tokenizer, row_len)
+        rows = split(document)
         found.documents += 1
         found.characters += len(document)
-        found.tokens += sum(len(row) - num_prefix for row in rows)
+        found.tokens += sum(map(_num_predicted, rows))
         yield from rows
 
 
-def _num_rows(rows: Sequence[Sequence[int]], keep: int) -> int:
+def _num_predicted(row: Row) -> int:
+    return len(row.ids) - row.num_given
+
+
+def _num_rows(rows: Sequence[Row], keep: int) -> int:
     """Returns the number of rows, from the first on, that together have `keep` positions."""
     taken = 0
     while taken < len(rows) and keep > 0:
-        keep -= len(rows[taken])
+        keep -= _num_predicted(rows[taken])
         taken += 1
     return taken
 

@@ -164,6 +164,7 @@ class Scores:
         model: The evaluated model.
         baseline: The model that it is compared with, if any.
         segmentation: Segmentation of Chinese and Japanese for BLEU and ROUGE.
+        text_signature: What bits per character depend on.
     """
 
     glmja: str
@@ -174,6 +175,7 @@ class Scores:
     model: ModelInfo
     baseline: ModelInfo | None
     segmentation: Segmentation
+    text_signature: str
 
     @property
     def compared(self) -> list[str]:

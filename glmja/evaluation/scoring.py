@@ -21,7 +21,7 @@ from glmja.evaluation.scores import (
     TextComparison,
     TextScores,
 )
-from glmja.evaluation.tasks import EvalTasks
+from glmja.evaluation.tasks import EvalLimits, EvalTasks
 from glmja.text.overlap import Segmentation, overlap, signatures
 from glmja.text.quality import repetition_rate, script_purity
 from glmja.text.sacrebleu_scores import sacrebleu_scores
@@ -63,7 +63,13 @@ def score(
         model=_info(model),
         baseline=_info(baseline) if baseline else None,
         segmentation=segmentation,
+        text_signature=_text_signature(tasks.limits, baseline is not None),
     )
+
+
+def _text_signature(limits: EvalLimits, compared: bool) -> str:
+    borders = "common" if compared else "own"
+    return f"row_len:{limits.row_len}|stride:{limits.stride or 'none'}|borders:{borders}|prefix:[gMASK]<sop>|eos:no"
 
 
 def _text(lang: str, model: ModelOutputs, baseline: ModelOutputs | None) -> TextComparison:

@@ -40,7 +40,7 @@ def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
     if scores.generation:
         shown += [*_generation(scores.generation, names), *_notes(scores.generation)]
     if scores.text:
-        shown.append(_text(scores.text, names))
+        shown += [_text(scores.text, names), as_text(f"bits/char: {scores.text_signature}", "dim")]
     if scores.retention:
         shown += [_retention(scores.retention), verdict(scores.retention)]
     return shown

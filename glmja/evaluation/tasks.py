@@ -25,6 +25,8 @@ class EvalLimits:
         max_new_tokens: Maximum tokens per answer.
         row_len: Maximum length of a row of text, in tokens.
         batch_size: Rows per forward pass.
+        stride: Number of tokens that each row of a long text but its first predicts, after context; None if rows have
+            no context.
 
     Raises:
         ValueError: If a value is out of range.
@@ -35,9 +37,14 @@ class EvalLimits:
     max_new_tokens: int
     row_len: int
     batch_size: int
+    stride: int | None = None
 
     def __post_init__(self) -> None:
+        if self.stride is not None and not 1 <= self.stride <= self.row_len:
+            raise ValueError(f"`stride` ({self.stride}) must be from 1 to `row_len` ({self.row_len})")
         for name, value in vars(self).items():
+            if name == "stride":
+                continue
             smallest = _MIN_ROW_LEN if name == "row_len" else 1
             if value < smallest:
                 raise ValueError(f"`{name}` ({value}) must be at least {smallest}")

@@ -93,6 +93,7 @@ def test_the_keys_of_the_files_are_stable(zero_test):
         "model": info,
         "baseline": info,
         "segmentation": None,
+        "text_signature": None,
     }  # fmt: skip
     for line in (output / "answers.jsonl").read_text().splitlines():
         answer = json.loads(line)
@@ -217,6 +218,8 @@ def test_help_explains_the_command(capsys):
         (["--batch_size", "0"], r"--batch_size \(0\) must be at least 1"),
         (["--max_new_tokens", "0"], r"--max_new_tokens \(0\) must be at least 1"),
         (["--row_len", "4"], r"--row_len \(4\) must be at least 8"),
+        (["--stride", "0"], r"--stride \(0\) must be from 1 to --row_len \(1024\)"),
+        (["--stride", "1025"], r"--stride \(1025\) must be from 1 to --row_len \(1024\)"),
         (["--row_len", "999999"], r"--row_len \(999999\) exceeds the \d+ positions of"),
         (
             ["--max_new_tokens", "999999", "--questions", "false", "--generate", "ja=CHATS"],

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from glmja.errors import ModelError
-from glmja.evaluation.likelihood import mean_kl, measure, to_rows
+from glmja.evaluation.likelihood import mean_kl, measure
+from glmja.evaluation.rows import to_rows
 from glmja.modeling.loading import load_model
 from glmja.resize_embeddings import resize_embeddings
 
@@ -23,16 +24,16 @@ def base(base_dir):
 def nats_by_hand(model, tokenizer, rows):
     total = 0.0
     for row in rows:
-        log_probs = torch.log_softmax(model(torch.tensor([row])).logits[0, :, : len(tokenizer)].double(), -1)
-        total -= sum(log_probs[i - 1, row[i]].item() for i in range(len(tokenizer.prefix_ids), len(row)))
+        log_probs = torch.log_softmax(model(torch.tensor([row.ids])).logits[0, :, : len(tokenizer)].double(), -1)
+        total -= sum(log_probs[i - 1, row.ids[i]].item() for i in range(row.num_given, len(row.ids)))
     return total
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_every_token_of_a_text_is_predicted_once(zero, tokenizer, texts, batch_size):
-    documents = [*texts["ja"][:2], "短い。", texts["en"][0][:300]]
-    found, _ = measure(zero, tokenizer, documents, 32, batch_size)
-    rows = [row for document in documents for row in to_rows(document, tokenizer, 32)]
+@pytest.mark.parametrize(("batch_size", "stride"), [(1, None), (3, None), (8, None), (3, 8), (8, 30), (8, 1)])
+def test_every_token_of_a_text_is_predicted_once(zero, tokenizer, base_tokenizer, texts, batch_size, stride):
+    documents = [texts["ja"][0], texts["ja"][1][:60], "短い。", texts["en"][0][:300]]
+    found, _ = measure(zero, tokenizer, documents, 32, batch_size, stride=stride, beside=[base_tokenizer])
+    rows = [row for document in documents for row in to_rows(document, tokenizer, 32, stride, [base_tokenizer])]
     assert found.characters == sum(map(len, documents))
     assert found.documents == 4
     assert found.tokens == sum(len(tokenizer.encode(document)) for document in documents)
@@ -41,11 +42,21 @@ def test_every_token_of_a_text_is_predicted_once(zero, tokenizer, texts, batch_s
     assert found.tokens_per_char == pytest.approx(found.tokens / found.characters)
 
 
-def test_rows_contain_the_text_and_begin_with_the_prefix(tokenizer, texts):
-    prefix, ids = tokenizer.prefix_ids, tokenizer.encode(texts["ja"][0])
-    rows = to_rows(texts["ja"][0], tokenizer, 20)
-    assert [i for row in rows for i in row[len(prefix) :]] == ids
-    assert all(row[: len(prefix)] == prefix and len(prefix) < len(row) <= 20 for row in rows)
+def test_a_document_that_fits_has_the_same_likelihood_with_any_stride_and_beside_any_tokenizer(
+    zero, tokenizer, base_tokenizer, texts
+):
+    documents = [text[:40] for text in texts["ja"][:3]]
+    plain, _ = measure(zero, tokenizer, documents, 128, 4)
+    for stride, beside in ((1, []), (64, [base_tokenizer]), (None, [base_tokenizer])):
+        found, _ = measure(zero, tokenizer, documents, 128, 4, stride=stride, beside=beside)
+        assert (found.tokens, found.nats) == (plain.tokens, plain.nats)
+
+
+def test_progress_counts_all_characters(zero, tokenizer, texts):
+    counts = []
+    measure(zero, tokenizer, texts["zh"][:3], 32, 2, stride=16, on_characters=counts.append)
+    encoded = [token_id for text in texts["zh"][:3] for token_id in tokenizer.encode(text)]
+    assert sum(counts) == sum(tokenizer.num_characters[token_id] for token_id in encoded)
 
 
 def test_the_first_rows_are_kept_for_any_batch_size(zero, tokenizer, texts):
@@ -53,9 +64,9 @@ def test_the_first_rows_are_kept_for_any_batch_size(zero, tokenizer, texts):
     assert (
         kept[0].ids
         == kept[1].ids
-        == [r for d in texts["zh"][:6] for r in to_rows(d, tokenizer, 32)][: len(kept[0].ids)]
+        == [r.ids for d in texts["zh"][:6] for r in to_rows(d, tokenizer, 32)][: len(kept[0].ids)]
     )
-    assert 100 <= sum(map(len, kept[0].ids)) < 100 + 32
+    assert 100 <= sum(map(len, kept[0].states)) < 100 + 32
     assert sum(map(len, kept[0].states)) == sum(len(row) - len(tokenizer.prefix_ids) for row in kept[0].ids)
     torch.testing.assert_close(*(torch.cat(one.states) for one in kept))
 
@@ -64,7 +75,7 @@ def test_the_divergence_follows_its_definition(base, base_tokenizer, zero, token
     document = texts["zh"][0][:60]
     pairs = ((base, base_tokenizer), (zero, tokenizer))
     old, new = (measure(model, t, [document], 128, 1, keep=1000)[1] for model, t in pairs)
-    (row,) = to_rows(document, base_tokenizer, 128)
+    row = to_rows(document, base_tokenizer, 128)[0].ids
     with torch.no_grad():
         p, q = (torch.softmax(model(torch.tensor([row])).logits[0, 1:-1, : len(t)].double(), -1) for model, t in pairs)
     expected = (p * (p.log() - q[:, : len(base_tokenizer)].log())).sum(-1).mean().item()

@@ -23,7 +23,7 @@ def scores(**values):
     }
     questions = {"zh": QuestionComparison(2, Quality(0, 1, 0.5))}
     given = {"glmja": "0", "text": {}, "retention": None, "generation": generation, "questions": questions}
-    return Scores(**given | {"model": info, "baseline": None, "segmentation": "words"} | values)
+    return Scores(**given | {"model": info, "baseline": None, "segmentation": "words", "text_signature": "-"} | values)
 
 
 def answer(lang="ja", reference="はい", text="いいえ"):
