@@ -23,6 +23,7 @@ from glmja.weights.options import DtypeName
 
 if TYPE_CHECKING:
     from glmja.evaluation.answers import Answer
+    from glmja.evaluation.evaluator import ModelOutputs
     from glmja.evaluation.tasks import EvalLimits, EvalTasks
     from glmja.modeling.model_folder import ModelFolder
 
@@ -102,10 +103,7 @@ def evaluate(
     from glmja.evaluation.tasks import EvalLimits
 
     limits = EvalLimits(max_characters, max_references, max_new_tokens, row_len, batch_size, stride)
-    if not 0 <= max_bad_share <= 1:
-        raise ValueError(f"`max_bad_share` ({max_bad_share}) must be a share from 0 to 1")
-    if not 0 <= max_drift < float("inf"):
-        raise ValueError(f"`max_drift` ({max_drift}) must be at least 0; 0.02 allows 2 % more bits per character")
+    _check_limits(max_bad_share, max_drift)
     texts, chats = (
         files_by_language(flag, items, LANGUAGES) for flag, items in (("--text", text), ("--generate", generate))
     )
@@ -122,23 +120,24 @@ def evaluate(
     run_curves = _read_curves(runs)
 
     from glmja.evaluation.answers import list_answers, tokenize_samples
-    from glmja.evaluation.evaluator import Evaluator
     from glmja.evaluation.report import render
     from glmja.evaluation.scoring import score
-    from glmja.modeling.loading import choose_dtype
 
-    outputs = []
-    for folder in opened:
-        beside = [other.tokenizer for other in opened if other is not folder]
-        outputs.append(Evaluator(folder, tasks, place, choose_dtype(dtype, place), beside).run())
+    outputs = _run(opened, tasks, place, dtype)
     both = outputs[-1], outputs[0] if baseline else None
     scores = score(tasks, *both, max_drift=max_drift, segmentation=segmentation, segmenters=segmenters, device=place)
     answers = list_answers(tasks, *both)
     page = render(scores, answers, tokenize_samples(tasks, *both), run_curves)
     _write(output, overwrite, scores, answers, page)
-    _show(scores, answers, Path(output) / PAGE, retained)
-    _show_left_out(tasks)
+    _show(scores, answers, tasks, Path(output) / PAGE, retained)
     return scores
+
+
+def _check_limits(max_bad_share: float, max_drift: float) -> None:
+    if not 0 <= max_bad_share <= 1:
+        raise ValueError(f"`max_bad_share` ({max_bad_share}) must be a share from 0 to 1")
+    if not 0 <= max_drift < float("inf"):
+        raise ValueError(f"`max_drift` ({max_drift}) must be at least 0; 0.02 allows 2 % more bits per character")
 
 
 def _check_languages(languages: list[str]) -> list[str]:
@@ -198,6 +197,17 @@ def _fit_references(tasks: EvalTasks, opened: Sequence[ModelFolder], max_bad_sha
     return replace(tasks, references=references)
 
 
+def _run(opened: Sequence[ModelFolder], tasks: EvalTasks, device: str, dtype: DtypeName | None) -> list[ModelOutputs]:
+    from glmja.evaluation.evaluator import Evaluator
+    from glmja.modeling.loading import choose_dtype
+
+    outputs = []
+    for folder in opened:
+        beside = [other.tokenizer for other in opened if other is not folder]
+        outputs.append(Evaluator(folder, tasks, device, choose_dtype(dtype, device), beside).run())
+    return outputs
+
+
 def _read_curves(runs: Sequence[str]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     from glmja.runs.run_folder import RunFolder
 
@@ -212,19 +222,16 @@ def _write(output: str, overwrite: bool, scores: Scores, answers: Sequence[Answe
         (partial / PAGE).write_text(page, encoding="utf-8")
 
 
-def _show(scores: Scores, answers: Sequence[Answer], page: Path, retained: Sequence[str]) -> None:
+def _show(scores: Scores, answers: Sequence[Answer], tasks: EvalTasks, page: Path, retained: Sequence[str]) -> None:
     from glmja.evaluation.tables import tables
 
     show(*tables(scores, answers))
     if scores.baseline and not scores.retention:
         languages = " or ".join(retained)
         show(f"retention was not measured: there is no --text of {languages}", style="bold yellow")
-    show(f"Report: {page}")
-
-
-def _show_left_out(tasks: EvalTasks) -> None:
     for lang, found in tasks.references.items():
         show(*(f"--generate {lang}: {note}" for note in found.notes()), style="bold yellow")
+    show(f"Report: {page}")
 
 
 def main(args: list[str] | None = None) -> Scores:
