@@ -34,7 +34,7 @@ class Overlap:
             several references, the highest F1 counts.
         rouge2: Mean F1 of bigrams.
         rougeL: Mean F1 of the longest common subsequence.
-        exact_match: Share of candidates that equal a reference, after NFKC and without white space at the ends.
+        exact_match: Share of candidates that equal a reference, after NFKC, with each run of white space as one space.
     """
 
     bleu4: float | None
@@ -83,7 +83,7 @@ def signatures(lang: str, segmentation: Segmentation) -> dict[str, str]:
     return {
         "bleu4": f"case:mixed|tok:{segments}|smooth:none|{library}",
         "rouge": f"F1|case:folded|tok:{segments}|refs:best|{library}",
-        "exact_match": "case:mixed|NFKC|stripped",
+        "exact_match": "case:mixed|NFKC|space:collapsed",
     }
 
 
@@ -123,7 +123,7 @@ def overlap(
 
 
 def _comparable(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).strip()
+    return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
 def _mecab() -> Callable[[str], list[str]]:

@@ -89,7 +89,7 @@ def test_the_best_of_several_references_counts():
 
 
 def test_short_answers_are_compared_exactly_and_have_no_bleu():
-    found = overlap(["はい", " ＡＢＣ\n", "いいえ"], ["はい", "ABC", "はい"], segmenter("ja", "characters"))
+    found = overlap(["はい", " ＡＢＣ \nd\n", "いいえ"], ["はい", "ABC\nd", "はい"], segmenter("ja", "characters"))
     assert found.bleu4 is None
     assert found.exact_match == pytest.approx(200 / 3)
     assert overlap(["はい"], ["はい、そうです"], segmenter("ja", "characters")).bleu4 == 0
