@@ -74,9 +74,9 @@ def signatures(lang: str, segmentation: Segmentation) -> dict[str, str]:
         segmentation: Segmentation of `ja` and `zh`.
     """
     if lang not in ("ja", "zh"):
-        segments = f"re:{_WORDS.pattern}"
+        segments = "glmja-words"
     elif segmentation == "characters":
-        segments = f"re:{_CHARACTERS.pattern}"
+        segments = "glmja-characters"
     else:
         segments = f"ja-mecab-{version('sacrebleu')}" if lang == "ja" else f"jieba-{version('jieba')}"
     library = f"torchmetrics:{version('torchmetrics')}"
