@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from glmja.conversation.messages import Message
-from glmja.conversation.record_fields import BadConversation, Fields, parse_value
+from glmja.conversation.record_fields import BadConversation, Fields, Reason, parse_value
 from glmja.conversation.tool_calls import Turn, call, call_of, one_after_the_other, tools_of, with_tools
 from glmja.tokenization.tokenizer import Role
 
@@ -78,8 +78,8 @@ def read_conversation(record: Any, chat_format: ChatFormat, columns: Mapping[str
     try:
         return _read(record, chat_format, columns or {})
     except BadConversation as error:
-        others = (other for other in get_args(ChatFormat) if other != chat_format and _fits(record, other))
-        if error.reason in _OTHER_FORMAT and (other := next(others, None)):
+        other = _other_format(record, chat_format) if error.reason in _OTHER_FORMAT else None
+        if other:
             raise BadConversation(error.reason, f"{error.detail}; set `format` to {other}, which fits") from None
         raise
 
@@ -105,11 +105,19 @@ def _read(record: Any, chat_format: ChatFormat, columns: Mapping[str, str]) -> C
     return Conversation(messages, fields.unread())
 
 
-def _fits(record: Any, chat_format: ChatFormat) -> bool:
+def _other_format(record: Any, chat_format: ChatFormat) -> ChatFormat | None:
+    """Returns another format that fits, if only but for the names of the roles."""
+    others: list[ChatFormat] = [other for other in get_args(ChatFormat) if other != chat_format]
+    whole = (other for other in others if _fits(record, other))
+    return next(whole, None) or next((other for other in others if _fits(record, other, but="unknown role")), None)
+
+
+def _fits(record: Any, chat_format: ChatFormat, but: Reason | None = None) -> bool:
+    """Returns whether a record can be read in a format, but for errors of one category."""
     try:
         return bool(_read(record, chat_format, {}).messages)
-    except BadConversation:
-        return False
+    except BadConversation as error:
+        return error.reason == but
 
 
 def _check_weight(fields: Fields) -> None:

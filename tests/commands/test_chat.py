@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import pty
 import select
@@ -86,6 +87,13 @@ def test_the_result_of_a_called_tool_is_the_next_line(talk, model_dir):
     assert "the assistant calls the tool get_weather; enter its result\n" in err
     assert [message["role"] for message in messages] == [message["role"] for message in WEATHER]
     assert messages[0]["tools"] == TOOLS
+
+
+def test_tools_may_be_those_of_openai(talk, tmp_path):
+    tools = [{"type": "function", "function": TOOLS[0]}]
+    (tmp_path / "tools.json").write_text(json.dumps(tools), encoding="utf-8")
+    messages, *_ = talk("/system はい", tools=tmp_path / "tools.json")
+    assert messages == [{"role": "system", "content": "はい", "tools": tools}]
 
 
 def test_reset_starts_a_new_conversation_with_the_same_opening(talk):

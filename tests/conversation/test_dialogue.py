@@ -74,6 +74,10 @@ def test_a_tool_that_is_not_listed_is_not_called(model, tokenizer):
     talk = dialogue(tokenizer, opening=[WEATHER[0] | {"tools": [{"name": "get_time"}]}])
     talk.messages.append(WEATHER[2])
     assert talk.called_tool is None
+    talk.messages[0] = WEATHER[0] | {"tools": [{"type": "function", "function": {"name": "get_weather"}}]}
+    assert talk.called_tool == "get_weather"
+    talk.messages.append(WEATHER[4])
+    assert talk.called_tool is None
 
 
 @given(lines=LINES)

@@ -152,6 +152,8 @@ def test_a_tool_call_is_written_as_in_chatglm3s_prompt():
          r"conversations\[0\] has no 'from'; found \['role', 'content'\]; set `format` to chatglm3, which fits$"),
         ("messages", {"conversations": [turn("human", "a")]}, "missing key",
          "found \\['conversations'\\]; set `format` to sharegpt, which fits$"),
+        ("messages", {"conversations": [turn("Human", "a")]}, "missing key",
+         "found \\['conversations'\\]; set `format` to sharegpt, which fits$"),
         ("alpaca", {"prompt": "a", "response": "b"}, "missing key", "set `format` to prompt_response, which fits$"),
         ("chatglm3", {"conversations": [{"role": "tool", "name": "f", "parameters": {}}]}, "missing key",
          r"conversations\[0\] has no 'observation'; found \['role', 'name', 'parameters'\]$"),

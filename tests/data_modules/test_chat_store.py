@@ -78,6 +78,49 @@ def test_a_record_without_target_tokens_is_dropped_counted_and_named(tmp_path, t
     assert f"2 × empty answer ({path}:21; {path}:26)" in caplog.text
 
 
+def test_the_loss_mask_of_a_store_is_that_of_the_messages(tmp_path, tokenizer):
+    messages = chat("一", "悪い", "二", "良い")["messages"]
+    excluded = [*messages[:1], messages[1] | {"loss": False}, *messages[2:]]
+    plain = store_of(write(tmp_path / "a.jsonl", [{"messages": messages}]), tokenizer, tmp_path)
+    assert conversations(plain) == [render(messages, tokenizer)]
+    for record, learn in ((excluded, "all"), (excluded, "last"), (messages, "last")):
+        path = write(tmp_path / "a.jsonl", [{"messages": record}])
+        store = store_of(path, tokenizer, tmp_path, learn=learn)
+        assert conversations(store) == [render(excluded, tokenizer)]
+        assert store.num_target_tokens.tolist() == [len(tokenizer.encode("良い")) + len(tokenizer.encode("\n")) + 1]
+
+
+def test_columns_and_learn_are_part_of_a_stores_key(tmp_path, tokenizer):
+    record = {"prompt": "一", "response": "答え", "better": "良い答え"}
+    path, settings = write(tmp_path / "a.jsonl", [record]), {"format": "prompt_response"}
+    stores = [
+        store_of(path, tokenizer, tmp_path, **settings, **more)
+        for more in ({}, {"columns": {"response": "better"}}, {"learn": "last"}, {"columns": {"prompt": "prompt"}})
+    ]
+    assert len({store.key for store in stores}) == 4
+    assert [tokenizer.decode(store.tokens.tolist()).split("\n")[-1].strip() for store in stores] == [
+        "答え", "良い答え", "答え", "答え",
+    ]  # fmt: skip
+
+
+def test_keys_without_effect_are_named_once_with_their_share(tmp_path, tokenizer, caplog):
+    records = [GOOD | {"lang": "ja"}] * 3 + [GOOD | {"id": 1}]
+    path = write(tmp_path / "a.jsonl", records)
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        store_of(path, tokenizer, tmp_path)
+        assert [record.getMessage() for record in caplog.records] == [
+            "source 'chats': keys without effect: lang (75 % of the records), id (25 % of the records)"
+        ]
+
+
+def test_a_reason_is_told_to_its_end(tmp_path, tokenizer):
+    record = {"conversations": [{"from": "Human", "value": "質問"}, {"from": "GPT", "value": "答え"}]}
+    path = write(tmp_path / "a.jsonl", [record])
+    with pytest.raises(ValueError, match=r"is 'Human'; known are human, user, .*function_call$"):
+        store_of(path, tokenizer, tmp_path, format="sharegpt")
+
+
 def test_too_many_bad_conversations_end_the_run(tmp_path, tokenizer):
     path = write(tmp_path / "a.jsonl", [GOOD] * 9 + [chat("あ", "")])
     message = r"no target tokens in 1 of 10 records; repair, or raise `max_bad_share` \(0.05\): .*a.jsonl:10: empty an"

@@ -39,7 +39,7 @@ from glmja.twin.build import text_file
 
 ROOT = Path(__file__).parents[2]
 DONE, USAGE, DATA, MODEL, MACHINE = 0, 2, 3, 4, 5
-MOST_CHARACTERS, MOST_SECONDS = 200, 10
+MOST_CHARACTERS, MOST_SECONDS = 300, 10
 
 JA = text_file("ja")
 LINE = '{"text": "日本語の文です。"}\n'
@@ -603,6 +603,20 @@ TABLE = [
         DATA, r"no target tokens in 1 of 10 records; .* TMP/bad.jsonl:10: missing key: .*'messages'; found"),
     row("42 unknown role", fit, chats(talk("bot", "assistant")),
         DATA, r"TMP/bad.jsonl:10: unknown role: messages\[0\] is 'bot'; known are system"),
+    row("42 unreadable weight of a message", fit,
+        chats({"messages": [says("user", "質問"), says("assistant", "答え") | {"weight": 0.5}]}),
+        DATA, r"TMP/bad.jsonl:10: unreadable weight: messages\[1\] has 'weight': 0.5; 0 or 1, false or true"),
+    row("42 reasoning of a message", fit,
+        chats({"messages": [says("user", "質問"), says("assistant", "答え") | {"reasoning_content": "考え"}]}),
+        DATA, r"TMP/bad.jsonl:10: unsupported key: messages\[1\] has 'reasoning_content', which cannot be learnt"),
+    row("42 messages that are not learnt", fit,
+        chats({"messages": [says("user", "質問"), says("assistant", "答え") | {"loss": False}]}),
+        DATA, r"TMP/bad.jsonl:10: nothing to learn: no message of the assistant is to be learnt"),
+    row("42 another format", fit, chats({"conversations": [says("user", "質問"), says("assistant", "答え")]}),
+        DATA, r"TMP/bad.jsonl:10: missing key: .*'messages'; found .*; set `format` to chatglm3, which fits"),
+    row("42 calls without results", fit,
+        chats({"messages": [says("user", "質問"), *[says("assistant", "f()") | {"metadata": "f"}] * 2]}),
+        DATA, r"TMP/bad.jsonl:10: unanswered call: 2 calls in a row have 0 results .* so each needs its result"),
     row("42 order of roles", fit, chats(talk("user", "user", "assistant")),
         DATA, r"TMP/bad.jsonl:10: turn order: message 1 is user after user, not assistant"),
     row("42 assistant first", evaluate,
