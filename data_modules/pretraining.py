@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from data_modules.batches.packing import PackedRows, interleave
 from data_modules.batches.rows import Rows
 from data_modules.sources import TextSource
 from data_modules.stores.token_store import TokenStore
-from glmja.files.documents import check_document_files
 from glmja.runs.ledger import Ledger
 
 
@@ -66,7 +64,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
             raise ValueError(f"tokens ({tokens}) must be at least row_len ({row_len}), a row")
         check_sources(sources)
         for source in sources:
-            check_document_files([*source.files, *source.val_files])
+            source.check_files()
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
         self.isolate_documents = isolate_documents
@@ -74,7 +72,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
     def _create_stores(self, source: TextSource) -> list[TokenStore]:
         parts = [source]
         if source.val_files:
-            parts.append(replace(source, files=source.val_files, hub=None, val_files=[]))
+            parts.append(source.validation())
         return [TokenStore.of(part, self.tokenizer, self.cache_dir) for part in parts]
 
     def setup(self, stage: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +80,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
     def _create_stores(self, source: ChatSource) -> list[ChatStore]:
         parts = [source]
         if source.val_files:
-            parts.append(replace(source, files=source.val_files, val_files=[]))
+            parts.append(source.validation())
         return [ChatStore.of(part, self.tokenizer, self.row_len, self.cache_dir) for part in parts]
 
     def setup(self, stage: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from glmja.cli.arguments import files_by_language
 from glmja.cli.command import run_command
 from glmja.families.names import FamilyName
 from glmja.families.recognition import load_tokenizer
-from glmja.files.documents import read_documents
+from glmja.files.documents import check_document_files, read_documents
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.terminal import make_table, show
@@ -29,6 +30,7 @@ def build_tokenizer(
     pieces: str | None = None,
     check: list[str] = [],  # noqa: B006
     text_key: str = "text",
+    documents: Literal["line", "file"] = "line",
     max_training_tokens: int = 50_000_000,
     seed: int = 0,
     family: FamilyName | None = None,
@@ -39,7 +41,8 @@ def build_tokenizer(
     Args:
         base: Folder of the tokenizer to extend: ChatGLM2, ChatGLM3, or a tokenizer written by glmja.
         output: New folder for the tokenizer, loadable with `AutoTokenizer` and `GLMTokenizer`.
-        corpus: Japanese text files to learn pieces from: .txt (one document per line), .jsonl, .jsonl.gz or .parquet.
+        corpus: Japanese text to learn pieces from: files, folders or patterns of .txt (one document per line), .jsonl,
+            .json, .csv, .parquet or .arrow, also with .gz, .zst, .bz2 or .xz. FILE:KEY names the key of the text.
         num_new_pieces: Number of pieces to add; each takes one row in both embeddings.
         policy: Which text is guaranteed to keep its token ids, because every new piece contains a character that this
             text never contains. `kana`: a kana; protects text without kana. `shinjitai`: a kana, or an ideograph
@@ -48,8 +51,10 @@ def build_tokenizer(
         join_punctuation: Whether a learned piece may contain punctuation next to kana, as in です。 Saves about 7 % of
             the tokens of Japanese.
         pieces: SentencePiece model to take the pieces from instead of learning them.
-        check: Text files to verify the tokenizer on, as LANG=FILE; several files of one language are read as one.
-        text_key: Key or column of the text in .jsonl and .parquet files.
+        check: Text files to verify the tokenizer on, as LANG=FILE, where FILE is as for `corpus`; several files of one
+            language are read as one.
+        text_key: Key or column of the text; a.b is the key b of the object a.
+        documents: What is a document of a .txt file: a `line`, or the whole `file`, as a book.
         max_training_tokens: Learn from a random sample of the corpus above this number of tokens; takes 60 bytes of
             memory per token.
         seed: Seed of the sample.
@@ -69,13 +74,14 @@ def build_tokenizer(
     if bool(corpus) == bool(pieces):
         raise ValueError("give either --corpus FILE… to learn pieces from, or --pieces MODEL to take them from")
     check_free(output, overwrite, (base,))
-    texts = files_by_language("--check", check)
+    find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
+    texts, corpus_files = files_by_language("--check", check, find), find(corpus)
     old = load_tokenizer(base, family)
     if pieces:
         chosen, rejected, num_present = ready_pieces(old.proto, pieces, num_new_pieces, policy)
     else:
-        documents = read_documents(corpus, text_key, "reading the corpus")
-        chosen = learn_pieces(old.proto, documents, num_new_pieces, policy, join_punctuation, max_training_tokens, seed)
+        text = read_documents(corpus_files, text_key, "reading the corpus")
+        chosen = learn_pieces(old.proto, text, num_new_pieces, policy, join_punctuation, max_training_tokens, seed)
         rejected, num_present = [], 0
     with atomic_output_folder(output, overwrite) as folder:
         left_out = huggingface.save(GLMTokenizer(append_pieces(old.proto, chosen)), folder)
@@ -86,7 +92,7 @@ def build_tokenizer(
             language: compare_on_texts(read_documents(files, text_key, f"checking {language}"), old, new, policy, fast)
             for language, files in texts.items()
         }
-        _raise_if_any([line for language, text in compared.items() for line in text.failures(language, policy)])
+        _raise_if_any([line for language, found in compared.items() for line in found.failures(language, policy)])
         report = TokenizerReport(
             policy=policy,
             base_tokenizer_sha256=old.fingerprint,

@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
 from glmja.cli.command import run_command
 from glmja.evaluation.scores import Scores, as_json
 from glmja.families.names import FamilyName
+from glmja.files.documents import check_document_files
+from glmja.files.input_files import CONVERSATION_KINDS, InputFile
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.files.records import check_record_files
 from glmja.text.overlap import Segmentation, segmenter
 from glmja.text.terminal import show
 from glmja.weights.options import DtypeName
@@ -38,6 +42,7 @@ def evaluate(
     baseline: str | None = None,
     text: list[str] = [],  # noqa: B006
     text_key: str = "text",
+    documents: Literal["line", "file"] = "line",
     generate: list[str] = [],  # noqa: B006
     max_bad_share: float = 0.01,
     questions: bool = True,
@@ -62,11 +67,13 @@ def evaluate(
         model: Folder of the model, in ChatGLM's layout or transformers'.
         output: New folder for scores.json, answers.jsonl and report.html.
         baseline: Folder of the model that `model` was extended from. Retention is measured against it.
-        text: Held-out texts for bits and tokens per character, LANG=FILE each (.jsonl, .jsonl.gz, .parquet, .txt).
-            LANG is ja, zh, en or code.
-        text_key: Key or column of the text in .jsonl and .parquet files.
-        generate: Conversations with reference answers for BLEU-4, ROUGE and exact match, LANG=FILE each (.jsonl,
-            .jsonl.gz, .parquet). The formats messages, sharegpt, alpaca, adgen, prompt with completion, question with
+        text: Held-out texts for bits and tokens per character, LANG=FILE each. LANG is ja, zh, en or code; FILE is a
+            file, folder or pattern of .txt (a document a line), .jsonl, .json, .csv, .parquet or .arrow, also with .gz,
+            .zst, .bz2 or .xz. FILE:KEY names the key of the text in it.
+        text_key: Key or column of the text; a.b is the key b of the object a.
+        documents: What is a document of a .txt file: a `line`, or the whole `file`, as a book.
+        generate: Conversations with reference answers for BLEU-4, ROUGE and exact match, LANG=FILE each, as for
+            `text` but not .txt. The formats messages, sharegpt, alpaca, adgen, prompt with completion, question with
             answers (and context) and input with output are detected; `references` lists further accepted answers.
         max_bad_share: Share of a language's conversations that may be left out because they have no answer or do not
             fit; one always may, unless this is 0.
@@ -104,11 +111,11 @@ def evaluate(
 
     limits = EvalLimits(max_characters, max_references, max_new_tokens, row_len, batch_size, stride)
     _check_limits(max_bad_share, max_drift)
-    texts, chats = (
-        files_by_language(flag, items, LANGUAGES) for flag, items in (("--text", text), ("--generate", generate))
-    )
+    find_documents = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
+    texts = files_by_language("--text", text, find_documents, LANGUAGES)
+    chats = files_by_language("--generate", generate, partial(check_record_files, kinds=CONVERSATION_KINDS), LANGUAGES)
     folders = [folder for folder in (baseline, model) if folder]
-    sources = [path for paths in (*texts.values(), *chats.values()) for path in paths]
+    sources = [file.path for files in (*texts.values(), *chats.values()) for file in files]
     check_free(output, overwrite, [*folders, *runs, *sources])
     place = check_device(device)
     retained = _check_languages(retain) or _RETAINED
@@ -147,9 +154,9 @@ def _check_languages(languages: list[str]) -> list[str]:
 
 
 def _read_tasks(
-    texts: Mapping[str, Sequence[Path]],
+    texts: Mapping[str, Sequence[InputFile]],
     text_key: str,
-    chats: Mapping[str, Sequence[Path]],
+    chats: Mapping[str, Sequence[InputFile]],
     questions: bool,
     retained: Sequence[str],
     limits: EvalLimits,

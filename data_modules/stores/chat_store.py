@@ -114,7 +114,7 @@ class ChatStore(Store):
         key, former_key = _keys(source, tokenizer, row_len)
         store = cls._open_or_create(cache_dir, key, write)
         store.find_former(cache_dir, former_key)
-        store.report.name_files(source.files)
+        store.report.name_files([str(file) for file in source.find_files()])
         return store
 
     def check_dropped(self, name: str, max_bad_share: float) -> None:
@@ -158,29 +158,29 @@ def _keys(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> tuple[st
     Returns:
         The key, and the key of an earlier version, which also hashed the paths as they were written.
     """
-    source.check_files()
     settings, former_settings = _settings(source, row_len), f"{source.format} {row_len}"
     key = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {settings}".encode())
     former = hashlib.sha256(f"2 {tokenizer.fingerprint} {former_settings}".encode())
-    for path in map(Path, source.files):
-        content = bytes.fromhex(sha256_of_file(path))
-        key.update(content)
-        former.update(content + str(path).encode())
+    for file in source.find_files():
+        content = bytes.fromhex(sha256_of_file(file))
+        key.update(content + file.kind.encode())
+        former.update(content + str(file).encode())
     return key.hexdigest()[:32], former.hexdigest()[:32]
 
 
 def _settings(source: ChatSource, row_len: int) -> str:
-    return json.dumps([source.format, sorted(source.columns.items()), source.learn, row_len])
+    return json.dumps([source.format, sorted(source.columns.items()), source.learn, row_len, source.limit])
 
 
 def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Path) -> None:
+    files = source.find_files()
     lengths: list[int] = []
     num_target_tokens: list[int] = []
     digests: list[bytes] = []
-    report = ChatReport(files=list(map(str, source.files)))
+    report = ChatReport(files=list(map(str, files)))
     reading = Reading(source.format, source.columns, source.learn, row_len)
     render = partial(render_chunk, tokenizer=tokenizer, reading=reading)
-    chunks = read_chunks(source.files, description=f"tokenizing {source.name}")
+    chunks = read_chunks(files, description=f"tokenizing {source.name}", limit=source.limit)
     with (
         (folder / TOKENS).open("wb") as tokens,
         (folder / _LOSS_MASK).open("wb") as loss_mask,

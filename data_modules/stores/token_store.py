@@ -22,8 +22,10 @@ from data_modules.stores.document_encoder import DocumentEncoder
 from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.files.checksums import sha256_of_file
-from glmja.files.documents import check_document_files, no_text, read_document_chunks
+from glmja.files.compression import without_compression
+from glmja.files.documents import no_text, read_document_chunks
 from glmja.files.hub_datasets import load_hub, read_hub_chunks
+from glmja.files.input_files import InputFile
 from glmja.files.json_files import read_json
 from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -64,21 +66,38 @@ class TokenStore(Store):
             OSError: If a file does not exist or the disk has no room.
             ValueError: As `glmja.files.documents.read_documents` and `glmja.files.hub_datasets.load_hub`.
         """
-        dataset = load_hub(source.hub, source.hub_config, source.split, source.text_key) if source.hub else None
+        dataset = None
+        if source.hub:
+            dataset = load_hub(source.hub, source.hub_config, source.split, source.text_key, source.limit)
         write = partial(_write, source, dataset, tokenizer, num_workers)
         return cls._open_or_create(cache_dir, _key(source, dataset, tokenizer), write)
 
 
 def _key(source: TextSource, dataset: Any, tokenizer: GLMTokenizer) -> str:
-    """Hashes the tokenizer, the text's key, and the content of the files or of the dataset's Arrow files."""
+    """Hashes the tokenizer, what is read of the files, and the content of these or of the dataset's Arrow files.
+
+    Names of files do not count.
+    """
     digest = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {source.text_key}".encode())
-    paths = check_document_files(source.files)
     if dataset is not None:
-        paths = [Path(file["filename"]) for file in dataset.cache_files]
         digest.update(f"{source.split} {len(dataset)}".encode())  # a part of a split has the files of the whole
-    for path in paths:
-        digest.update(bytes.fromhex(sha256_of_file(path)) + path.suffix.encode())
+        for file in dataset.cache_files:
+            digest.update(bytes.fromhex(sha256_of_file(file["filename"])) + Path(file["filename"]).suffix.encode())
+        return digest.hexdigest()[:32]
+    for path in source.find_files():
+        digest.update(bytes.fromhex(sha256_of_file(path)) + _kind_tag(path).encode())
+    if source.limit is not None:
+        digest.update(f"limit {source.limit}".encode())
     return digest.hexdigest()[:32]
+
+
+def _kind_tag(file: InputFile) -> str:
+    """Returns how the bytes of a file are read; the suffix by which existing stores know it, if they can have it."""
+    if file.key is not None:
+        return f"{file.kind} {file.key}"
+    is_packed = without_compression(file.path) != file.path
+    known = {("text", False): ".txt", ("json", False): ".jsonl", ("json", True): ".gz", ("parquet", False): ".parquet"}
+    return known.get((file.kind, is_packed), file.kind)
 
 
 def _write(source: TextSource, dataset: Any, tokenizer: GLMTokenizer, num_workers: int | None, folder: Path) -> None:
@@ -116,5 +135,5 @@ def _origin(source: TextSource) -> str:
 def _chunks(source: TextSource, dataset: Any) -> Generator[Chunk, None, None]:
     description = f"tokenizing {source.name}"
     if dataset is None:
-        return read_document_chunks(source.files, source.text_key, description)
+        return read_document_chunks(source.find_files(), source.text_key, description, source.limit)
     return read_hub_chunks(dataset, _origin(source), source.text_key, description)

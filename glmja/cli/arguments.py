@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
 
-from glmja.files.documents import check_document_files
+from glmja.files.input_files import InputFile
 
 LANGUAGES = ("ja", "zh", "en", "code")
 
 
-def files_by_language(flag: str, items: Sequence[str], known: Collection[str] | None = None) -> dict[str, list[Path]]:
+def files_by_language(
+    flag: str,
+    items: Sequence[str],
+    find: Callable[[Sequence[str]], list[InputFile]],
+    known: Collection[str] | None = None,
+) -> dict[str, list[InputFile]]:
     """Groups files by language.
 
     Args:
         flag: Flag that the items were given to, for error messages.
-        items: LANG=FILE each, such as `ja=data/ja.jsonl`; a language may occur several times.
+        items: LANG=FILE each, such as `ja=data/ja.jsonl`, where FILE may be a folder or a pattern; a language may occur
+            several times.
+        find: Finds and checks the files of an item.
         known: Languages that are accepted; all if None.
 
     Returns:
@@ -25,14 +31,14 @@ def files_by_language(flag: str, items: Sequence[str], known: Collection[str] | 
         FileNotFoundError: If a file does not exist.
         ValueError: If an item has another form, or names an unknown language or a file of an unsupported type.
     """
-    files: dict[str, list[Path]] = {}
+    files: dict[str, list[InputFile]] = {}
     for item in items:
         language, separator, path = item.partition("=")
         if not (language and separator and path):
             raise ValueError(f"{flag} {item!r} must be LANG=FILE, as in ja=data/ja.jsonl")
         if known is not None and language not in known:
             raise ValueError(f"{flag} {item!r}: unknown language {language!r}; known are {', '.join(known)}")
-        files.setdefault(language, []).extend(check_document_files([path]))
+        files.setdefault(language, []).extend(find([path]))
     return files
 
 

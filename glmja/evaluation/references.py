@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from glmja.conversation.formats import KEYS, format_of, to_messages
@@ -20,10 +19,10 @@ from glmja.conversation.rendering import render_prompt
 from glmja.conversation.replies import whole_text
 from glmja.conversation.turns import check_turns, without_unanswered
 from glmja.errors import DataError
-from glmja.files.records import check_files, read_records
+from glmja.files.input_files import CONVERSATION_KINDS, InputPath, find_files
+from glmja.files.records import read_records
 from glmja.modeling.model_folder import ModelFolder
 
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _QUESTIONS = {"completion": "prompt", "answers": "question", "answer": "question", "output": "input"}  # by answer
 _PLACES_NAMED = 3  # for each reason
 
@@ -101,11 +100,12 @@ class References:
         return lines + ([f"{self.shortened} without their oldest turns, to fit"] if self.shortened else [])
 
 
-def read_references(paths: Iterable[str | Path], max_references: int) -> References:
+def read_references(paths: Iterable[InputPath], max_references: int) -> References:
     """Reads the first conversations of files. Records that are no conversation with an answer are counted.
 
     Args:
-        paths: `.jsonl`, `.jsonl.gz` or `.parquet` files of records. Their format is detected by the keys.
+        paths: Files, folders and patterns, as `glmja.files.input_files.find_files` takes them. The format of the
+            records is detected by their keys.
         max_references: Maximum number of conversations.
 
     Raises:
@@ -113,17 +113,14 @@ def read_references(paths: Iterable[str | Path], max_references: int) -> Referen
         ValueError: If a file has another extension or is damaged, or there is no record; gives `path:line`.
     """
     found = References()
-    for path in map(Path, paths):
-        if not path.name.endswith(_SUFFIXES):
-            raise DataError(f"{path}: conversations with reference answers must be {', '.join(_SUFFIXES)} files")
-        with closing(read_records(check_files([path], _SUFFIXES))) as records:
-            for place, record in records:
-                if len(found.kept) == max_references:
-                    return found
-                try:
-                    found.kept.append(to_reference(record, place))
-                except BadConversation as error:
-                    found.leave_out(place, error.reason, str(error))
+    with closing(read_records(find_files(paths, CONVERSATION_KINDS))) as records:
+        for place, record in records:
+            if len(found.kept) == max_references:
+                return found
+            try:
+                found.kept.append(to_reference(record, place))
+            except BadConversation as error:
+                found.leave_out(place, error.reason, str(error))
     if not (found.kept or found.left_out):
         raise DataError(f"no conversation in {', '.join(map(str, paths))}")
     return found

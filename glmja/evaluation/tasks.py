@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from glmja.conversation.messages import Message
 from glmja.conversation.rendering import render_prompt
 from glmja.evaluation.references import References
 from glmja.files.documents import read_documents
+from glmja.files.input_files import InputPath
 from glmja.modeling.model_folder import ModelFolder
 
 _MIN_ROW_LEN = 8  # tokens: two of the prefix, and some text
@@ -80,12 +80,12 @@ class EvalTasks:
         return [[{"role": "user", "content": question}] for question in self.questions]
 
 
-def first_documents(files: Sequence[Path], text_key: str, max_characters: int) -> list[str]:
+def first_documents(files: Sequence[InputPath], text_key: str, max_characters: int) -> list[str]:
     """Reads whole documents until they have at least `max_characters` characters.
 
     Args:
         files: Files of one language.
-        text_key: Key or column of the text in .jsonl and .parquet files.
+        text_key: Key or column of the text.
         max_characters: Number of characters to read.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from glmja.files.json_files import read_json, write_json
@@ -10,7 +11,7 @@ from glmja.files.json_files import read_json, write_json
 CHECKSUM_FILE = "seal.json"  # the name that existing stores have
 
 
-def sha256_of_file(path: str | Path) -> str:
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal.
 
     Raises:

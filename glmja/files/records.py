@@ -1,27 +1,29 @@
-"""Records of files: lines of text, JSON objects, or rows of a table, each with its place.
+"""Records of files: texts, JSON values, or rows of a table, each with its place.
 
 Reading has two halves, so that processes can share the work: `read_chunks` cuts files into chunks of raw records in one
-process, and `records_of` parses a chunk in any process. A new kind of file is an entry in `_READERS`; a new compression
-one in `glmja.files.text_lines`.
+process, and `records_of` parses a chunk in any process. A new kind of file is an entry in `_READERS` and in
+`glmja.files.input_files`; a new compression one in `glmja.files.compression`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from glmja.errors import DataError
+from glmja.files.compression import UnpackError, open_unpacked
+from glmja.files.input_files import InputFile, InputPath, Kind, find_files
 from glmja.files.json_files import parse_json
+from glmja.files.json_values import is_begun, json_values
 from glmja.files.progress import progress
-from glmja.files.text_lines import decode, open_lines, without_compression
-
-ROWS_PER_READ = 256
+from glmja.files.tables import arrow_rows, csv_rows, parquet_rows
+from glmja.files.text_lines import MAX_LINE_BYTES, blocks_of, decode, lines_of
 
 _CHUNK_BYTES = 1 << 18  # large compared to the cost of handing a chunk to a process, small compared to its memory
+_FIRST_LINE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,109 +33,130 @@ class Chunk:
     Attributes:
         origin: Path of the file or name of the dataset, for error messages.
         first: Number of the first record, from 1.
-        raw: The records: lines as bytes, or rows as they were read.
-        layout: Content of a record: a line of text, a line of JSON, or a row of a table or array.
+        raw: The records: lines as bytes, or documents or rows as they were read.
+        layout: Content of a record: a line of text, a line of JSON, a whole document, or a row of a table or array.
         done: Amount of the file or dataset read so far, in bytes or rows.
+        key: Key or column of the text; None if the file has none of its own.
     """
 
     origin: str
     first: int
     raw: list[Any]
-    layout: Literal["text", "json", "row"]
+    layout: Literal["text", "json", "document", "row"]
     done: int
-
-
-def check_files(paths: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[Path]:
-    """Checks that files exist and have one of the given suffixes.
-
-    Raises:
-        FileNotFoundError: If a file does not exist.
-        ValueError: If a file has another suffix.
-    """
-    checked = [Path(path) for path in paths]
-    for path in checked:
-        if not path.is_file():
-            raise FileNotFoundError(f"no such file: {path}")
-        if not path.name.endswith(suffixes):
-            raise ValueError(f"{path}: unknown kind of file; known are {', '.join(suffixes)}")
-    return checked
+    key: str | None = None
 
 
 def read_chunks(
-    paths: Sequence[str | Path], column: str | None = None, description: str | None = None
+    paths: Sequence[InputPath], column: str | None = None, description: str | None = None, limit: int | None = None
 ) -> Generator[Chunk, None, None]:
     """Yields the records of files in order, in chunks that are not parsed yet.
 
     Args:
-        paths: Existing files: `.txt`, `.jsonl`, `.json` (an array, or an object per line), the same with `.gz`, or
-            `.parquet`.
-        column: Column to read of tables; all if None.
+        paths: Files, folders and patterns, as `glmja.files.input_files.find_files` takes them.
+        column: Column to read of tables that name none; all if None.
         description: Text of a progress bar over the bytes read; no progress bar if None.
+        limit: Maximum number of records, blank lines not counted; None reads all.
 
     Raises:
         ValueError: If a file is damaged, is not what its suffix says, or has no such column. The records before the
             damage are yielded first.
     """
-    files = [Path(path) for path in paths]
-    with progress(description, sum(path.stat().st_size for path in files)) as advance:
-        for path in files:
+    files = find_files(paths)
+    with progress(description, sum(file.path.stat().st_size for file in files)) as advance:
+        left = limit
+        for file in files:
             done = 0
-            for chunk in _READERS[without_compression(path).suffix](path, column):
-                advance(chunk.done - done)
-                done = chunk.done
-                yield chunk
-            advance(path.stat().st_size - done)
+            for chunk in _READERS[file.kind](file.path, file.key or column):
+                part = chunk if left is None else _first_records(chunk, left)
+                advance(part.done - done)
+                done = part.done
+                yield replace(part, key=file.key) if file.key else part
+                if left is not None:
+                    left -= sum(map(_is_record, part.raw))
+                    if left == 0:
+                        return
+            advance(file.path.stat().st_size - done)
 
 
 def records_of(chunk: Chunk) -> Iterator[tuple[str, Any]]:
     """Parses a chunk; blank lines are skipped.
 
     Yields:
-        The place of a record, `path:line` or `path: row number`, and the record: a string for a line of text, the
-        parsed value for a line of JSON, a dictionary for a row.
+        The place of a record, `path:line`, `path: row number` or `path: document number`, and the record: a string for
+        a text, the parsed value for a line of JSON, a dictionary for a row.
 
     Raises:
         ValueError: If a line is not UTF-8 or not JSON; the message begins with its place.
     """
-    if chunk.layout == "row":
+    if chunk.layout in ("row", "document"):
         for number, row in enumerate(chunk.raw, chunk.first):
-            yield f"{chunk.origin}: row {number}", row
+            yield f"{chunk.origin}: {chunk.layout} {number}", row
         return
     for number, raw in enumerate(chunk.raw, chunk.first):
-        place = f"{chunk.origin}:{number}"
-        line = decode(raw, place).rstrip("\r\n")
+        line = decode(raw, chunk.origin, number).rstrip("\r\n")
         if line and not line.isspace():
+            place = f"{chunk.origin}:{number}"
             yield place, line if chunk.layout == "text" else parse_json(line, place)
 
 
-def read_records(paths: Sequence[str | Path]) -> Generator[tuple[str, Any], None, None]:
+def read_records(paths: Sequence[InputPath]) -> Generator[tuple[str, Any], None, None]:
     """Yields the records of files with their places, as `records_of`; arguments and errors as `read_chunks`."""
     with closing(read_chunks(paths)) as chunks:
         for chunk in chunks:
             yield from records_of(chunk)
 
 
-def row_chunks(origin: str, reads: Iterable[tuple[list[Any], int]], position: Callable[[int], int]) -> Iterator[Chunk]:
+def check_record_files(paths: Iterable[InputPath], kinds: Collection[Kind]) -> list[InputFile]:
+    """Finds files and parses the first record of each; arguments and errors as `find_files` and `read_records`."""
+    files = find_files(paths, kinds)
+    for file in files:
+        with closing(read_records([file])) as records:
+            next(records, None)
+    return files
+
+
+def row_chunks(
+    origin: str,
+    reads: Iterable[tuple[list[Any], int]],
+    position: Callable[[int], int],
+    layout: Literal["document", "row"] = "row",
+) -> Iterator[Chunk]:
     """Cuts rows into chunks.
 
     Args:
         origin: Path of the file or name of the dataset.
         reads: Rows in the portions in which they are read, each with its size in bytes.
         position: Returns `Chunk.done` after a given number of rows.
+        layout: Content of a row.
     """
     first = 1
     for rows, num_bytes in reads:
         step = max(1, _CHUNK_BYTES * len(rows) // max(1, num_bytes))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            yield Chunk(origin, first, part, "row", position(first + len(part) - 1))
+            yield Chunk(origin, first, part, layout, position(first + len(part) - 1))
             first += len(part)
+
+
+def _is_record(raw: Any) -> bool:
+    return not isinstance(raw, bytes) or (bool(raw) and not raw.isspace())
+
+
+def _first_records(chunk: Chunk, count: int) -> Chunk:
+    """Returns the part of a chunk that ends with a number of records."""
+    for end, raw in enumerate(chunk.raw, start=1):
+        count -= _is_record(raw)
+        if count == 0:
+            return replace(chunk, raw=chunk.raw[:end])
+    return chunk
 
 
 def _line_chunks(path: Path, layout: Literal["text", "json"]) -> Iterator[Chunk]:
     """Cuts lines into chunks; the lines before an error are yielded before it is raised."""
     first, failure = 1, None
-    with open_lines(path) as (lines, position):
+    with open_unpacked(path) as (file, position):
+        lines = lines_of(file, str(path))
         while failure is None:
             raw: list[bytes] = []
             size = 0
@@ -154,51 +177,112 @@ def _read_text(path: Path, column: str | None) -> Iterator[Chunk]:
     return _line_chunks(path, "text")
 
 
-def _read_json_lines(path: Path, column: str | None) -> Iterator[Chunk]:
-    return _line_chunks(path, "json")
+def _read_whole(path: Path, column: str | None) -> Iterator[Chunk]:
+    """Reads a file as one document."""
+    blocks: list[str] = []
+    size = 0
+    with open_unpacked(path) as (file, position):
+        for block in blocks_of(file, str(path)):
+            blocks.append(block)
+            size += len(block)
+            if size > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{path}: a document of more than {MAX_LINE_BYTES >> 20} Mi characters; split it, or read its lines"
+                )
+        if size:
+            yield Chunk(str(path), 1, ["".join(blocks).replace("\r\n", "\n")], "document", position())
+
+
+def _read_wiki(path: Path, column: str | None) -> Iterator[Chunk]:
+    """Reads what is between `<doc …>` and `</doc>`, which WikiExtractor writes on lines of their own."""
+    with open_unpacked(path) as (file, position):
+        documents = _portions(_wiki_documents(lines_of(file, str(path)), str(path)))
+        yield from row_chunks(str(path), documents, lambda _: position(), "document")
+
+
+def _wiki_documents(lines: Iterable[bytes], path: str) -> Iterator[tuple[list[Any], int]]:
+    document: list[str] | None = None
+    for number, raw in enumerate(lines, start=1):
+        line = decode(raw, path, number).rstrip("\r\n")
+        if line.startswith("<doc "):
+            document = []
+        elif line == "</doc>" and document is not None:
+            text = "\n".join(document).strip("\n")
+            yield [text], len(text)
+            document = None
+        elif document is not None:
+            document.append(line)
+        elif line.strip():
+            raise DataError(f"{path}:{number}: text outside of <doc …> and </doc>, which the file begins with")
+    if document is not None:
+        raise DataError(f"{path}: the last document has no </doc>; the file is not complete")
 
 
 def _read_json(path: Path, column: str | None) -> Iterator[Chunk]:
-    """Reads an array, which has to fit into memory, or an object per line."""
-    with path.open("rb") as file:
-        is_array = file.read(4096).lstrip().startswith(b"[")
-    if not is_array:
-        return _line_chunks(path, "json")
+    """Reads an object per line, or else an array, or objects over several lines."""
+    if not _is_values(path):
+        yield from _line_chunks(path, "json")
+        return
+    with open_unpacked(path) as (file, position):
+        values = (([value], size) for value, size in json_values(blocks_of(file, str(path)), str(path)))
+        yield from row_chunks(str(path), _portions(values), lambda _: position())
+
+
+def _portions(values: Iterable[tuple[list[Any], int]]) -> Iterator[tuple[list[Any], int]]:
+    """Joins values to portions of the size of a chunk; those before an error are yielded before it is raised."""
+    rows: list[Any] = []
+    size = 0
+    failure = None
     try:
-        rows = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON array ({error})") from error
-    size = path.stat().st_size
-    return row_chunks(str(path), [(rows, size)], lambda row: size * row // len(rows))
+        for value, length in values:
+            rows += value
+            size += length
+            if size >= _CHUNK_BYTES:
+                yield rows, size
+                rows, size = [], 0
+    except DataError as error:
+        failure = error
+    if rows:
+        yield rows, size
+    if failure is not None:
+        raise failure
+
+
+def _is_values(path: Path) -> bool:
+    """Returns whether a JSON file is something else than an object per line, by its first line that is not blank."""
+    with open_unpacked(path) as (file, _):
+        try:
+            while line := file.readline(_FIRST_LINE_BYTES):
+                start = line.removeprefix(b"\xef\xbb\xbf").lstrip()
+                if start.startswith(b"["):
+                    return True
+                if start:
+                    rest = b"" if line.endswith(b"\n") else file.readline(MAX_LINE_BYTES)
+                    return is_begun((start + rest).decode().strip())
+        except (UnicodeDecodeError, UnpackError):  # the reader of lines tells the place
+            return False
+    return False
+
+
+def _read_csv(path: Path, column: str | None) -> Iterator[Chunk]:
+    with open_unpacked(path) as (file, position):
+        yield from row_chunks(str(path), csv_rows(file, str(path)), lambda _: position())
 
 
 def _read_parquet(path: Path, column: str | None) -> Iterator[Chunk]:
-    import pyarrow.parquet  # noqa: PLC0415  # takes a tenth of a second, and most files are no tables
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: not a parquet file ({error})") from error
-    columns = file.schema_arrow.names
-    if column is not None and column not in columns:
-        raise DataError(f"{path}: no column {column!r} (found: {columns}); rename the column or set `text_key`")
-    size, num_rows = path.stat().st_size, file.metadata.num_rows
-
-    def reads() -> Iterator[tuple[list[Any], int]]:
-        done = 0
-        try:
-            for batch in file.iter_batches(ROWS_PER_READ, columns=None if column is None else [column]):
-                yield batch.to_pylist(), batch.nbytes
-                done += len(batch)
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: damaged parquet file after row {done} ({error})") from error
-
-    return row_chunks(str(path), reads(), lambda row: size * row // num_rows)
+    return row_chunks(str(path), *parquet_rows(path, column))
 
 
-_READERS: dict[str, Callable[[Path, str | None], Iterator[Chunk]]] = {
-    ".txt": _read_text,
-    ".jsonl": _read_json_lines,
-    ".json": _read_json,
-    ".parquet": _read_parquet,
+def _read_arrow(path: Path, column: str | None) -> Iterator[Chunk]:
+    return row_chunks(str(path), *arrow_rows(path, column))
+
+
+_READERS: dict[Kind, Callable[[Path, str | None], Iterator[Chunk]]] = {
+    "text": _read_text,
+    "whole": _read_whole,
+    "wiki": _read_wiki,
+    "json": _read_json,
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+    "arrow": _read_arrow,
 }

@@ -1,80 +1,31 @@
-"""Lines of text files: read as bytes, unpacked if need be, and decoded strictly as UTF-8.
-
-Other encodings are refused instead of guessed, because a wrong guess would silently change the data.
-"""
+"""Text of files: lines as bytes, decoded strictly as UTF-8, or blocks of decoded text."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+import codecs
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from glmja.errors import DataError
+from glmja.files.compression import UnpackError
+from glmja.files.encodings import has_escapes, not_utf8
 
 MAX_LINE_BYTES = 1 << 28  # a document must fit into memory several times; all of Les Misérables has 3 MB
 
+_BLOCK = 1 << 20  # bytes
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
     b"PAR1\x15": "parquet",
+    b"ARROW1\x00": "arrow",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh91AY": "bzip2",
     b"\xfd7zXZ": "xz",
 }
 _TAR = slice(257, 262)  # the place of "ustar" in a tar file
 
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
-
-class _Compression(NamedTuple):
-    name: str
-    unpack: Callable[[BinaryIO], gzip.GzipFile]
-    errors: tuple[type[Exception], ...]  # raised for damaged files
-
-
-_COMPRESSIONS = {  # by the last suffix of a file's name
-    ".gz": _Compression(
-        "gzip", lambda file: gzip.GzipFile(fileobj=file), (EOFError, gzip.BadGzipFile, zlib.error)
-    ),
-}  # fmt: skip
-
-
-def without_compression(path: Path) -> Path:
-    """Removes the suffix of a known compression: `a.jsonl.gz` becomes `a.jsonl`."""
-    return path.with_suffix("") if path.suffix in _COMPRESSIONS else path
-
-
-@contextmanager
-def open_lines(path: Path) -> Iterator[tuple[Iterator[bytes], Callable[[], int]]]:
-    """Opens a text file, compressed or not, for reading its lines.
-
-    Yields:
-        The lines, as `lines_of`, and a function that returns how many bytes of the file have been read.
-
-    Raises:
-        ValueError: While the lines are read, as `lines_of`, or if the compressed data is damaged; the message gives
-            `path:line`.
-    """
-    with path.open("rb") as raw:
-        compression = _COMPRESSIONS.get(path.suffix)
-        yield _unpacked(raw, path, compression) if compression else lines_of(raw, path), raw.tell
-
-
-def _unpacked(raw: BinaryIO, path: Path, compression: _Compression) -> Iterator[bytes]:
-    number = 0
-    try:
-        unpacked = io.BufferedReader(compression.unpack(raw))
-        for number, line in enumerate(lines_of(unpacked, path), start=1):  # noqa: B007
-            yield line
-    except compression.errors as error:
-        raise DataError(f"{path}:{number + 1}: damaged {compression.name} file ({error})") from error
-
-
-def lines_of(file: BinaryIO, path: str | Path) -> Iterator[bytes]:
+def lines_of(file: BinaryIO, path: str) -> Iterator[bytes]:
     """Yields the lines of an open file.
 
     Args:
@@ -82,54 +33,83 @@ def lines_of(file: BinaryIO, path: str | Path) -> Iterator[bytes]:
         path: Path of the file, for error messages.
 
     Raises:
-        ValueError: If the content is an archive or a table instead of text, or if a line is longer than
-            `MAX_LINE_BYTES`.
+        ValueError: If the content is an archive or a table instead of text, if compressed data is damaged, or if a line
+            is longer than `MAX_LINE_BYTES`; gives `path:line`.
     """
-    number, line = 1, file.readline(MAX_LINE_BYTES + 1)
-    if kind := _kind(line):
-        raise DataError(
-            f"{path}: the first bytes are those of a {kind} file, not of text; unpack it, or correct its suffix"
-        )
-    while line:
-        if len(line) > MAX_LINE_BYTES:
-            raise DataError(
-                f"{path}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB; write one document per line"
-            )
-        yield line
-        number, line = number + 1, file.readline(MAX_LINE_BYTES + 1)
+    number = 1
+    try:
+        line = file.readline(MAX_LINE_BYTES + 1)
+        _check_text(line, path)
+        while line:
+            if len(line) > MAX_LINE_BYTES:
+                raise DataError(
+                    f"{path}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB; write one document per line"
+                )
+            yield line
+            number, line = number + 1, file.readline(MAX_LINE_BYTES + 1)
+    except UnpackError as error:
+        raise DataError(f"{path}:{number}: {error}") from error
 
 
-def decode(line: bytes, place: str) -> str:
+def decode(line: bytes, path: str, number: int) -> str:
     """Decodes a line as UTF-8, without the byte order mark that the first line may begin with.
 
     Args:
         line: Line to decode.
-        place: Place of the line, `path:number`, for error messages.
+        path: Path of the file.
+        number: Number of the line, from 1.
 
     Raises:
         ValueError: If the line is not UTF-8; the message names an encoding that fits.
     """
-    is_first = place.endswith(":1")
+    if b"\x1b" in line and has_escapes(line):  # the first condition saves a call for each line
+        raise not_utf8(path, number, line)
     try:
-        return line.decode("utf-8-sig" if is_first else "utf-8")
-    except UnicodeDecodeError as error:
-        guess = "UTF-16" if is_first and line.startswith(_UTF_16) else _japanese_encoding(line)
-        remedy = f"convert the file to UTF-8{f', it may be {guess}: iconv -f {guess} -t UTF-8' if guess else ''}"
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError:
+        raise not_utf8(path, number, line) from None
+
+
+def blocks_of(file: BinaryIO, path: str) -> Iterator[str]:
+    """Yields the text of an open file in blocks, whatever the length of its lines; errors as `lines_of` and `decode`.
+
+    Args:
+        file: File to read, at its beginning.
+        path: Path of the file, for error messages.
+    """
+    decoder, number, is_first = codecs.getincrementaldecoder("utf-8-sig")(), 1, True
+    try:
+        while block := file.read(_BLOCK):
+            if is_first:
+                _check_text(block, path)
+            try:
+                text = decoder.decode(block)
+                if b"\x1b" in block and has_escapes(block):
+                    raise UnicodeDecodeError(
+                        "utf-8", block, block.index(0x1B), block.index(0x1B) + 1, "escape sequence"
+                    )
+            except UnicodeDecodeError as error:
+                start = error.object.rfind(b"\n", 0, error.start) + 1
+                number += error.object.count(b"\n", 0, error.start)
+                raise not_utf8(path, number, error.object[start:].split(b"\n", 1)[0]) from None
+            yield text
+            number, is_first = number + block.count(b"\n"), False
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:  # a character that the end of the file cuts
+        raise not_utf8(path, number, error.object) from None
+    except UnpackError as error:
+        raise DataError(f"{path}:{number}: {error}") from error
+
+
+def _not_utf8_in(block: bytes, position: int, path: str, first_line: int) -> DataError:
+    start = block.rfind(b"\n", 0, position) + 1
+    return not_utf8(path, first_line + block.count(b"\n", 0, position), block[start:].split(b"\n", 1)[0])
+
+
+def _check_text(start: bytes, path: str) -> None:
+    kind = "tar" if start[_TAR] == b"ustar" else None
+    kind = kind or next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    if kind:
         raise DataError(
-            f"{place}: not UTF-8 (byte {line[error.start]:#04x} at column {error.start + 1}); {remedy}"
-        ) from error
-
-
-def _kind(start: bytes) -> str | None:
-    if start[_TAR] == b"ustar":
-        return "tar"
-    return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
-
-
-def _japanese_encoding(line: bytes) -> str | None:
-    """Finds an encoding in which the line contains kana; EUC-JP first, because Shift_JIS can decode most of it too."""
-    for name in ("EUC-JP", "SHIFT_JIS"):
-        with suppress(UnicodeDecodeError):
-            if any("\u3041" <= character <= "\u30fa" for character in line.decode(name)):
-                return name
-    return None
+            f"{path}: the first bytes are those of a {kind} file, not of text; unpack it, or correct its suffix"
+        )

@@ -50,7 +50,7 @@ def test_only_the_first_references_are_read_from_all_files(tmp_path):
     [
         ("", r"no conversation in .*a\.jsonl"),
         ("\n  \n", r"no conversation in .*a\.jsonl"),
-        ("[1]", r"a\.jsonl:1: missing key: a conversation needs one of the keys messages, .*found \[\]"),
+        ("[1]", r"a\.jsonl: row 1: missing key: a conversation needs one of the keys messages, .*found \[\]"),
         ('{"text": "x"}', r"a\.jsonl:1: missing key: a conversation needs one of the keys .*found \['text'\]"),
         ("{", r"a\.jsonl:1: not JSON"),
         ('{"content": "a", "summary": " "}', r"a\.jsonl:1: empty answer: message 1"),
@@ -195,7 +195,7 @@ def test_long_prompts_lose_their_oldest_turns_and_too_long_ones_are_counted(tmp_
 
 def test_other_files_are_rejected(tmp_path):
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"a\.txt: conversations with reference answers must be \.jsonl"):
+    with pytest.raises(ValueError, match=r"a\.txt: unknown kind of file \(text\); known are \.jsonl"):
         read_references([tmp_path / "a.txt"], 10)
     (tmp_path / "b.jsonl").write_bytes(b'{"a": "\xff"}\n')
     with pytest.raises(ValueError, match=r"b\.jsonl:1: not UTF-8"):

@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 
 from glmja.files import records
-from glmja.files.records import check_files, read_chunks, read_records, records_of
+from glmja.files.records import read_chunks, read_records, records_of
 
 ROWS = [{"text": f"text {i}", "number": i} for i in range(600)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -55,11 +55,3 @@ def test_records_before_a_damaged_line_are_read(tmp_path):
     assert next(found)[1] == {"a": 1}
     with pytest.raises(ValueError, match=r"a.jsonl:2: not JSON \(Expecting property name .* at column 2\)"):
         next(found)
-
-
-def test_a_file_that_is_missing_or_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no such file: .*gone.txt"):
-        check_files([tmp_path / "gone.txt"], (".txt",))
-    (tmp_path / "a.pdf").touch()
-    with pytest.raises(ValueError, match=r"a.pdf: unknown kind of file; known are .txt, .jsonl.gz"):
-        check_files([tmp_path / "a.pdf"], (".txt", ".jsonl.gz"))
