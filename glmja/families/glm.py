@@ -6,7 +6,7 @@ A folder that glmja writes in this layout keeps the family of its base: its `tok
 from __future__ import annotations
 
 from glmja.families.family import LayerNames
-from glmja.weights.chatglm_layout import Config, check_glm_config, layout_of, to_glm_config
+from glmja.weights.chatglm_layout import Config, check_glm_config, layout_of, to_glm_config, without_older_spellings
 
 GLM_LAYERS = LayerNames(
     linear=("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"),
@@ -21,7 +21,6 @@ def glm_config(config: Config) -> Config:
     Raises:
         ModelError: If the architecture is unknown, or a setting is missing or has no counterpart.
     """
-    if layout_of(config) == "chatglm":
-        config = to_glm_config(config)
+    config = to_glm_config(config) if layout_of(config) == "chatglm" else without_older_spellings(config)
     check_glm_config(config)
     return config

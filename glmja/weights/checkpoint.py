@@ -71,8 +71,8 @@ class Checkpoint:
             ValueError: If a tensor is missing or unexpected, or its shape is not the config's.
         """
         if self.layout == "glm":
-            chatglm_layout.check_glm_config(self.config)
-            glm = self
+            glm = replace(self, config=chatglm_layout.without_older_spellings(self.config))
+            chatglm_layout.check_glm_config(glm.config)
         else:
             config = chatglm_layout.to_glm_config(self.config)
             glm = Checkpoint(
@@ -85,9 +85,7 @@ class Checkpoint:
         """Returns the same weights under ChatGLM's names and settings; raises as `as_glm`."""
         if self.layout == "chatglm":
             return self
-        chatglm_layout.check_glm_config(self.config)
-        _check_shapes(self)
-        config = chatglm_layout.to_chatglm_config(self.config)
+        config = chatglm_layout.to_chatglm_config(self.as_glm().config)
         tensors = _apply_plan(chatglm_layout.plan_to_chatglm(self.tensors), self.tensors)
         dtype = self.tensors[chatglm_layout.EMBEDDING].dtype
         tensors[chatglm_layout.INV_FREQ] = MemoryTensor(inv_freq(config, dtype))
@@ -136,7 +134,8 @@ class Checkpoint:
             weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": weight_map}
             write_json(folder / SAFETENSORS_INDEX, index)
-        write_json(folder / "config.json", self.config)
+        is_glm = self.layout == "glm"
+        write_json(folder / "config.json", chatglm_layout.with_older_spellings(self.config) if is_glm else self.config)
 
 
 def convert(

@@ -337,3 +337,26 @@ def test_dtypes_and_names_are_inverse():
         torch.float32,
         torch.bfloat16,
     ]
+
+
+def test_a_written_config_has_the_spellings_of_transformers_4_and_5(base, tmp_path):
+    change_config(base, rope_ratio=50)
+    convert(base, tmp_path / "glm", "glm")
+    config = json.loads((tmp_path / "glm" / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 500_000
+    assert config["partial_rotary_factor"] == config["rope_parameters"]["partial_rotary_factor"] == 0.5
+    assert config["torch_dtype"] == config["dtype"]
+    read = Checkpoint.open(tmp_path / "glm").as_glm().config
+    assert chatglm_layout.with_older_spellings(read) == config
+
+
+def test_a_config_of_transformers_4_is_read(zero_dir):
+    config = json.loads((zero_dir / "config.json").read_text())
+    older = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
+    assert chatglm_layout.without_older_spellings(older) == chatglm_layout.without_older_spellings(config)
+
+
+def test_spellings_of_a_setting_that_differ_are_refused(zero_dir):
+    config = json.loads((zero_dir / "config.json").read_text()) | {"rope_theta": 1.0}
+    with pytest.raises(ValueError, match=r"rope_theta = 1.0, but 10000.0 in rope_parameters; make them equal"):
+        chatglm_layout.without_older_spellings(config)
