@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from glmja.cli.command import USAGE_ERROR, one_line_errors, program
@@ -21,9 +22,11 @@ FLAGS = {
     "dtype": "--model.init_args.dtype",
     "fused": "--model.init_args.optimizer.init_args.fused",
     "gradient_checkpointing": "--model.init_args.gradient_checkpointing",
+    "lr_scheduler": "--model.init_args.lr_scheduler",
     "max_steps": "--trainer.max_steps",
     "num_workers": "--data.init_args.num_workers",
     "precision": "--trainer.precision",
+    "resume_with_new_optimizer": "--resume_with_new_optimizer true",
     "row_len": "--data.init_args.row_len",
     "run_dir": "--run_dir",
     "save_top_k": "--checkpoint.save_top_k",
@@ -48,12 +51,14 @@ def main(args: list[str] | None = None) -> Trainer:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from callbacks import for_every_run
-    from lit_modules.fit_cli import FitCLI, without_irrelevant_messages
+    from lit_modules.fit_cli import FitCLI
+    from lit_modules.messages import without_irrelevant_messages
 
     exit_codes = {MisconfigurationException: USAGE_ERROR, DivergedError: DIVERGED}
     with one_line_errors(prog, exit_codes, flags=FLAGS), without_irrelevant_messages():
         allow_imports()
-        return FitCLI(for_every_run, prog, args).fit()
+        with ExitStack() as resources:
+            return FitCLI(for_every_run, prog, resources, args).fit()
 
 
 if __name__ == "__main__":

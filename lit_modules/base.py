@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from glmja.families.names import FamilyName
@@ -24,18 +23,19 @@ from glmja.modeling.loss import next_token_loss
 from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.training_clock import TrainingClock
 from glmja.runs import manifest
-from glmja.runs.contracts import find_training_data, training_data
+from glmja.runs.contracts import ValidationSource, find_training_data, training_data
 from glmja.runs.identity import RunIdentity
 from glmja.runs.manifest import LightningState
 from glmja.weights.dtypes import dtype_named
 from glmja.weights.options import DtypeName
+from lit_modules.callback_checks import check_monitors
 from lit_modules.checkpoint_folder import check_resumed
+from lit_modules.continuation import Continuation
 from lit_modules.gradient_steps import GradientSteps
-from lit_modules.schedules import WarmupCosine
-from lit_modules.trainer_checks import check_trainer
+from lit_modules.optimizers import describe_optimizer, try_optimizer
+from lit_modules.schedules import ScheduleFactory, WarmupCosine, check_schedule, create_schedule, describe_schedule
+from lit_modules.trainer_checks import Planned, check_trainer
 from lit_modules.validation import ValidationMetrics
-
-ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
 
 
 class GLMModule(LightningModule, TrainingModule):
@@ -53,7 +53,7 @@ class GLMModule(LightningModule, TrainingModule):
         embeddings: Embeddings = "full",
         lora: Lora = Lora(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: ScheduleCallable = WarmupCosine,
+        lr_scheduler: ScheduleFactory = WarmupCosine,  # type: ignore[assignment]  # it has one of the lengths
         dtype: DtypeName | None = None,
         attn_implementation: str = "sdpa",
         gradient_checkpointing: bool = False,
@@ -70,8 +70,8 @@ class GLMModule(LightningModule, TrainingModule):
                 tokens, or not at all (`frozen`).
             lora: Settings of the low-rank adapters.
             optimizer: Optimizer of the trainable parameters.
-            lr_scheduler: Learning-rate schedule, called with the optimizer and the number of optimizer steps of the
-                run.
+            lr_scheduler: Learning-rate schedule. Its parameter `num_steps`, `total_steps` or `T_max` is given the
+                number of optimizer steps of the run.
             dtype: Data type of the frozen weights; the stored one by default. Trainable weights are fp32.
             attn_implementation: Attention of transformers: `sdpa`, `eager`, `flex_attention`, or another that it
                 supports for Glm.
@@ -102,8 +102,10 @@ class GLMModule(LightningModule, TrainingModule):
         self.model: Any = None
         self.clock = TrainingClock()
         self.train_loss = MeanMetric(nan_strategy="disable")  # NaN must show in the log
+        self.continuation = Continuation()
         self._steps = GradientSteps()
         self._last_step = 0
+        self._planned: Planned | None = None
 
     def configure_model(self) -> None:
         """Loads the weights and selects the trainable parameters; does nothing if called again.
@@ -127,7 +129,7 @@ class GLMModule(LightningModule, TrainingModule):
             for layer in model.model.layers:
                 layer.compile()
         self.model.train()
-        check_resumed(self.trainer, self.identity(self.trainer))
+        check_resumed(self.trainer, self.resumable_identity(self.trainer))
 
     def outline(self) -> Any:
         """Returns the model with its trainable parameters as shapes and dtypes, without data.
@@ -139,19 +141,8 @@ class GLMModule(LightningModule, TrainingModule):
         return apply_tuning(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
 
     def try_optimizer(self) -> Optimizer:
-        """Returns an optimizer of a small parameter after one step.
-
-        Raises:
-            ValueError: If an argument of the optimizer is out of range.
-        """
-        parameter = nn.Parameter(torch.zeros(1024))
-        parameter.grad = torch.zeros_like(parameter)
-        try:
-            optimizer = self.optimizer([parameter])
-        except ValueError as error:
-            raise ValueError(f"model.init_args.optimizer: {error}; correct the value") from error
-        optimizer.step()
-        return optimizer
+        """Returns an optimizer of small parameters after one step; see `lit_modules.optimizers.try_optimizer`."""
+        return try_optimizer(self.optimizer, matrices_only=self.tuning != "full")
 
     @property
     def _frozen_dtype(self) -> torch.dtype | None:
@@ -161,13 +152,15 @@ class GLMModule(LightningModule, TrainingModule):
         """Checks the settings and the checkpoint, and creates the metrics of the validation sources.
 
         Raises:
-            ValueError: If precision, clipping or schedule are invalid, or the checkpoint to resume from was saved by
-                another run or with other data.
+            ValueError: If a setting of the trainer, the optimizer or the schedule cannot work, or the checkpoint to
+                resume from was saved by another run or with other data.
         """
         check_trainer(self.trainer)
-        check_resumed(self.trainer, self.identity(self.trainer))
+        check_resumed(self.trainer, self.resumable_identity(self.trainer))
         data = training_data(self.trainer)
-        self.lr_scheduler(self.try_optimizer(), data.num_steps)  # fails here before the weights are loaded
+        check_schedule(self.lr_scheduler, self.try_optimizer, self._schedule_length)
+        check_monitors(self.trainer, self.logged_names(data.validation_sources))
+        self._planned = Planned.of(self.trainer, data.num_steps)
         self.validation = ValidationMetrics(data.validation_sources, self.tokenizer.num_characters)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -181,8 +174,7 @@ class GLMModule(LightningModule, TrainingModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the contribution of a micro-batch to the mean loss of its optimizer step; NaN if it is infinite."""
         total, targets_N = self.loss(batch)
-        num_target_tokens = targets_N.numel()
-        if num_target_tokens:
+        if num_target_tokens := targets_N.numel():
             self.train_loss.update(total.detach() / num_target_tokens, weight=num_target_tokens)
         loss = total / batch["mean_target_tokens"].clamp(min=1)
         # an infinite loss may have finite gradients; NaN reaches all of them, on all ranks, and the step is skipped
@@ -208,8 +200,15 @@ class GLMModule(LightningModule, TrainingModule):
         optimizer.zero_grad()
 
     def on_train_start(self) -> None:
-        """Starts counting at the current optimizer step."""
+        """Starts counting at the current optimizer step, and lets the schedule fit a run whose length has changed."""
         self._last_step = self.trainer.global_step
+        if self._planned is not None:
+            self.continuation.start(self.trainer, self.lr_scheduler, self.try_optimizer(), self._planned.num_steps)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Checks that nothing has changed the plan of the run."""
+        if self._planned is not None:
+            self._planned.check(self.trainer)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs `train/loss` (nats, mean over the step's target tokens) and `train/grad_norm` (before clipping)."""
@@ -218,14 +217,20 @@ class GLMModule(LightningModule, TrainingModule):
         self._last_step = self.trainer.global_step
         self.log("train/loss", self.train_loss.compute(), prog_bar=True)
         self.train_loss.reset()
-        norm = self._steps.norm(self.trainer.strategy)
-        if norm is not None:
+        if (norm := self._steps.norm(self.trainer.strategy)) is not None:
             self.log("train/grad_norm", norm)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds a batch of one source to its metrics, which are means over tokens or characters, not over batches."""
-        total, targets_N = self.loss(batch)
-        self.validation.update(dataloader_idx, total, targets_N)
+        self.validation.update(dataloader_idx, *self.loss(batch))
+
+    def logged_names(self, sources: Sequence[ValidationSource]) -> set[str]:
+        """Returns the names of all metrics that a run can log, for callbacks that monitor one.
+
+        Args:
+            sources: The validation sources.
+        """
+        return {"train/loss", "train/grad_norm"} | ValidationMetrics.names(sources)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/SOURCE/loss` and `val/LANG/bits_per_char`."""
@@ -236,8 +241,8 @@ class GLMModule(LightningModule, TrainingModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns the optimizer of the trainable parameters, and its schedule, stepped after each optimizer step."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
-        # not trainer.estimated_stepping_batches, which makes a resumed run start again at the first batch
-        scheduler = self.lr_scheduler(optimizer, training_data(self.trainer).num_steps)
+        scheduler = create_schedule(self.lr_scheduler, optimizer, self._schedule_length)
+        self.continuation.created(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def identity(self, trainer: Trainer) -> RunIdentity:
@@ -261,7 +266,24 @@ class GLMModule(LightningModule, TrainingModule):
             embeddings=self.embeddings,
             lora=asdict(self.lora) if self.tuning == "lora" else None,
             tuning=self.tuning,
+            optimizer=describe_optimizer(self.optimizer),
+            schedule=describe_schedule(self.lr_scheduler),
+            schedule_start=self.continuation.schedule_start or None,
         )
+
+    def resumable_identity(self, trainer: Trainer) -> RunIdentity:
+        """Returns what must be equal to the checkpoint that this run resumes from; see `identity`."""
+        new = {"optimizer": None, "schedule": None, "schedule_start": None}
+        return replace(self.identity(trainer), **(new if self.continuation.with_new_optimizer else {}))
+
+    @property
+    def _schedule_length(self) -> int:
+        # trainer.estimated_stepping_batches would make a resumed run start again at the first batch
+        return self.continuation.schedule_length(training_data(self.trainer).num_steps)
+
+    def on_load_checkpoint(self, checkpoint: LightningState) -> None:
+        """Leaves out optimizer and schedule if the run starts with new ones."""
+        self.continuation.loaded(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: LightningState) -> None:
         """Removes the frozen weights from a checkpoint, and adds the identity of the run."""
@@ -269,6 +291,8 @@ class GLMModule(LightningModule, TrainingModule):
         trainable = dict(identity.trainable or ())
         checkpoint["state_dict"] = {k: v for k, v in checkpoint.get("state_dict", {}).items() if k in trainable}
         checkpoint[manifest.IDENTITY_KEY] = identity.as_json()
+        if self._planned is not None:
+            self.continuation.saved(checkpoint, self._planned.num_steps)
 
 
 class PackedPretraining(GLMModule):

@@ -19,6 +19,15 @@ def is_first_on_machine() -> bool:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0
 
 
+def is_first_of_run() -> bool:
+    """Returns whether this is the first process of a run on all machines, even before a process group exists.
+
+    torchrun sets `RANK`, Slurm `SLURM_PROCID`; Lightning expects `NODE_RANK` or `GROUP_RANK` on each machine.
+    """
+    named = ("RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
+    return is_first_on_machine() and all(int(os.environ.get(name, "0")) == 0 for name in named)
+
+
 def on_first_rank(act: Callable[[], Result]) -> Result:
     """Calls a function in the first process of a run while the others wait. All processes must call this together.
 

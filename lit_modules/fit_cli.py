@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,28 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 
-from glmja.cli.fit_arguments import CKPT_PATH_HELP, CONFIG_HELP, DESCRIPTION, HELP_ALL_HELP, RUN_DIR, RUN_DIR_HELP
+from glmja.cli.fit_arguments import (
+    CKPT_PATH_HELP,
+    CONFIG_HELP,
+    DESCRIPTION,
+    HELP_ALL_HELP,
+    NEW_OPTIMIZER_HELP,
+    RUN_DIR,
+    RUN_DIR_HELP,
+)
 from glmja.cli.parser import CliParser
 from glmja.runs import manifest
 from glmja.runs.contracts import TrainingData
 from glmja.runs.manifest import Manifest
 from glmja.runs.run_folder import RunFolder
+from glmja.runs.run_lock import locked
 from lit_modules.base import GLMModule
 from lit_modules.checkpoint_folder import CheckpointFolders
-from lit_modules.first_rank import is_first_on_machine
+from lit_modules.first_rank import is_first_of_run, is_first_on_machine
 from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
+from lit_modules.trainer_checks import check_strategy_name, check_trainer
 
 TRAINER_DEFAULTS = {
     "max_epochs": 1,  # the data module plans the whole run as one epoch of the trainer
@@ -54,7 +64,7 @@ class SaveRunConfig(SaveConfigCallback):
             run = RunFolder(trainer.default_root_dir)
             run.path.mkdir(parents=True, exist_ok=True)
             config = self.config.clone()
-            config.ckpt_path = None  # the file describes a new run, even if this one was resumed
+            config.ckpt_path, config.resume_with_new_optimizer = None, False  # the file describes a new run
             self.parser.save(config, run.config, skip_unset=False, overwrite=True, multifile=False)
 
 
@@ -67,13 +77,20 @@ class FitParser(CliParser, LightningArgumentParser):
 class FitCLI(LightningCLI):
     """LightningCLI whose runs have a folder of their own; see `glmja.runs.run_folder.RunFolder`."""
 
-    def __init__(self, callbacks_of: Callable[[str], Sequence[Callback]], prog: str, args: ArgsType = None) -> None:
+    def __init__(
+        self,
+        callbacks_of: Callable[[str], Sequence[Callback]],
+        prog: str,
+        resources: ExitStack,
+        args: ArgsType = None,
+    ) -> None:
         """Parses the command line, creates trainer, module and data module, and checks them.
 
         Args:
             callbacks_of: Returns the callbacks that every run gets in addition to the configured ones, given the
                 folder of the run.
             prog: Name of the command in help and error messages.
+            resources: Is given what must be released after the run: the lock of the run folder.
             args: Arguments of the command line; those of the process by default.
 
         Raises:
@@ -83,9 +100,10 @@ class FitCLI(LightningCLI):
             ValueError: If an argument is invalid, the run folder is in use, or the checkpoint is damaged or was saved
                 by another run.
         """
-        self.callbacks_of = callbacks_of
+        self.callbacks_of, self.resources = callbacks_of, resources
         self.resumed: Manifest | None = None
         self.verified: Path | None = None
+        self.is_short_run = False
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -110,6 +128,7 @@ class FitCLI(LightningCLI):
         """Adds the run folder and the checkpoint to resume from."""
         parser.add_argument("--run_dir", type=str, default=RUN_DIR, help=RUN_DIR_HELP)
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP)
+        parser.add_argument("--resume_with_new_optimizer", type=bool, default=False, help=NEW_OPTIMIZER_HELP)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
         parser.link_arguments("run_dir", "trainer.default_root_dir")
@@ -123,9 +142,18 @@ class FitCLI(LightningCLI):
 
         Raises:
             FileNotFoundError: If there is no such checkpoint; Lightning would only warn, and start from scratch.
-            ValueError: If `run_dir` holds a run and none is resumed, or the checkpoint is damaged.
+            ValueError: If `run_dir` holds a run and none is resumed, another process writes to it, or the checkpoint is
+                damaged.
         """
-        run, ckpt_path = RunFolder(self.config.run_dir), self.config.ckpt_path
+        trainer, ckpt_path = self.config.trainer, self.config.ckpt_path
+        check_strategy_name(str(getattr(trainer.strategy, "class_path", trainer.strategy)))
+        if self.config.resume_with_new_optimizer and ckpt_path is None:
+            raise ValueError("--resume_with_new_optimizer needs the checkpoint to resume from; add --ckpt_path last")
+        if trainer.fast_dev_run:
+            self._plan_short_run()
+        run = RunFolder(self.config.run_dir)
+        if is_first_of_run():
+            self.resources.enter_context(locked(run.path))
         if ckpt_path is None:
             if manifest.any_in(run.checkpoints):
                 raise ValueError(
@@ -145,11 +173,12 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Returns the trainer with the callbacks of every run; it logs to TensorBoard unless another logger is set."""
         trainer = self.config_init.trainer
-        if trainer.logger is None:
+        if trainer.logger is None or self.is_short_run:
             run = RunFolder(self.config.run_dir)
             kwargs["logger"] = TensorBoardLogger(run.path, name=run.tensorboard.name, version="")
         kwargs["plugins"] = [*_as_list(trainer.plugins), CheckpointFolders(self.verified)]
-        kwargs["callbacks"] = [*_as_list(trainer.callbacks), *self.callbacks_of(self.config.run_dir)]
+        own = [c for c in self.callbacks_of(self.config.run_dir) if not (self.is_short_run and hasattr(c, "dirpath"))]
+        kwargs["callbacks"] = [*_as_list(trainer.callbacks), *own]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
@@ -165,7 +194,7 @@ class FitCLI(LightningCLI):
             self.datamodule.use_tokenizer(self.model.tokenizer)  # both are linked to one folder
             if self.resumed is not None:
                 self.datamodule.saved_fingerprint = self.resumed.identity.data
-        checks = [self._check_rows, self._check_checkpoint]
+        checks = [self._check_trainer, self._check_rows, self._check_checkpoint]
         if self.trainer.world_size > 1:
             checks.append(check_port)
         if is_first_on_machine():  # so that bad data ends the run while there is only one process
@@ -193,6 +222,29 @@ class FitCLI(LightningCLI):
         self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
         return self.trainer
 
+    def _plan_short_run(self) -> None:
+        """Turns `fast_dev_run` into a run of as many steps, in a folder that is removed.
+
+        Lightning's own would change the number of micro-batches after they are planned.
+
+        Raises:
+            ValueError: If a run is resumed.
+        """
+        config, trainer = self.config, self.config.trainer
+        if config.ckpt_path is not None:
+            raise ValueError("trainer.fast_dev_run resumes no run; leave out --ckpt_path")
+        folder = RunFolder(self.resources.enter_context(tempfile.TemporaryDirectory(prefix="glmja-")))
+        config.run_dir = trainer.default_root_dir = str(folder.path)
+        config.checkpoint.dirpath, config.checkpoint.save_top_k = str(folder.checkpoints), 0
+        trainer.max_steps = trainer.limit_val_batches = int(trainer.fast_dev_run)
+        trainer.num_sanity_val_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch = 0, 1.0, 1
+        trainer.fast_dev_run, self.is_short_run = False, True
+
+    def _check_trainer(self) -> None:
+        if isinstance(self.model, GLMModule):
+            check_trainer(self.trainer)
+            self.model.try_optimizer()
+
     def _check_rows(self) -> None:
         if isinstance(self.datamodule, TrainingData) and isinstance(self.model, GLMModule):
             row_len, positions = self.datamodule.row_len, self.model.folder.max_positions
@@ -201,7 +253,13 @@ class FitCLI(LightningCLI):
 
     def _check_checkpoint(self) -> None:
         if self.resumed is not None and isinstance(self.model, GLMModule):
-            self.model.identity(self.trainer).check_resumable(self.resumed.identity, self.config.ckpt_path)
+            self.model.continuation.resume(self.resumed, self.config.resume_with_new_optimizer)
+            self.model.resumable_identity(self.trainer).check_resumable(self.resumed.identity, self.config.ckpt_path)
+            if self.resumed.identity.optimizer is None and not self.config.resume_with_new_optimizer:
+                rank_zero_warn(
+                    f"{self.config.ckpt_path} does not tell its optimizer and schedule: those of its state are used, "
+                    "whatever the configuration says"
+                )
 
     def _check_disk(self) -> None:
         if self._estimate is not None:
@@ -225,32 +283,3 @@ class FitCLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-_VERBOSE_LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
-_IRRELEVANT_LOGS = ("litlogger", "`weights_only` was not set")  # an advertisement; a false alarm
-_IRRELEVANT_WARNINGS = (
-    "LightningCLI's args parameter",  # the demo and the tests pass arguments
-    "`is_gradient_checkpointing` is deprecated",  # raised by peft's use of transformers
-    r"`isinstance\(treespec, LeafSpec\)`",  # raised by Lightning's use of torch
-)
-
-
-@contextmanager
-def without_irrelevant_messages() -> Iterator[None]:
-    """Hides messages of Lightning, peft and torch that the user cannot act on."""
-    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _VERBOSE_LOGGERS]
-
-    def is_relevant(record: logging.LogRecord) -> bool:
-        return not any(text in record.getMessage() for text in _IRRELEVANT_LOGS)
-
-    for logger in loggers:
-        logger.addFilter(is_relevant)
-    try:
-        with warnings.catch_warnings():
-            for message in _IRRELEVANT_WARNINGS:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_relevant)

@@ -73,7 +73,7 @@ def estimate_memory(module: GLMModule, trainer: Trainer) -> MemoryEstimate:
 
 def _state_bytes_per_parameter(module: GLMModule) -> int:
     optimizer = module.try_optimizer()
-    (parameter,) = optimizer.param_groups[0]["params"]
+    parameter = optimizer.param_groups[0]["params"][0]
     tensors = [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor)]
     return sum(t.numel() * t.element_size() for t in tensors if t.numel() > 1) // parameter.numel()
 

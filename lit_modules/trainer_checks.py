@@ -1,26 +1,35 @@
-"""Settings of the trainer that would train something else than they seem to."""
+"""Settings of the trainer that would train something else than they seem to, or end the run late."""
 
 from __future__ import annotations
 
-from lightning import Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy
+import re
+from dataclasses import dataclass, fields
 
+from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, SingleDeviceXLAStrategy
+
+from lit_modules.callback_checks import check_callbacks
 from lit_modules.zero2 import ZeRO2
+
+# names in Lightning's registry, some of which Lightning itself refuses in other words before there is a strategy
+_DEEPSPEED = re.compile(r"deepspeed|.*\bDeepSpeedStrategy$")
+_OTHERS = re.compile(r"fsdp|.*xla|.*tpu|ddp_(spawn|fork|notebook)|.*\b(FSDP|ModelParallel|(SingleDevice)?XLA)Strategy$")
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Checks strategy, precision and clipping.
+    """Checks strategy, precision, clipping, limits and callbacks.
 
     Raises:
-        ValueError: If the strategy is DeepSpeed without `ZeRO2`, if the optimizer would work on 16-bit weights, or if
-            the limit of the gradients is negative.
+        ValueError: If one of them cannot work, or contradicts the plan of the run.
     """
-    strategy, precision = trainer.strategy, str(trainer.precision)
+    strategy = trainer.strategy
+    name = type(strategy).__name__
     if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, ZeRO2):
-        raise ValueError(
-            "`strategy`: Lightning's DeepSpeed strategy divides accumulated gradients twice and does not verify "
-            "checkpoints; set it to lit_modules.ZeRO2"
-        )
+        raise ValueError(_deepspeed(name))
+    works = isinstance(strategy, DDPStrategy | ZeRO2 | SingleDeviceStrategy)
+    if not works or isinstance(strategy, SingleDeviceXLAStrategy) or getattr(strategy, "_start_method", None) in _FORKS:
+        raise ValueError(_other(name))
+    precision = str(trainer.precision)
     if precision.endswith("16-true") and not isinstance(strategy, ZeRO2):  # which keeps weights in fp32 as well
         raise ValueError(
             f"`precision` {precision} would train in 16 bits, in which most updates are rounded to nothing; set it to "
@@ -29,3 +38,84 @@ def check_trainer(trainer: Trainer) -> None:
     clip = trainer.gradient_clip_val or 0
     if clip < 0:
         raise ValueError(f"trainer.gradient_clip_val ({clip}) must not be negative: steps would go uphill")
+    check_limits(trainer)
+    check_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
+
+
+_FORKS = ("spawn", "fork", "forkserver")
+
+
+def check_strategy_name(name: str) -> None:
+    """Checks the name of a strategy, or of its class, before Lightning creates it.
+
+    Raises:
+        ValueError: If it cannot train, save and resume a run.
+    """
+    if _DEEPSPEED.match(name):
+        raise ValueError(_deepspeed(name))
+    if _OTHERS.match(name):
+        raise ValueError(_other(name))
+
+
+def _deepspeed(name: str) -> str:
+    return (
+        f"`strategy` {name}: Lightning's DeepSpeed strategy divides accumulated gradients twice and does not verify "
+        "checkpoints; set it to lit_modules.ZeRO2"
+    )
+
+
+def _other(name: str) -> str:
+    return f"`strategy` {name} cannot save and resume a run of this project; set it to auto, ddp or lit_modules.ZeRO2"
+
+
+def check_limits(trainer: Trainer) -> None:
+    """Checks that no limit of the trainer contradicts the plan of the run.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    limit: int | float = trainer.limit_train_batches
+    if trainer.overfit_batches:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"trainer.overfit_batches is {trainer.overfit_batches}, which contradicts the plan of the run; set "  # type: ignore[attr-defined]
+            "`max_steps` instead, and data.init_args.epochs to repeat a small file"
+        )
+    if isinstance(limit, int) or limit != 1.0:  # the integer is one micro-batch
+        raise ValueError(
+            f"trainer.limit_train_batches is {limit!r}, which contradicts the plan of the run; set `max_steps` instead"
+        )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What the number of micro-batches and optimizer steps of a run depends on.
+
+    Attributes:
+        num_steps: Number of optimizer steps.
+        accumulate_grad_batches: Micro-batches of a step on each rank.
+        max_steps: Limit of the trainer.
+    """
+
+    num_steps: int
+    accumulate_grad_batches: int
+    max_steps: int
+
+    @classmethod
+    def of(cls, trainer: Trainer, num_steps: int) -> Planned:
+        """Returns what a trainer has planned."""
+        return cls(num_steps, trainer.accumulate_grad_batches, trainer.max_steps)
+
+    def check(self, trainer: Trainer) -> None:
+        """Checks that the trainer still does what was planned.
+
+        Raises:
+            ValueError: If a callback or a setting has changed it.
+        """
+        now = Planned.of(trainer, int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        for field in fields(self):
+            planned, found = getattr(self, field.name), getattr(now, field.name)
+            if planned != found:
+                raise ValueError(
+                    f"trainer: {field.name} was planned as {planned} and has become {found}; remove the callback or "
+                    "setting that changes it"
+                )

@@ -38,6 +38,12 @@ class ValidationMetrics(nn.Module):
         self.metrics = nn.ModuleList([*self.losses, *self.bits, *self.characters])
         self.register_buffer("characters_per_id", torch.tensor(num_characters), persistent=False)
 
+    @staticmethod
+    def names(sources: Sequence[ValidationSource]) -> set[str]:
+        """Returns the names of the metrics of `compute`."""
+        losses = {f"val/{source.name}/loss" for source in sources}
+        return losses | {f"val/{source.lang}/bits_per_char" for source in sources}
+
     def update(self, number: int, total: Tensor, targets_N: Tensor) -> None:
         """Adds a batch of one source: its summed loss in nats, and the target tokens that it was summed over."""
         if targets_N.numel() == 0:

@@ -31,6 +31,7 @@ from benchmarks.harness.turns import (
 )
 from benchmarks.training.training_step import data_module, module
 from callbacks import NonFiniteGuard, Throughput
+from lit_modules.schedules import create_schedule
 
 BARE, LIGHTNING = "bare loop", "Lightning"
 TARGET = "≤ 1.03"
@@ -51,7 +52,7 @@ def bare(turn: Turn, scratch: Path, precision: str, row_len: int, batch_size: in
     made, data = module(scratch), plan_batches(data_module(scratch, row_len, batch_size))
     trained = [p for p in made.parameters() if p.requires_grad]
     optimizer = made.optimizer(trained)
-    schedule = made.lr_scheduler(optimizer, data.num_steps)
+    schedule = create_schedule(made.lr_scheduler, optimizer, data.num_steps)
     turn.begin()
     for batch in data.train_dataloader():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):

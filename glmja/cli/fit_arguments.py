@@ -19,13 +19,14 @@ from glmja.text.printable import printable
 CONFIG_HELP = "YAML file with any of these options. Several can be given; later files override earlier ones."
 RUN_DIR_HELP = "New folder of the run, for its configuration, checkpoints, curves and ledger."
 CKPT_PATH_HELP = "Checkpoint to resume from; `last` for the newest one of the run folder."
+NEW_OPTIMIZER_HELP = "Resume with the weights and the position in the data only: optimizer and schedule begin anew."
 HELP_ALL_HELP = "Show all options, those of trainer and checkpoint included; takes some seconds."
 RUN_DIR = "runs/run"
 
 # what a flag of fit can begin with
 GROUPS = (
     "config", "run_dir", "ckpt_path", "model", "data", "trainer", "checkpoint", "seed_everything", "print_config",
-    "help_all",
+    "help_all", "resume_with_new_optimizer",
 )  # fmt: skip
 
 DESCRIPTION = "Trains a model on data, both named in the configuration."
@@ -80,6 +81,7 @@ class _EarlyParser(argparse.ArgumentParser):
         add("-c", "--config", action="append", default=[], metavar="FILE", help=CONFIG_HELP)
         add("--run_dir", metavar="FOLDER", help=f"{RUN_DIR_HELP} (default: {RUN_DIR})")
         add("--ckpt_path", metavar="CHECKPOINT", help=CKPT_PATH_HELP)
+        add("--resume_with_new_optimizer", nargs="?", metavar="true", help=NEW_OPTIMIZER_HELP)
         add("--seed_everything", metavar="SEED", help="Seed of all random numbers.")
         for group, what, help_flag in (
             ("model", "what is trained and how", "--model.help CLASS"),

@@ -14,6 +14,8 @@ from glmja.errors import ModelError
 Parameter = tuple[str, tuple[int, ...]]  # name, shape
 
 ADVICE = {
+    "optimizer": "set the saved values, or `resume_with_new_optimizer` to go on with the weights and a new optimizer",
+    "schedule": "set the saved values, or `resume_with_new_optimizer` to go on with the weights and a new optimizer",
     "world_size": "resume on as many devices as it was saved on",
     "precision": "set `precision` to the saved value",
     "strategy": "set `strategy` to the saved one",
@@ -22,6 +24,9 @@ ADVICE = {
     "data": "take sources, weights, row_len, batch size, accumulation and seed from RUN_DIR/config.yaml",
     "trainable": "use the model, the adapters and the trainable parameters of the saved run",
 }
+
+# fields that the first checkpoints do not have
+_LATER = ("optimizer", "schedule", "schedule_start")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ class RunIdentity:
         embeddings: How the embeddings are trained.
         lora: Settings of the adapters; None if there are none.
         tuning: How the transformer is trained.
+        optimizer: Class and hyperparameters of the optimizer, which its state holds as well.
+        schedule: Class and arguments of the learning-rate schedule, without the length of the run.
+        schedule_start: Optimizer step at which the schedule began, if not the first.
     """
 
     world_size: int | None = None
@@ -55,6 +63,9 @@ class RunIdentity:
     embeddings: str | None = None
     lora: Mapping[str, Any] | None = None
     tuning: str | None = None
+    optimizer: Mapping[str, Any] | None = None
+    schedule: Mapping[str, Any] | None = None
+    schedule_start: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Returns the known fields as types of JSON."""
@@ -90,6 +101,8 @@ class RunIdentity:
         """
         now, then = self.as_json(), saved.as_json()
         for name in (field.name for field in fields(self)):
+            if name in _LATER and name not in then:
+                continue
             if name in now and now[name] != then.get(name):
                 what, before, after = _difference(name, then.get(name), now[name])
                 advice = f"; {ADVICE[name]}" if name in ADVICE else ""

@@ -1,0 +1,36 @@
+"""Messages of Lightning, peft and torch that the user of a run cannot act on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_VERBOSE_LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
+_IRRELEVANT_LOGS = ("litlogger", "`weights_only` was not set")  # an advertisement; a false alarm
+_IRRELEVANT_WARNINGS = (
+    "LightningCLI's args parameter",  # the demo and the tests pass arguments
+    "`is_gradient_checkpointing` is deprecated",  # raised by peft's use of transformers
+    r"`isinstance\(treespec, LeafSpec\)`",  # raised by Lightning's use of torch
+)
+
+
+@contextmanager
+def without_irrelevant_messages() -> Iterator[None]:
+    """Hides messages of Lightning, peft and torch that the user cannot act on."""
+    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _VERBOSE_LOGGERS]
+
+    def is_relevant(record: logging.LogRecord) -> bool:
+        return not any(text in record.getMessage() for text in _IRRELEVANT_LOGS)
+
+    for logger in loggers:
+        logger.addFilter(is_relevant)
+    try:
+        with warnings.catch_warnings():
+            for message in _IRRELEVANT_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_relevant)

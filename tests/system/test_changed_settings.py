@@ -1,0 +1,190 @@
+"""What a resumed run does with other settings: they are honoured, or refused before the weights are loaded."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from glmja import fit
+from glmja.runs import manifest
+from tests.commands.test_fit import refused, run_args
+from tests.support.programs.launch import run as launch
+
+RATE = "model.init_args.optimizer.init_args.lr"
+LEARNING_RATES = json.dumps(
+    [
+        {
+            "class_path": "lightning.pytorch.callbacks.LearningRateMonitor",
+            "init_args": {"logging_interval": "step"},
+        }
+    ]
+)
+SHORT = {"trainer.max_steps": 2, "trainer.limit_val_batches": 0, "trainer.callbacks": LEARNING_RATES}
+LONG = SHORT | {"trainer.max_steps": 6}
+
+
+@pytest.fixture(scope="module")
+def finished(zero_dir, tmp_path_factory):
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    fit.main(run_args(zero_dir, folder, **SHORT))
+    return folder / "run"
+
+
+@pytest.fixture
+def resumed(finished, zero_dir, tmp_path):
+    """Returns the arguments that resume a copy of the run."""
+    shutil.copytree(finished, tmp_path / "run")
+
+    def arguments(*more, **changes):
+        return [*run_args(zero_dir, tmp_path, **LONG | changes), "--ckpt_path=last", *more]
+
+    return arguments
+
+
+def rates(folder):
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("lr-")]
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({RATE: 1e-6}, "was saved with optimizer {'lr': 0.003}, this run has {'lr': 1e-06}; set the saved values"),
+        (
+            {"model.init_args.optimizer.init_args.weight_decay": 0.5},
+            "optimizer {'weight_decay': 0.0}, this run has {'weight_decay': 0.5}",
+        ),
+        (
+            {"model.init_args.optimizer": "{class_path: torch.optim.SGD, init_args: {lr: 0.003}}"},
+            "'class': 'torch.optim.sgd.SGD'",
+        ),
+        (
+            {"model.init_args.lr_scheduler": "torch.optim.lr_scheduler.CosineAnnealingLR"},
+            "was saved with schedule {'class': 'lit_modules.schedules.WarmupCosine'",
+        ),
+        (
+            {"model.init_args.lr_scheduler": "{class_path: lit_modules.WarmupCosine, init_args: {warmup: 0.5}}"},
+            "was saved with schedule {'warmup': 0.1}, this run has {'warmup': 0.5}",
+        ),
+    ],
+    ids=["rate", "decay", "class", "schedule", "warmup"],
+)
+def test_a_setting_that_a_resume_cannot_honour_is_refused_with_both_values(resumed, capsys, changes, message):
+    line = refused(capsys, resumed(**changes))
+    assert message in line
+    assert "--resume_with_new_optimizer true to go on with the weights and a new optimizer" in line
+
+
+def test_a_new_optimizer_on_purpose_gets_its_rate_and_the_rest_of_the_run(resumed, finished, tmp_path, caplog):
+    changes = {"model.init_args.optimizer": "{class_path: torch.optim.SGD, init_args: {lr: 0.01}}"}
+    trainer = fit.main(resumed("--resume_with_new_optimizer=true", **changes))
+    assert trainer.global_step == 6
+    assert rates(tmp_path / "run")["lr-SGD"] == pytest.approx(
+        [0.01 * x for x in (1, 0.853553, 0.5, 0.146447)], rel=1e-4
+    )  # a schedule of the four steps that are left
+    assert "step 2: new optimizer and schedule; the learning rate begins at 0.01" in caplog.text
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["resume_with_new_optimizer"] is False
+    assert saved["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.01
+    identity = manifest.read(manifest.newest(tmp_path / "run" / "checkpoints")).identity
+    assert identity.optimizer["class"] == "torch.optim.sgd.SGD"
+    assert identity.schedule_start == 2
+    fit.main(resumed(**changes | {"trainer.max_steps": 8}))  # no need to say it again
+    assert rates(tmp_path / "run")["lr-SGD"][4:] == pytest.approx([0.0025, 0.00067], rel=1e-2)
+
+
+def test_a_lengthened_finished_run_follows_the_schedule_of_the_longer_run(resumed, zero_dir, tmp_path, caplog):
+    fit.main(resumed())
+    lengthened = rates(tmp_path / "run")["lr-AdamW"]
+    (tmp_path / "whole").mkdir()
+    fit.main(run_args(zero_dir, tmp_path / "whole", **LONG))
+    assert lengthened[2:] == rates(tmp_path / "whole" / "run")["lr-AdamW"][2:]
+    assert "step 2: the length of the run has changed; the learning rate goes on at 0.002" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "torch.optim.lr_scheduler.CosineAnnealingLR",
+        "{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {max_lr: 0.01}}",
+    ],
+)
+def test_a_schedule_of_torch_follows_the_longer_run_as_well(zero_dir, tmp_path, schedule):
+    changes = {"model.init_args.lr_scheduler": schedule}
+    fit.main(run_args(zero_dir, tmp_path, **SHORT | changes))
+    fit.main([*run_args(zero_dir, tmp_path, **LONG | changes), "--ckpt_path=last"])
+    (tmp_path / "whole").mkdir()
+    fit.main(run_args(zero_dir, tmp_path / "whole", **LONG | changes))
+    assert rates(tmp_path / "run")["lr-AdamW"][2:] == rates(tmp_path / "whole" / "run")["lr-AdamW"][2:]
+
+
+def test_a_checkpoint_that_does_not_tell_its_optimizer_resumes_with_a_warning(resumed, tmp_path):
+    path = manifest.newest(tmp_path / "run" / "checkpoints") / manifest.NAME
+    content = json.loads(path.read_text())
+    for name in ("optimizer", "schedule"):
+        del content["facts"][name]
+    path.write_text(json.dumps(content | {"sha256": manifest._seal(content)}))
+    with pytest.warns(UserWarning, match="does not tell its optimizer and schedule: those of its state are used"):
+        assert fit.main(resumed()).global_step == 6
+
+
+def test_a_new_optimizer_needs_a_checkpoint_and_steps_that_are_left(resumed, zero_dir, tmp_path, capsys):
+    line = refused(capsys, [*run_args(zero_dir, tmp_path / "x"), "--resume_with_new_optimizer=true"])
+    assert "--resume_with_new_optimizer needs the checkpoint to resume from; add --ckpt_path last" in line
+    line = refused(capsys, resumed("--resume_with_new_optimizer=true", **{"trainer.max_steps": 2}))
+    assert "no step is left for a new optimizer; raise --trainer.max_steps" in line
+
+
+def test_a_fast_dev_run_is_a_planned_run_that_leaves_nothing(zero_dir, tmp_path):
+    changes = {"trainer.fast_dev_run": 2, "trainer.callbacks": LEARNING_RATES, "trainer.accumulate_grad_batches": 2}
+    trainer = fit.main(run_args(zero_dir, tmp_path, **changes))
+    assert trainer.global_step == 2
+    assert trainer.num_training_batches == 4
+    assert trainer.num_val_batches == [2, 2, 1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainer.limit_train_batches": 1}, "trainer.limit_train_batches is 1, which contradicts the plan"),
+        ({"trainer.overfit_batches": 1}, "trainer.overfit_batches is 1, which contradicts the plan"),
+        ({"trainer.strategy": "deepspeed_stage_2"}, "--trainer.strategy deepspeed_stage_2: Lightning's DeepSpeed"),
+        ({"trainer.strategy": "fsdp"}, "--trainer.strategy fsdp cannot save and resume a run"),
+        ({"checkpoint.save_last": "true"}, "checkpoint.save_last (True) would overwrite a checkpoint"),
+        ({"checkpoint.filename": "best"}, "checkpoint.filename (best) needs a {step}"),
+        ({"checkpoint.save_weights_only": "true"}, "checkpoint.save_weights_only: the run could not be resumed"),
+        ({"checkpoint.monitor": "val/loss"}, "nothing logs the monitor val/loss; logged are train/grad_norm, "),
+        ({"model.init_args.optimizer": "torch.optim.LBFGS"}, "LBFGS computes the loss of a step several times"),
+        ({"model.init_args.optimizer": "torch.optim.SparseAdam"}, "does not support dense gradients"),
+        (
+            {"model.init_args.lr_scheduler": "torch.optim.lr_scheduler.ReduceLROnPlateau"},
+            "--model.init_args.lr_scheduler ReduceLROnPlateau: it waits for a metric",
+        ),
+        ({"model.init_args.lr_scheduler": "torch.optim.lr_scheduler.ExponentialLR"}, "are required: gamma"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_weights_are_loaded(
+    zero_dir, tmp_path, capsys, monkeypatch, changes, message
+):
+    monkeypatch.setattr("lit_modules.base.load_model", None)
+    assert message in refused(capsys, run_args(zero_dir, tmp_path, **changes))
+    assert not (tmp_path / "run" / "config.yaml").exists()  # the corrected command may use the folder
+
+
+@pytest.mark.slow
+def test_a_new_optimizer_under_zero2_begins_empty(zero_dir, tmp_path):
+    base = SHORT | {"trainer.strategy": "lit_modules.ZeRO2"} | {"trainer.devices": 1}
+    code, output = launch(tmp_path / "first", fit.main, run_args(zero_dir, tmp_path, **base))
+    assert code == 0, output
+    changes = base | {"trainer.max_steps": 6, RATE: 0.01}
+    arguments = [*run_args(zero_dir, tmp_path, **changes), "--ckpt_path=last", "--resume_with_new_optimizer=true"]
+    code, output = launch(tmp_path / "second", fit.main, arguments)
+    assert code == 0, output
+    assert rates(tmp_path / "run")["lr-AdamW"][-4:] == pytest.approx(
+        [0.01 * x for x in (1, 0.853553, 0.5, 0.146447)], rel=1e-4
+    )
