@@ -132,11 +132,7 @@ class GLMModule(LightningModule, TrainingModule):
         check_resumed(self.trainer, self.resumable_identity(self.trainer))
 
     def outline(self) -> Any:
-        """Returns the model with its trainable parameters as shapes and dtypes, without data.
-
-        Raises:
-            ValueError: As `configure_model`.
-        """
+        """Returns the model with its trainable parameters as shapes and dtypes, without data."""
         model = outline(self.folder, self._frozen_dtype)
         return apply_tuning(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
 

@@ -53,7 +53,7 @@ def _check_checkpoint(callback: ModelCheckpoint) -> None:
     if callback.save_last:
         raise ValueError(
             f"checkpoint.save_last ({callback.save_last}) would overwrite a checkpoint, which is never done; leave it "
-            "out: --ckpt_path last finds the newest one"
+            "out: `ckpt_path` last finds the newest one"
         )
     if callback.filename is not None and "{step" not in callback.filename:
         raise ValueError(

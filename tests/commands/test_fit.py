@@ -171,7 +171,7 @@ def refused(capsys, args):
             {"trainer.precision": "bf16-true"},
             "would train in 16 bits, in which most updates are rounded to nothing; set it to bf16-mixed",
         ),
-        ({"trainer.limit_train_batches": 5}, "trainer.limit_train_batches is 5 (fast_dev_run and overfit_batches set"),
+        ({"trainer.limit_train_batches": 5}, "trainer.limit_train_batches is 5, which contradicts"),
         ({"trainer.max_epochs": 3}, "trainer.max_epochs is 3, but the whole run is one epoch of the trainer; "),
         ({"data.init_args.sources": "[]"}, "sources is empty; name at least one"),
         ({"data.init_args.sources": json.dumps([WEIGHED, PLAIN])}, "give all a weight or none; b has none"),
