@@ -431,7 +431,7 @@ TABLE = [
     row("13 learning rate 0", fit, flags(**{"model.init_args.optimizer.init_args.lr": 0}),
         USAGE, r"learning rate \(optimizer.init_args.lr\) must be positive"),
     row("13 learning rate below 0", fit, flags(**{"model.init_args.optimizer.init_args.lr": -1}),
-        USAGE, r"model.init_args.optimizer: Invalid learning rate: -1.0; correct the value"),
+        USAGE, r"model.init_args.optimizer: Invalid learning rate: -1.0; correct it"),
     row("13 seed below 0", fit, flags(**{"data.init_args.seed": -1}),
         USAGE, r"seed \(-1\) must not be negative"),
     row("13 clipping below 0", fit, flags(**{"trainer.gradient_clip_val": -1}),
