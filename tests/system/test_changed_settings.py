@@ -182,7 +182,7 @@ def test_what_cannot_work_is_refused_before_the_weights_are_loaded(
 
 @pytest.mark.slow
 def test_a_new_optimizer_under_zero2_begins_empty(zero_dir, tmp_path):
-    base = SHORT | {"trainer.strategy": "lit_modules.ZeRO2"} | {"trainer.devices": 1}
+    base = SHORT | {"trainer.strategy": '{"class_path": "lit_modules.ZeRO2"}'} | {"trainer.devices": 1}
     code, output = launch(tmp_path / "first", fit.main, run_args(zero_dir, tmp_path, **base))
     assert code == 0, output
     changes = base | {"trainer.max_steps": 6, RATE: 0.01}
