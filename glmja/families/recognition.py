@@ -17,6 +17,7 @@ from glmja.weights.chatglm_layout import Config
 FAMILIES = (CHATGLM3, CHATGLM2)
 
 _FIRST_TRANSFORMERS_OF_CHATGLM3 = (4, 30)  # its README requires 4.30.2; ChatGLM2 and CodeGeeX2 say 4.27.1
+_SEQ_LENGTHS_OF_CHATGLM3 = (8192, 131072)  # 6B and 128K; its base model and 32K have 32,768, as all ChatGLM2 have
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def recognize(folder: Path, evidence: Evidence, name: str | None = None) -> Fami
     if len(candidates) > 1:
         said = " but ".join(f"{facts[family.name][0]} ({family.title})" for family in candidates)
         raise ModelError(f"{folder}: {said}; remove the wrong file, or set `family` to {_choices()}")
-    return candidates[0] if candidates else _assume(folder, evidence.config)
+    return candidates[0] if candidates else _by_config(folder, evidence.config)
 
 
 def load_tokenizer(folder: str | Path, family: str | None = None, config: Config | None = None) -> GLMTokenizer:
@@ -89,8 +90,8 @@ def load_tokenizer(folder: str | Path, family: str | None = None, config: Config
         raise ModelError(f"{folder / recognized.tokenizer_file}: {error}") from error
 
 
-def _assume(folder: Path, config: Config) -> Family:
-    """Without evidence a folder is taken for ChatGLM3, unless it is older than that."""
+def _by_config(folder: Path, config: Config) -> Family:
+    """Recognizes a family where no file names control tokens: a bare tokenizer, and ChatGLM3's own lengths."""
     written_by = str(config.get("transformers_version", ""))
     version = tuple(int(part) for part in written_by.split(".")[:2] if part.isdecimal() and len(part) < 10)
     if len(version) == 2 and version < _FIRST_TRANSFORMERS_OF_CHATGLM3:
@@ -98,7 +99,15 @@ def _assume(folder: Path, config: Config) -> Family:
             f"{folder}: no file names the tokenizer's control tokens, and config.json was written by transformers "
             f"{written_by}, older than ChatGLM3; put tokenization_chatglm.py beside it, or set `family` to {_choices()}"
         )
-    _log.warning("%s: no file names the tokenizer's control tokens; %s is assumed", folder, CHATGLM3.title)
+    length = config.get("seq_length", config.get("max_position_embeddings"))
+    if config and length not in _SEQ_LENGTHS_OF_CHATGLM3:
+        raise ModelError(
+            f"{folder}: ChatGLM2 or ChatGLM3? No file names the tokenizer's control tokens (tokenization_chatglm.py, "
+            f"tokenizer_config.json, special_tokens_map.json, added_tokens.json), and config.json has seq_length "
+            f"{str(length)[:20]}, which does not tell them apart; set `family` to {_choices()}"
+        )
+    reason = f"config.json has seq_length {length}" if config else "there is no config.json"
+    _log.warning("%s: no file names the tokenizer's control tokens; %s: taken as %s", folder, reason, CHATGLM3.title)
     return CHATGLM3
 
 

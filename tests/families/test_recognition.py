@@ -18,6 +18,7 @@ from glmja.tokenization.vocabulary import append_pieces, parse_proto
 from tests.support.families import CHATGLM2_CODE, CHATGLM3_CODE, as_chatglm2, change_config, without_evidence
 
 ROOT = Path(__file__).parents[2]
+AMBIGUOUS = r"ChatGLM2 or ChatGLM3\? No file names .* seq_length .*; set `family` to chatglm3 or chatglm2$"
 
 
 @pytest.fixture
@@ -103,12 +104,14 @@ class TestEvidence:
     )  # fmt: skip
     def test_odd_values_are_no_evidence(self, bare, content):
         write(bare, "tokenizer_config.json", content)
-        assert family(bare) is CHATGLM3
+        with pytest.raises(ModelError, match=AMBIGUOUS):
+            family(bare)
 
     @pytest.mark.parametrize("code", ["'", "(" * 100_000, "\0", "x = 1\n" * 500_000])
     def test_code_that_cannot_be_parsed_is_no_evidence(self, bare, code):
         write(bare, "tokenization_chatglm.py", code)
-        assert family(bare) is CHATGLM3
+        with pytest.raises(ModelError, match=AMBIGUOUS):
+            family(bare)
 
     def test_code_is_not_executed(self, bare):
         write(bare, "tokenization_chatglm.py", f"{CHATGLM2_CODE}open({str(bare / 'ran')!r}, 'w')\n")
@@ -128,6 +131,7 @@ class TestNames:
         folder = tmp_path_factory.mktemp("named") / "model"
         shutil.copytree(base_dir, folder, ignore=shutil.ignore_patterns("*.safetensors"))
         without_evidence(folder)
+        change_config(folder, seq_length=8192)
         if code:
             write(folder, "tokenization_chatglm.py", code)
         change_config(folder, _name_or_path=name)
@@ -135,6 +139,7 @@ class TestNames:
 
     @pytest.mark.parametrize("name", ["chatglm2-6b", "chatglm3-6b"])
     def test_the_family_does_not_depend_on_the_name_of_the_folder(self, bare, tmp_path, name):
+        change_config(bare, seq_length=8192)
         assert family(bare.rename(tmp_path / name)) is CHATGLM3
         assert family(as_chatglm2(tmp_path / name)) is CHATGLM2
 
@@ -179,11 +184,24 @@ class TestRefusals:
             family(bare)
 
     @pytest.mark.parametrize("version", ["4.30.2", "5.0.0.dev0", "4", "", None, 7, "9" * 5000 + ".1"])
-    def test_without_evidence_chatglm3_is_assumed_and_said(self, bare, version, caplog):
-        change_config(bare, transformers_version=version)
+    @pytest.mark.parametrize("length", [8192, 131072])
+    def test_lengths_that_only_chatglm3_has_are_enough_and_said(self, bare, version, length, caplog):
+        change_config(bare, transformers_version=version, seq_length=length)
         with caplog.at_level(logging.WARNING):
             assert family(bare) is CHATGLM3
-        assert "no file names the tokenizer's control tokens; ChatGLM3 is assumed" in caplog.text
+        assert f"config.json has seq_length {length}: taken as ChatGLM3" in caplog.text
+
+    @pytest.mark.parametrize("length", [32768, 2048, None, [8192], "x" * 5000])
+    def test_where_evidence_is_missing_the_family_is_asked_for(self, bare, length):
+        change_config(bare, transformers_version="4.41.2", seq_length=length)
+        with pytest.raises(ModelError, match=AMBIGUOUS) as refusal:
+            family(bare)
+        assert len(str(refusal.value)) < 500
+
+    def test_a_tokenizer_without_config_is_taken_as_chatglm3_and_said(self, bare, caplog):
+        (bare / "config.json").unlink()
+        assert family_of(load_tokenizer(bare)) is CHATGLM3
+        assert "there is no config.json: taken as ChatGLM3" in caplog.text
 
     def test_with_evidence_nothing_is_said(self, base_dir, zero_dir, caplog):
         assert family(base_dir) is family(zero_dir) is CHATGLM3
