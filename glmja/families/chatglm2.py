@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from glmja.errors import ModelError
-from glmja.families.chatglm3 import CHATGLM3, ROLE_TOKENS
+from glmja.families.chatglm3 import CHATGLM3, ROLE_TOKENS, has_roles_in_place
 from glmja.families.evidence import Evidence
 from glmja.families.family import Family
 from glmja.families.glm import GLM_LAYERS, glm_config
@@ -24,8 +24,8 @@ _CODEGEEX2_KEYS = ("interleaved_qkv", "rotary_percent")  # in its config.json, a
 
 def _facts(evidence: Evidence) -> Iterator[str]:
     pieces = evidence.special_pieces
-    if "[gMASK]" in pieces and not pieces & set(ROLE_TOKENS):
-        yield f"{FILE_NAME} defines [gMASK] but no role token"
+    if "[gMASK]" in pieces and not has_roles_in_place(pieces):
+        yield f"{FILE_NAME} defines [gMASK] but no role token after <eop>"
     for token in evidence.declared_tokens:
         if token.name in ROLE_TOKENS and token.id is not None:
             expected = evidence.num_pieces + CHATGLM3.control_tokens.index(token.name)

@@ -6,7 +6,7 @@ appends nine control tokens to the 64,789 pieces of `tokenizer.model`; four of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from glmja.families.evidence import Evidence
@@ -21,10 +21,16 @@ ROLE_TOKENS = tuple(f"<|{role}|>" for role in get_args(Role))
 CONTROL_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *ROLE_TOKENS)
 
 
+def has_roles_in_place(special_pieces: Sequence[str]) -> bool:
+    """Returns whether the role tokens follow the other control tokens; tokens that a user added can be elsewhere."""
+    first = special_pieces.index("<eop>") + 1 if "<eop>" in special_pieces else 0
+    return tuple(special_pieces[first : first + len(ROLE_TOKENS)]) == ROLE_TOKENS
+
+
 def _facts(evidence: Evidence) -> Iterator[str]:
     pieces = evidence.special_pieces
-    if roles := [token for token in ROLE_TOKENS if token in pieces]:
-        yield f"{FILE_NAME} defines {roles[0]}"
+    if has_roles_in_place(pieces):
+        yield f"{FILE_NAME} defines {ROLE_TOKENS[0]}"
     elif PLACEHOLDERS[0] in pieces:
         yield f"{FILE_NAME} has the placeholders of nine control tokens ({PLACEHOLDERS[0]} …)"
     for token in evidence.declared_tokens:

@@ -7,7 +7,7 @@ trained, copied and renamed. Code beside a model is parsed, never executed.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,56 +43,67 @@ class Evidence:
     Attributes:
         config: The content of `config.json`; empty if there is none.
         num_pieces: Number of pieces in the tokenizer's file.
-        special_pieces: Its control pieces, and placeholders for such.
+        special_pieces: Its control pieces, and placeholders for such, in the order of their ids.
         declared_tokens: Special tokens that the JSON files beside it declare.
         code_constants: The string constants of each `tokenization_*.py` beside it.
     """
 
     config: Config
     num_pieces: int
-    special_pieces: frozenset[str]
+    special_pieces: tuple[str, ...]
     declared_tokens: tuple[DeclaredToken, ...]
     code_constants: Mapping[str, frozenset[str]]
 
     @classmethod
-    def read(cls, folder: Path, proto: spm.ModelProto, config: Config) -> Evidence:
+    def read(cls, folder: Path, proto: spm.ModelProto, config: Config, declared: Sequence[DeclaredToken]) -> Evidence:
         """Reads the small files of a folder.
 
         Args:
             folder: The folder.
             proto: The content of its tokenizer's file.
             config: The content of its `config.json`.
-
-        Raises:
-            ModelError: If a file is damaged.
+            declared: The tokens that its JSON files declare.
         """
-        special = {p.piece for p in proto.pieces if p.type == Piece.CONTROL or p.piece == PLACEHOLDERS[0]}
-        # what tokenizer.model itself defines is final: the tokenizer is made from it alone
-        decided = not special.isdisjoint(("[gMASK]", PLACEHOLDERS[0]))
+        special = [p.piece for p in proto.pieces if p.type == Piece.CONTROL or p.piece == PLACEHOLDERS[0]]
+        # what tokenizer.model itself defines is final: other files can only add tokens
+        decided = "[gMASK]" in special or PLACEHOLDERS[0] in special
         return cls(
             config,
             len(proto.pieces),
-            frozenset(special),
-            () if decided else tuple(_declared_tokens(folder)),
+            tuple(special),
+            () if decided else tuple(_distinct(declared)),
             {} if decided else {path.name: _constants(path) for path in sorted(folder.glob("tokenization_*.py"))},
         )
 
 
-def _declared_tokens(folder: Path) -> list[DeclaredToken]:
+def declared_tokens(folder: Path) -> list[DeclaredToken]:
+    """Returns the special and added tokens that the JSON files of a tokenizer declare, each as often as they do.
+
+    Raises:
+        ModelError: If a file is damaged.
+    """
+    return [
+        DeclaredToken(name, token_id, file)
+        for file in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+        if (folder / file).is_file()
+        for name, token_id in _tokens_in(file, read_json(folder / file))
+    ]
+
+
+def _distinct(declared: Iterable[DeclaredToken]) -> list[DeclaredToken]:
+    """Returns each token once, with the first file and the first id."""
     found: dict[str, str] = {}
     ids: dict[str, int] = {}
-    for file in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
-        if (folder / file).is_file():
-            for name, token_id in _tokens_in(file, read_json(folder / file)):
-                found.setdefault(name, file)
-                if token_id is not None:
-                    ids.setdefault(name, token_id)
+    for token in declared:
+        found.setdefault(token.name, token.file)
+        if token.id is not None:
+            ids.setdefault(token.name, token.id)
     return [DeclaredToken(name, ids.get(name), file) for name, file in found.items()]
 
 
 def _tokens_in(file: str, content: Mapping[str, object]) -> Iterator[tuple[str, int | None]]:
     if file == "added_tokens.json":  # {"<|user|>": 64795}
-        yield from ((name, token_id) for name, token_id in content.items() if isinstance(token_id, int))
+        yield from ((name, token_id) for name, token_id in content.items() if type(token_id) is int)
         return
     decoder = content.get("added_tokens_decoder")
     if isinstance(decoder, dict):  # {"64795": {"content": "<|user|>", …}}

@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 
 from glmja.errors import ModelError
+from glmja.families.added_tokens import with_added_tokens
 from glmja.families.chatglm2 import CHATGLM2
 from glmja.families.chatglm3 import CHATGLM3
-from glmja.families.evidence import Evidence
+from glmja.families.evidence import Evidence, declared_tokens
 from glmja.families.family import Family
 from glmja.files.json_files import read_json
 from glmja.tokenization.tokenizer import GLMTokenizer, read_proto, with_control_tokens
@@ -36,8 +37,12 @@ def family_named(name: str) -> Family:
 
 def family_of(tokenizer: GLMTokenizer) -> Family:
     """Returns the family of a loaded tokenizer, by its control tokens."""
-    defined = tokenizer.control_tokens.keys()
-    return next((family for family in FAMILIES if defined >= set(family.control_tokens)), CHATGLM2)
+    defined = tokenizer.control_tokens
+    for family in FAMILIES:
+        ids = [defined.get(name, -1) for name in family.control_tokens]
+        if ids == [*range(ids[0], ids[0] + len(ids))]:
+            return family
+    return CHATGLM2
 
 
 def recognize(folder: Path, evidence: Evidence, name: str | None = None) -> Family:
@@ -69,6 +74,8 @@ def recognize(folder: Path, evidence: Evidence, name: str | None = None) -> Fami
 def load_tokenizer(folder: str | Path, family: str | None = None, config: Config | None = None) -> GLMTokenizer:
     """Loads the tokenizer of a ChatGLM folder, of a folder written by glmja, or of the published Japanese merge.
 
+    Tokens that the JSON files beside it add at further ids are its control tokens, too, so that their rows are kept.
+
     Args:
         folder: Folder of the tokenizer's file.
         family: Name of the family; recognized by the folder's files if None.
@@ -76,16 +83,24 @@ def load_tokenizer(folder: str | Path, family: str | None = None, config: Config
 
     Raises:
         TokenizerNotFoundError: If the folder has no tokenizer.
-        ValueError: If a file is damaged, or the family cannot be recognized.
+        ValueError: If a file is damaged, the family cannot be recognized, or an added token contradicts another file.
     """
     folder = Path(folder)
     files = [known.tokenizer_file for known in FAMILIES if (folder / known.tokenizer_file).is_file()]
     proto = read_proto(folder, files[0]) if files else read_proto(folder)
     if config is None:
         config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    recognized = recognize(folder, Evidence.read(folder, proto, config), family)
+    declared = declared_tokens(folder)
+    recognized = recognize(folder, Evidence.read(folder, proto, config, declared), family)
+    num_rows = config.get("padded_vocab_size", config.get("vocab_size"))
+    complete = with_added_tokens(
+        with_control_tokens(proto, recognized.control_tokens),
+        declared,
+        num_rows if type(num_rows) is int else None,
+        folder,
+    )
     try:
-        return recognized.tokenizer_class(with_control_tokens(proto, recognized.control_tokens))
+        return recognized.tokenizer_class(complete)
     except ValueError as error:
         raise ModelError(f"{folder / recognized.tokenizer_file}: {error}") from error
 

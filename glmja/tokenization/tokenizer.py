@@ -159,8 +159,11 @@ class GLMTokenizer:
 
     @property
     def new_ids(self) -> range:
-        """Ids of the new pieces, after the control tokens; empty for a base's tokenizer."""
-        return range(max(self.control_tokens.values()) + 1, len(self))
+        """Ids of the new pieces, after the base's control tokens; empty for a base's tokenizer."""
+        control, first = set(self._control_ids.values()), self.control_id("[gMASK]")
+        while first in control:
+            first += 1
+        return range(first, len(self))
 
     @cached_property
     def num_characters(self) -> list[int]:

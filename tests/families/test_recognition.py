@@ -156,8 +156,8 @@ class TestRefusals:
             family(bare)
 
     @pytest.mark.parametrize("name", ["chatglm2", "chatglm3"])
-    def test_the_user_decides_where_files_contradict_each_other(self, bare, num_pieces, name):
-        write(bare, "tokenizer_config.json", decoder(num_pieces, "<|user|>"))
+    def test_the_user_decides_where_files_contradict_each_other(self, bare, name):
+        write(bare, "tokenizer_config.json", {"additional_special_tokens": ["<|user|>"]})
         write(bare, "tokenization_chatglm.py", CHATGLM2_CODE)
         assert family(bare, name).name == name
 
