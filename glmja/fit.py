@@ -20,6 +20,7 @@ FLAGS = {
     "batch_size": "--data.init_args.batch_size",
     "ckpt_path": "--ckpt_path",
     "dtype": "--model.init_args.dtype",
+    "family": "--model.init_args.family",
     "fused": "--model.init_args.optimizer.init_args.fused",
     "gradient_checkpointing": "--model.init_args.gradient_checkpointing",
     "lr_scheduler": "--model.init_args.lr_scheduler",
