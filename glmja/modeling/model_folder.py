@@ -141,7 +141,7 @@ def _check_reports(path: Path, tokenizer: GLMTokenizer) -> None:
     reports = [read_json(path / name) for name in _REPORTS if (path / name).is_file()]
     made_for = reports[0].get("tokenizer_sha256") if reports else tokenizer.fingerprint
     # tokens that other files add are in the tokenizer, but not in its file
-    if made_for != tokenizer.fingerprint and made_for != sha256_of_file(path / FILE_NAME):  # noqa: PLR1714 - read at need
+    if made_for != tokenizer.fingerprint and made_for != sha256_of_file(path / FILE_NAME):
         raise ModelError(
             f"{path}: the weights were made for a tokenizer with the hash {str(made_for)[:16]}…, but the one beside "
             f"them has {tokenizer.fingerprint[:16]}…; put the right tokenizer back"
