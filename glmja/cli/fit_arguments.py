@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from glmja.cli.config_safety import check_file
+from glmja.cli.home_paths import expand_arguments
 from glmja.cli.parser import USAGE_ERROR, nearest, spell_flags
 from glmja.text.printable import printable
 
@@ -48,7 +49,7 @@ def check_fit_arguments(args: Sequence[str] | None, prog: str) -> None:
         prog: Name of the command in messages.
     """
     parser = _EarlyParser(prog)
-    known, others = parser.parse_known_args(spell_flags(sys.argv[1:] if args is None else args, ()))
+    known, others = parser.parse_known_args(spell_flags(expand_arguments(sys.argv[1:] if args is None else args), ()))
     for arg in others:
         name = arg.removeprefix("--").partition("=")[0].partition(".")[0].rstrip("+")
         if arg.startswith("--") and name not in GROUPS:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from glmja.cli.config_safety import ALLOW_VARIABLE, ALLOWED, MODE, check_file
+from glmja.cli.home_paths import expand_arguments, expand_home
 from glmja.text.printable import printable
 
 USAGE_ERROR = 2
@@ -50,7 +51,8 @@ class CliParser(ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         """Parses the arguments, those of the process by default."""
         given = sys.argv[1:] if args is None else args
-        return super().parse_args(spell_flags(given, self._boolean_flags()), *more, **kwargs)
+        spelled = spell_flags(expand_arguments(given), self._boolean_flags())
+        return expand_home(super().parse_args(spelled, *more, **kwargs))
 
     def _boolean_flags(self) -> set[str]:
         return {key for key, value in self.get_defaults(skip_validation=True).items() if isinstance(value, bool)}
