@@ -6,7 +6,8 @@ A folder that glmja writes in this layout keeps the family of its base: its `tok
 from __future__ import annotations
 
 from glmja.families.family import LayerNames
-from glmja.weights.chatglm_layout import Config, check_glm_config, layout_of, to_glm_config, without_older_spellings
+from glmja.weights.chatglm_layout import Config, check_glm_config, layout_of, to_glm_config
+from glmja.weights.config_spellings import without_older_spellings
 
 GLM_LAYERS = LayerNames(
     linear=("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"),

@@ -18,6 +18,7 @@ from glmja.files.output_folder import atomic_output_folder
 from glmja.files.progress import progress
 from glmja.weights import chatglm_layout
 from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
+from glmja.weights.config_spellings import with_older_spellings, without_older_spellings
 from glmja.weights.dtypes import dtype_name, dtype_named
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
 from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource, cast
@@ -71,7 +72,7 @@ class Checkpoint:
             ValueError: If a tensor is missing or unexpected, or its shape is not the config's.
         """
         if self.layout == "glm":
-            glm = replace(self, config=chatglm_layout.without_older_spellings(self.config))
+            glm = replace(self, config=without_older_spellings(self.config))
             chatglm_layout.check_glm_config(glm.config)
         else:
             config = chatglm_layout.to_glm_config(self.config)
@@ -135,7 +136,7 @@ class Checkpoint:
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": weight_map}
             write_json(folder / SAFETENSORS_INDEX, index)
         is_glm = self.layout == "glm"
-        write_json(folder / "config.json", chatglm_layout.with_older_spellings(self.config) if is_glm else self.config)
+        write_json(folder / "config.json", with_older_spellings(self.config) if is_glm else self.config)
 
 
 def convert(

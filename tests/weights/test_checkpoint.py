@@ -14,6 +14,7 @@ from glmja.twin import build as twin
 from glmja.weights import chatglm_layout
 from glmja.weights import tensors as tensor_source
 from glmja.weights.checkpoint import Checkpoint, convert
+from glmja.weights.config_spellings import with_older_spellings, without_older_spellings
 from glmja.weights.dtypes import dtype_name, dtype_named
 
 
@@ -347,16 +348,16 @@ def test_a_written_config_has_the_spellings_of_transformers_4_and_5(base, tmp_pa
     assert config["partial_rotary_factor"] == config["rope_parameters"]["partial_rotary_factor"] == 0.5
     assert config["torch_dtype"] == config["dtype"]
     read = Checkpoint.open(tmp_path / "glm").as_glm().config
-    assert chatglm_layout.with_older_spellings(read) == config
+    assert with_older_spellings(read) == config
 
 
 def test_a_config_of_transformers_4_is_read(zero_dir):
     config = json.loads((zero_dir / "config.json").read_text())
     older = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
-    assert chatglm_layout.without_older_spellings(older) == chatglm_layout.without_older_spellings(config)
+    assert without_older_spellings(older) == without_older_spellings(config)
 
 
 def test_spellings_of_a_setting_that_differ_are_refused(zero_dir):
     config = json.loads((zero_dir / "config.json").read_text()) | {"rope_theta": 1.0}
     with pytest.raises(ValueError, match=r"rope_theta = 1.0, but 10000.0 in rope_parameters; make them equal"):
-        chatglm_layout.without_older_spellings(config)
+        without_older_spellings(config)
