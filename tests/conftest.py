@@ -69,3 +69,12 @@ def base_tokenizer(base_dir) -> GLMTokenizer:
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_dir) -> GLMTokenizer:
     return GLMTokenizer.load(tokenizer_dir)
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Names bytes by their argument: compressed ones hold the time, and all processes must collect the same ids."""
+    return argname if isinstance(val, bytes) else None
+
+
+def pytest_itemcollected(item):
+    assert " object at 0x" not in item.nodeid, f"the id of {item.nodeid} differs between processes"

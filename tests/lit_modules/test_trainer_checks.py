@@ -38,12 +38,20 @@ def trainer(**options):
     return Trainer(**{"accelerator": "cpu", "logger": False, "devices": 1, "max_epochs": 1} | options)
 
 
-@pytest.mark.parametrize("strategy", ["auto", "ddp", DDPStrategy(), ZeRO2()], ids=str)
+@pytest.mark.parametrize(
+    "strategy",
+    ["auto", "ddp", DDPStrategy(), ZeRO2()],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_strategies_that_work_are_accepted(strategy):
     check_trainer(trainer(strategy=strategy))
 
 
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", DDPStrategy(start_method="fork")], ids=str)
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp_spawn", "ddp_fork", DDPStrategy(start_method="fork")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_strategies_that_fork_are_refused(strategy):
     with pytest.raises(ValueError, match=OTHER.format("DDPStrategy")):
         check_trainer(trainer(strategy=strategy))
