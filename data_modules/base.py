@@ -39,6 +39,9 @@ class Source(ValidationSource, Protocol):
         """Files of validation data; if there are none, a share of the source is held out."""
         ...
 
+    def check_files(self) -> None:
+        """Reads the first record of each file; raises ValueError if it is unusable."""
+
 
 AnySource = TypeVar("AnySource", bound=Source)
 AnyStore = TypeVar("AnyStore", bound=Store)
@@ -107,11 +110,17 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
     def prepare_data(self) -> None:
         """Tokenizes the sources that are not in the cache. Lightning calls this in one process per machine.
 
-        Hashes all source files and their stores, since the name of a store is a hash of its source.
+        Reads the first record of every file before it tokenizes the first file. Hashes all source files and their
+        stores, since the name of a store is a hash of its source.
+
+        Raises:
+            ValueError: If a file cannot be read, or its records are unusable.
         """
-        for source in self.sources:
-            if source.name not in self._stores:
-                self._stores[source.name] = self._create_stores(source)
+        missing = [source for source in self.sources if source.name not in self._stores]
+        for source in missing:
+            source.check_files()
+        for source in missing:
+            self._stores[source.name] = self._create_stores(source)
 
     def _open_stores(self) -> None:
         """Opens the stores in every process. Only those that ran `prepare_data` have hashed them."""

@@ -64,7 +64,9 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
             raise ValueError(f"tokens ({tokens}) must be at least row_len ({row_len}), a row")
         check_sources(sources)
         for source in sources:
-            source.check_files()
+            source.find_files()
+            if source.val_files:
+                source.validation().find_files()
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
         self.isolate_documents = isolate_documents

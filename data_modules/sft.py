@@ -72,7 +72,9 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
             raise ValueError(f"max_bad_share ({max_bad_share}) must be a share from 0 to 1")
         check_sources(sources)
         for source in sources:
-            source.check_files()
+            source.find_files()
+            if source.val_files:
+                source.validation().find_files()
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.tokens_per_batch, self.packing = row_len, tokens_per_batch, packing
         self.max_bad_share = max_bad_share

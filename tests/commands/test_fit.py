@@ -266,7 +266,7 @@ def test_every_configuration_states_its_command_needs_and_expected_result(config
 def test_the_command_line_explains_the_arguments_of_a_module():
     command = [sys.executable, "-m", "glmja.fit", "--model.help", "lit_modules.PackedPretraining"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "Their update is scaled by `alpha / rank`." in done.stdout
+    assert "Numerator of the scale `alpha / rank` of the update." in done.stdout
 
 
 @pytest.mark.slow
