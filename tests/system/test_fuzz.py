@@ -25,7 +25,7 @@ import pytest
 import yaml
 from jsonargparse import capture_parser
 from safetensors.torch import save_file
-from sentencepiece import SentencePieceTrainer
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from data_modules.sources import ChatSource, TextSource
 from data_modules.stores import chat_rendering
@@ -228,7 +228,7 @@ def corpora(tokenizer):
         texts = list(read_documents([folder / "text.jsonl"]))
         paths = {folder / f"{name}.jsonl": name for name in CHATS} | {folder / "array.json": "messages"}
         rendered = [
-            chat_rendering.render_chunk(chunk, tokenizer, chat_format, 64)
+            chat_rendering.render_chunk(chunk, tokenizer, chat_rendering.Reading(chat_format, {}, "all", 64))
             for path, chat_format in paths.items()
             for chunk in read_chunks([path])
         ]
@@ -251,11 +251,15 @@ def tokenizers(tokenizer_dir):
         model_writer=normalising, vocab_size=330, model_type="unigram", byte_fallback=True, hard_vocab_limit=False,
         minloglevel=2,
     )  # fmt: skip
+    # ChatGLM2 has five control tokens
+    after_control_tokens = SentencePieceProcessor(model_proto=normalising.getvalue()).vocab_size() + 5
     files = {
         f"own/{FILE_NAME}": (tokenizer_dir / FILE_NAME).read_bytes(),
         f"other/{FILE_NAME}": normalising.getvalue(),
         "other/config.json": b'{"_name_or_path": "THUDM/chatglm2-6b", "model_type": "chatglm", "rotary_percent": 0.5}',
-        "other/tokenizer_config.json": b'{"added_tokens_decoder": {"300": {"content": "<|user|>", "special": true}}}',
+        "other/tokenizer_config.json": json.dumps(
+            {"added_tokens_decoder": {str(after_control_tokens): {"content": "<|user|>", "special": True}}}
+        ).encode(),
         "other/tokenization_chatglm.py": CHATGLM2_CODE.encode(),
     }
 
@@ -386,7 +390,8 @@ def stores(folder, tokenizer):
     def structured(content, rng):
         values = np.load(io.BytesIO(content))
         for _ in range(rng.choice([1, 1, 3])):
-            values[rng.randrange(len(values))] = rng.choice([0, 1, -1, 5, 2**31, 2**62, -(2**63), len(values)])
+            odd = rng.choice([0, 1, -1, 5, 2**31, 2**62, -(2**63), len(values)])
+            values[rng.randrange(len(values))] = np.int64(odd).astype(values.dtype)
         out = io.BytesIO()
         np.save(
             out, rng.choice([values, values[:-1], values[None], values.astype(rng.choice(["f8", "i4", ">i8", "?"]))])
