@@ -240,7 +240,11 @@ def test_messages_can_be_piped(model_dir):
 
 
 # A session leader without a controlling terminal gets one by opening it; Ctrl-C then sends SIGINT.
-ADOPT = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.executable, sys.argv[1:])"
+# SIGINT is ignored where pytest itself was started in the background of a shell.
+ADOPT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.executable, sys.argv[1:])"
+)
 
 
 class Terminal:
