@@ -1,4 +1,4 @@
-"""Saves the last optimizer step, also when the run is told to stop."""
+"""Saves the last optimizer step, also on SIGTERM or SIGUSR1."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FinalCheckpoint(Callback):
         """Stops at once if the signal came before training.
 
         Raises:
-            SystemExit: If the run was told to stop.
+            SystemExit: If the run was stopped by a signal.
         """
         self._install_handlers()
         self.step = trainer.global_step
@@ -65,7 +65,7 @@ class FinalCheckpoint(Callback):
         """Stops after an optimizer step, since accumulated gradients cannot be saved.
 
         Raises:
-            SystemExit: If the run was told to stop.
+            SystemExit: If the run was stopped by a signal.
         """
         if trainer.global_step == self.step:
             return

@@ -100,8 +100,8 @@ class ChatSource:
             (content, summary).
         columns: The names that the records have for keys of the format, as in `{prompt: question, response: answer}`;
             `a.b` is the key `b` of the object `a`.
-        learn: Which answers are learnt: `all` of a conversation, or only the `last`, which is all that the assistant
-            says after the user's last message. Messages with `loss: false` or `weight: 0` are never learnt.
+        learn: Which answers are trained on: `all` of a conversation, or only the `last`, which is everything the
+            assistant says after the user's last message. Messages with `loss: false` or `weight: 0` are excluded.
         limit: Maximum number of records of `files` to read; None reads all.
         weight: Share of the source in the tokens of the run, relative to the weights of the other sources. None, for
             all sources, means shares in proportion to their sizes.

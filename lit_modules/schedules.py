@@ -131,7 +131,7 @@ def check_schedule(factory: AnySchedule, create_optimizer: Callable[[], Optimize
     if len(rates) - used > max(1, _MAX_IDLE * len(rates)):
         raise ValueError(
             f"`lr_scheduler` {name}: the learning rate is 0 from step {used} of {num_steps} on, so nothing would be "
-            "learnt; make the schedule as long as the run (total_iters, milestones), or the run shorter"
+            "trained; make the schedule as long as the run (total_iters, milestones), or the run shorter"
         )
 
 

@@ -28,7 +28,7 @@ class Reading:
     Attributes:
         chat_format: Format of the records.
         columns: The names that the records have for keys of the format.
-        learn: Which answers are learnt.
+        learn: Which answers are trained on.
         row_len: Maximum number of tokens of a conversation; a longer one loses its oldest turns.
     """
 

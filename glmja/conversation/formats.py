@@ -4,11 +4,12 @@ Six formats are supported: ChatGLM3's and OpenAI's `messages`, ShareGPT's `conve
 `conversations` (role, content) of ChatGLM3's own fine-tuning code, Alpaca's `instruction` with `output`, ptuning's
 `prompt` with `response`, and AdvertiseGen's `content` with `summary`. A key with the value None counts as absent, as in
 a table. A record is accepted as a whole or rejected with a reason that can be counted; nothing is repaired. Keys that
-say whether a message is learnt (`loss`, `weight`, `train`, …) are honoured; keys that no format knows are named.
+say whether a message is trained on (`loss`, `weight`, `train`, …) are honoured; keys that no format knows are named.
 
 ChatGLM3's own code (see `glmja.conversation.tool_calls`) gives the same ids and the same loss mask, with three
 exceptions: `tools` stand in the system message of the conversation instead of a second one; text that ends with a user
-is cut there, instead of getting an end of text; and the results of tools are never learnt, whatever role spells them.
+is cut there, instead of getting an end of text; and the results of tools are never trained on, whatever their role is
+called.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def _turns(item: Fields) -> list[Turn]:
         raise BadConversation("unreadable call", f"{item.where} is {role}; only the assistant can call tools")
     turn = _result(message, item) if role == "observation" else Turn(message)
     turns = [turn, *called] if message["content"].strip() or not called else called
-    return turns if item.is_learnt(role) else [_unlearnt(turn) for turn in turns]
+    return turns if item.is_target(role) else [_without_loss(turn) for turn in turns]
 
 
 def _function(made: Fields) -> Fields:
@@ -166,7 +167,7 @@ def _result(message: Message, item: Fields) -> Turn:
     return Turn(message, item.get("tool_call_id", str, default=""), item.get("name", str, default=""))
 
 
-def _unlearnt(turn: Turn) -> Turn:
+def _without_loss(turn: Turn) -> Turn:
     if turn.message["role"] != "assistant":
         return turn
     return Turn({**turn.message, "loss": False}, turn.call_id, turn.tool)
@@ -187,7 +188,7 @@ def _sharegpt_turns(item: Fields) -> list[Turn]:
         turns = [Turn(call_of(item.object(function, item.where))) for function in functions]
     else:
         turns = [Turn({"role": role, "content": value})]
-    return turns if item.is_learnt(role) else [_unlearnt(turn) for turn in turns]
+    return turns if item.is_target(role) else [_without_loss(turn) for turn in turns]
 
 
 def _chatglm3(record: Fields) -> list[Message]:
@@ -210,7 +211,7 @@ def _chatglm3_turns(item: Fields) -> list[Turn]:
         ]
     else:
         turns = [Turn({"role": role, "content": item.get("content", str)})]
-    return turns if item.is_learnt(role, forced=True) else [_unlearnt(turn) for turn in turns]
+    return turns if item.is_target(role, forced=True) else [_without_loss(turn) for turn in turns]
 
 
 def _json_text(value: Any) -> str:

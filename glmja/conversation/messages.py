@@ -21,7 +21,7 @@ class Message(TypedDict):
     """One message of a conversation. Optional keys may be None, as in a table.
 
     An assistant's `metadata` is the name of the tool that its content calls. `tools` belongs to the system message and
-    lists the tools that the assistant may call. An assistant's message whose `loss` is False is not learnt.
+    lists the tools that the assistant may call. An assistant's message whose `loss` is False is not trained on.
     """
 
     role: Role

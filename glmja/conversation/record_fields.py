@@ -1,4 +1,4 @@
-"""Reading the keys of a record: types, columns of other names, keys that change what is learnt, and unknown keys."""
+"""Reading the keys of a record: types, renamed columns, switches of the loss, and unknown keys."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Reason = Literal[
     "nothing to learn",
 ]  # fmt: skip
 
-# Whether a message is learnt: "weight" in OpenAI's files, "loss" in ChatGLM3's and ms-swift's, the others in axolotl's
-# and its relatives'.
+# Whether a message is trained on: "weight" in OpenAI's files, "loss" in ChatGLM3's and ms-swift's, the others in
+# axolotl's and similar ones.
 _SWITCHES = ("weight", "loss", "train", "trainable", "training", "learn")
-# Change what is learnt in a way that a switch cannot express, or hold text for which ChatGLM3 has no place.
+# Change what is trained on in a way that a switch cannot express, or hold text for which ChatGLM3 has no place.
 _UNSUPPORTED = (
     "mask", "masked", "loss_mask", "loss_scale", "train_detail", "training_detail", "reasoning_content", "reasoning",
     "thinking", "thinking_content", "thoughts", "refusal",
@@ -124,19 +124,21 @@ class Fields:
         value = self.raw(key)
         return parse_value(value, reason, self.where) if isinstance(value, str) and value else value
 
-    def is_learnt(self, role: Role, *, forced: bool = False) -> bool:
-        """Returns whether the text of a message is to be learnt, as its keys say.
+    def is_target(self, role: Role, *, forced: bool = False) -> bool:
+        """Returns whether the keys of a message let the model train on its text.
 
         Args:
-            role: Role of the message; only the assistant's can be learnt.
-            forced: Whether a key that says that another role is learnt has no effect, as in ChatGLM3's own code.
+            role: Role of the message; only the assistant's can be trained on.
+            forced: Whether a key that asks to train on another role has no effect, as in ChatGLM3's own code.
 
         Raises:
             BadConversation: If a key has another value than yes or no, contradicts another one, or cannot be honoured.
         """
         for key in _UNSUPPORTED:
             if self.raw(key):
-                raise BadConversation("unsupported key", f"{self.where} has {key!r}, which cannot be learnt; remove it")
+                raise BadConversation(
+                    "unsupported key", f"{self.where} has {key!r}, which cannot be trained on; remove it"
+                )
         found = {key: value for key in _SWITCHES if (value := self.raw(key)) is not None}
         for key, value in found.items():
             if not isinstance(value, bool | int | float) or value not in (0, 1):
@@ -145,7 +147,8 @@ class Fields:
                 )
             if value and role != "assistant" and not forced:
                 raise BadConversation(
-                    "unreadable weight", f"{self.where} is {role} with {key!r}: {value}; only the assistant is learnt"
+                    "unreadable weight",
+                    f"{self.where} is {role} with {key!r}: {value}; only the assistant is trained on",
                 )
         if len({bool(value) for value in found.values()}) > 1:
             raise BadConversation("unreadable weight", f"{self.where} contradicts itself: {found}")

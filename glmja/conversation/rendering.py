@@ -45,15 +45,15 @@ def render(messages: Sequence[Message], tokenizer: GLMTokenizer) -> tuple[list[i
     """
     check_messages(messages)
     ids = tokenizer.prefix_ids
-    loss_mask, was_learnt = [False] * len(ids), False
+    loss_mask, was_target = [False] * len(ids), False
     for message in messages:
         body = _body_ids(message, tokenizer)
-        is_learnt = message["role"] == "assistant" and message.get("loss") is not False
+        is_target = message["role"] == "assistant" and message.get("loss") is not False
         ids += [tokenizer.role_id(message["role"]), *body]
-        loss_mask += [was_learnt, *[is_learnt] * len(body)]
-        was_learnt = is_learnt
+        loss_mask += [was_target, *[is_target] * len(body)]
+        was_target = is_target
     if messages[-1]["role"] == "assistant":
-        ids, loss_mask = [*ids, tokenizer.eos_id], [*loss_mask, was_learnt]
+        ids, loss_mask = [*ids, tokenizer.eos_id], [*loss_mask, was_target]
     return ids, loss_mask
 
 

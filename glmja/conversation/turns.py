@@ -1,4 +1,4 @@
-"""Which conversations can be trained on, and which of their answers are learnt."""
+"""Which conversations can be trained on, and which of their answers are trained on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def check_turns(messages: Sequence[Message]) -> None:
         messages: Messages from `glmja.conversation.formats.to_messages`.
 
     Raises:
-        BadConversation: If the turns are in another order, an answer is empty or missing, or none is to be learnt.
+        BadConversation: If the turns are in another order, an answer is empty or missing, or all are excluded from
+            training.
     """
     before: Role | None = None
     after_call = False
@@ -47,7 +48,7 @@ def check_turns(messages: Sequence[Message]) -> None:
     if not answers:
         raise BadConversation("no answer", f"{len(messages)} messages, none from the assistant")
     if all(answer.get("loss") is False for answer in answers):
-        raise BadConversation("nothing to learn", "no message of the assistant is to be learnt")
+        raise BadConversation("nothing to learn", "every message of the assistant is excluded from training")
 
 
 def without_unanswered(messages: Sequence[Message]) -> list[Message]:

@@ -213,7 +213,7 @@ JSON = st.recursive(
 
 
 @given(record=RECORDS)
-def test_what_is_accepted_renders_and_is_learnt_from(tokenizer, record):
+def test_accepted_records_render_and_have_target_tokens(tokenizer, record):
     try:
         messages = without_unanswered(to_messages(record, "messages"))
         check_turns(messages)

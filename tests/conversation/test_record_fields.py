@@ -1,4 +1,4 @@
-"""Keys of records: those that change what is learnt, those of other names, and those without effect."""
+"""Keys of records: those that change which messages are trained on, those of other names, and those without effect."""
 
 import pytest
 from hypothesis import given
@@ -14,9 +14,9 @@ GOOD = {"role": "assistant", "content": "良い答え"}
 SWITCHES = ["weight", "loss", "train", "trainable", "training", "learn"]
 
 
-def learnt_text(messages, tokenizer):
+def target_text(messages, tokenizer):
     ids, loss_mask = render(messages, tokenizer)
-    return tokenizer.decode([i for i, is_learnt in zip(ids, loss_mask, strict=True) if is_learnt])
+    return tokenizer.decode([i for i, is_target in zip(ids, loss_mask, strict=True) if is_target])
 
 
 def in_format(chat_format, answer):
@@ -30,10 +30,10 @@ def in_format(chat_format, answer):
 
 @pytest.mark.parametrize("chat_format", ["messages", "sharegpt", "chatglm3"])
 @pytest.mark.parametrize("key", SWITCHES)
-def test_a_message_that_says_so_is_not_learnt(tokenizer, chat_format, key):
+def test_a_message_with_loss_false_or_weight_0_is_not_trained_on(tokenizer, chat_format, key):
     for value in (0, False, 0.0):
         messages = to_messages(in_format(chat_format, {key: value}), chat_format)
-        assert learnt_text(messages, tokenizer) == learnt_text([USER, GOOD], tokenizer)
+        assert target_text(messages, tokenizer) == target_text([USER, GOOD], tokenizer)
         assert render(messages, tokenizer)[0] == render([USER, BAD, {**USER, "content": messages[2]["content"]}, GOOD],
                                                         tokenizer)[0]  # fmt: skip
     for value in (1, True, 1.0, None):
@@ -51,7 +51,7 @@ def test_a_message_that_says_so_is_not_learnt(tokenizer, chat_format, key):
         (
             {"reasoning_content": "考え"},
             "unsupported key",
-            r"\[1\] has 'reasoning_content', which cannot be learnt; rem",
+            r"\[1\] has 'reasoning_content', which cannot be trained on; rem",
         ),
         ({"thinking": "考え"}, "unsupported key", r"\[1\] has 'thinking', which"),
         ({"train_detail": [{"begin_offset": 0}]}, "unsupported key", r"\[1\] has 'train_detail', which"),
@@ -65,9 +65,11 @@ def test_what_cannot_be_honoured_is_refused(chat_format, keys, reason, message):
     assert rejected.value.reason == reason
 
 
-def test_only_the_assistant_can_be_learnt(tokenizer):
+def test_only_the_assistant_can_be_trained_on(tokenizer):
     record = {"messages": [USER | {"weight": 1}, GOOD]}
-    with pytest.raises(BadConversation, match=r"messages\[0\] is user with 'weight': 1; only the assistant is learnt$"):
+    with pytest.raises(
+        BadConversation, match=r"messages\[0\] is user with 'weight': 1; only the assistant is trained on$"
+    ):
         to_messages(record, "messages")
     assert to_messages({"messages": [USER | {"weight": 0}, GOOD]}, "messages") == [USER, GOOD]
     # ChatGLM3's own code never learns users and system messages, whatever they say
@@ -148,12 +150,12 @@ def test_a_format_is_recognized_by_its_keys(record, chat_format):
 
 
 @given(switches=st.lists(st.sampled_from([None, 0, 1, True, False]), min_size=1, max_size=5))
-def test_exactly_the_messages_that_are_not_excluded_are_learnt(tokenizer, switches):
+def test_exactly_the_messages_that_are_not_excluded_are_trained_on(tokenizer, switches):
     texts = [f"{number}番の答え" for number in range(len(switches))]
     items = [
         item
         for text, switch in zip(texts, switches, strict=True)
         for item in (USER, {"role": "assistant", "content": text, "loss": switch})
     ]
-    said = learnt_text(to_messages({"messages": items}, "messages"), tokenizer)
+    said = target_text(to_messages({"messages": items}, "messages"), tokenizer)
     assert [text in said for text in texts] == [switch is None or bool(switch) for switch in switches]

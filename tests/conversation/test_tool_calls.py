@@ -94,28 +94,28 @@ def test_a_list_of_calls_may_not_be_empty():
 
 # What ChatGLM3's own fine-tuning code makes of a conversation: see `format_conversation` in
 # https://github.com/THUDM/ChatGLM3/blob/174470a39343647e2780f8fd9d0edbf4786cdb23/finetune_chatmodel_demo/preprocess_utils.py
-# Written here from its rules. The mask of a token is whether the token after it is learnt.
+# Written here from its rules. The mask of a token is whether the token after it is a target.
 def chatglm3s_own(items, tools, tokenizer):
     ids, predicts = tokenizer.prefix_ids, [False, False]
 
-    def add(role, metadata, content, learnt):
+    def add(role, metadata, content, targets):
         message = [tokenizer.role_id(role), *tokenizer.encode(f"{metadata}\n"), *tokenizer.encode(content)]
         ids.extend(message)
-        predicts.extend([learnt] * len(message))
+        predicts.extend([targets] * len(message))
 
     if tools:
         add("system", "", f"{TOOL_PROMPT}\n{json.dumps(tools, indent=4, ensure_ascii=False)}", False)
     for item in items:
-        learnt = item.get("loss", True) and item["role"] not in ("system", "user")
+        targets = item.get("loss", True) and item["role"] not in ("system", "user")
         if item["role"] == "tool":
             keywords = [ast.keyword(arg=key, value=ast.Constant(value)) for key, value in item["parameters"].items()]
             code = ast.unparse(ast.Call(ast.Name("tool_call"), [], keywords))
-            add("assistant", item["name"], f"```python\n{code}\n```", learnt)
+            add("assistant", item["name"], f"```python\n{code}\n```", targets)
             observation = item["observation"]
             text = observation if isinstance(observation, str) else json.dumps(observation, ensure_ascii=False)
             add("observation", "", text, False)
         else:
-            add(item["role"], "", item["content"], learnt)
+            add(item["role"], "", item["content"], targets)
     return [*ids, tokenizer.eos_id], [False, *predicts]
 
 

@@ -45,7 +45,11 @@ def test_the_turn_orders_of_chatglm3_are_accepted(messages):
         ([USER, CALL, SEEN, SEEN], "turn order", "message 3 is observation after observation, not "),
         ([USER, ANSWER | {"content": " \n\u3000"}], "empty answer", "^empty answer: message 1$"),
         ([USER, CALL | {"content": ""}], "empty answer", "^empty answer: message 1$"),
-        ([USER, ANSWER | {"loss": False}], "nothing to learn", "no message of the assistant is to be learnt$"),
+        (
+            [USER, ANSWER | {"loss": False}],
+            "nothing to learn",
+            "every message of the assistant is excluded from training$",
+        ),
     ],
 )
 def test_other_turn_orders_are_rejected_with_a_reason(messages, reason, message):
@@ -63,7 +67,7 @@ def test_unanswered_messages_at_the_end_are_removed(messages, num_kept):
 
 
 @pytest.mark.parametrize(
-    ("messages", "learnt"),
+    ("messages", "targets"),
     [
         ([USER, ANSWER], [1]),
         ([USER, ANSWER, USER, ANSWER], [3]),
@@ -71,9 +75,9 @@ def test_unanswered_messages_at_the_end_are_removed(messages, num_kept):
         ([USER, ANSWER, USER, ANSWER | {"loss": False}, CALL], [4]),
     ],
 )
-def test_only_the_last_turn_of_the_assistant_is_learnt_if_asked(messages, learnt):
+def test_only_the_last_turn_of_the_assistant_is_trained_on_if_asked(messages, targets):
     last = learning(messages, "last")
     answers = [i for i, message in enumerate(last) if message["role"] == "assistant"]
-    assert [i for i in answers if last[i].get("loss") is not False] == learnt
+    assert [i for i in answers if last[i].get("loss") is not False] == targets
     assert [{**message, "loss": None} for message in last] == [{**message, "loss": None} for message in messages]
     assert learning(messages, "all") == messages

@@ -109,7 +109,7 @@ def test_a_schedule_that_cannot_work_is_refused_with_those_that_work(name):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("PolynomialLR", {}, "the learning rate is 0 from step 5 of 20 on, so nothing would be learnt"),
+        ("PolynomialLR", {}, "the learning rate is 0 from step 5 of 20 on, so nothing would be trained"),
         ("OneCycleLR", {"max_lr": 1.0, "total_steps": 10}, "Tried to step 11 times"),
         ("ExponentialLR", {"gamma": -1.0}, r"the learning rate of step 1 would be -2\.0"),
         ("LambdaLR", {"lr_lambda": lambda step: float("nan")}, "the learning rate of step 0 would be nan"),

@@ -44,8 +44,8 @@ def teach(zero_dir):
     tokenizer, model = GLMTokenizer.load(zero_dir), load_model(zero_dir, torch.float32)
     rows = []
     for messages in (HELLO, WEATHER):
-        ids, learnt = render(messages, tokenizer)
-        labels = [token_id if is_learnt else IGNORE_INDEX for token_id, is_learnt in zip(ids, learnt, strict=True)]
+        ids, targets = render(messages, tokenizer)
+        labels = [token_id if is_target else IGNORE_INDEX for token_id, is_target in zip(ids, targets, strict=True)]
         rows.append((torch.tensor([ids]), torch.tensor(labels)))
     optimizer, loss = torch.optim.AdamW(model.parameters(), lr=0.01), torch.tensor(9.0)
     while loss > 0.01:

@@ -365,7 +365,7 @@ def read_as(*documents: str) -> Callable[[World], bool]:
     return then
 
 
-def learnt_from_long_line(w: World) -> bool:
+def learned_from_long_line(w: World) -> bool:
     new = GLMTokenizer.load(w.out)
     return any("ヴェネツィア" in new.piece(i) for i in new.new_ids)
 
@@ -494,7 +494,7 @@ TABLE = [
         DATA, r"no text in TMP/bad.jsonl"),
     row("23 line longer than SentencePiece accepts", build_tokenizer,
         corpus("ヴェネツィアの運河を、" * 3000 + JA.read_text()),
-        DONE, r'"pieces_after"', learnt_from_long_line),
+        DONE, r'"pieces_after"', learned_from_long_line),
     row("24 Shift_JIS", build_tokenizer, corpus("漢字\nかなの文\n".encode("cp932")),
         DATA, r"bad.txt:1: not UTF-8 \(byte 0x8a at column 1\); convert the file to UTF-8"),
     row("24 Shift_JIS with kana", fit, text("かなの文\n".encode("cp932"), "bad.txt"),
@@ -608,10 +608,10 @@ TABLE = [
         DATA, r"TMP/bad.jsonl:10: unreadable weight: messages\[1\] has 'weight': 0.5; 0 or 1, false or true"),
     row("42 reasoning of a message", fit,
         chats({"messages": [says("user", "質問"), says("assistant", "答え") | {"reasoning_content": "考え"}]}),
-        DATA, r"TMP/bad.jsonl:10: unsupported key: messages\[1\] has 'reasoning_content', which cannot be learnt"),
-    row("42 messages that are not learnt", fit,
+        DATA, r"TMP/bad.jsonl:10: unsupported key: messages\[1\] has 'reasoning_content', which cannot be trained on"),
+    row("42 messages that are not trained on", fit,
         chats({"messages": [says("user", "質問"), says("assistant", "答え") | {"loss": False}]}),
-        DATA, r"TMP/bad.jsonl:10: nothing to learn: no message of the assistant is to be learnt"),
+        DATA, r"TMP/bad.jsonl:10: nothing to learn: every message of the assistant is excluded from training"),
     row("42 another format", fit, chats({"conversations": [says("user", "質問"), says("assistant", "答え")]}),
         DATA, r"TMP/bad.jsonl:10: missing key: .*'messages'; found .*; set `format` to chatglm3, which fits"),
     row("42 calls without results", fit,

@@ -12,7 +12,7 @@ def tokens(tokenizer, texts):
     return sum(map(len, tokenizer.encode_batch(texts)))
 
 
-def test_learnt_pieces_meet_every_premise_and_shorten_japanese_only(base_tokenizer, texts):
+def test_learned_pieces_meet_every_condition_and_shorten_japanese_only(base_tokenizer, texts):
     pieces = learn_pieces(base_tokenizer.proto, texts["ja"], 400)
     new = GLMTokenizer(append_pieces(base_tokenizer.proto, pieces))
     assert check_premises(base_tokenizer.proto, new.proto, "japanese") == []
@@ -33,7 +33,7 @@ def test_learning_is_reproducible(base_tokenizer, texts):
     assert once == again
 
 
-def test_a_sample_of_a_large_corpus_is_learnt_from(base_tokenizer, texts):
+def test_pieces_are_learned_from_a_sample_of_a_large_corpus(base_tokenizer, texts):
     lines = texts["ja"] * 200
     pieces = learn_pieces(base_tokenizer.proto, lines, 50, max_training_tokens=150_000)
     assert len(set(pieces) & set(learn_pieces(base_tokenizer.proto, texts["ja"], 80))) >= 45
@@ -76,10 +76,10 @@ def test_ready_pieces_are_filtered_reachable_and_complete(base_tokenizer, ja_mod
     assert all(character in present for piece in pieces for character in piece)
 
 
-def test_learnt_pieces_beat_ready_ones(base_tokenizer, ja_model, texts):
+def test_learned_pieces_shorten_text_more_than_ready_ones(base_tokenizer, ja_model, texts):
     ready, *_ = ready_pieces(base_tokenizer.proto, ja_model, 500)
-    learnt = learn_pieces(base_tokenizer.proto, texts["ja"], 500, join_punctuation=False)
-    ours, theirs = (GLMTokenizer(append_pieces(base_tokenizer.proto, pieces)) for pieces in (learnt, ready))
+    learned = learn_pieces(base_tokenizer.proto, texts["ja"], 500, join_punctuation=False)
+    ours, theirs = (GLMTokenizer(append_pieces(base_tokenizer.proto, pieces)) for pieces in (learned, ready))
     assert tokens(ours, texts["ja"]) < tokens(theirs, texts["ja"])
 
 
