@@ -1,4 +1,4 @@
-"""Fixtures made once per session: base, tokenizer and Zero model of the laptop twin."""
+"""Fixtures shared by the tests; base, tokenizer and Zero model of the laptop twin are made once per session."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, settings
 from glmja.build_tokenizer import build_tokenizer
 from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
+from glmja.modeling import training_clock
 from glmja.resize_embeddings import resize_embeddings
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.twin import build as twin
+from tests.support.manual_clock import ManualClock
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("GLMJA_DATA", ROOT.parent / "shared" / "data"))
@@ -33,6 +35,14 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip("no shared/data beside the project and no $GLMJA_DATA")
     return DATA
+
+
+@pytest.fixture
+def clock(monkeypatch) -> ManualClock:
+    """The clock by which the time of training is measured."""
+    clock = ManualClock()
+    monkeypatch.setattr(training_clock, "time", clock)
+    return clock
 
 
 @pytest.fixture(scope="session")

@@ -3,26 +3,8 @@ import torch
 from lightning import Callback
 
 from callbacks.throughput import Throughput, count_tokens, known_peak_tflops
-from glmja.modeling import training_clock
 from glmja.modeling.flops import training_flops_per_token
 from tests.support.tiny_run import TinyRun, events, loader, make_batch, make_trainer, scalars
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def perf_counter(self):
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(training_clock, "time", clock)
-    return clock
 
 
 class TakesTime(Callback):

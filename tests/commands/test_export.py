@@ -454,7 +454,7 @@ def partitions(tensors, num_ranks):
     return torch.cat([flat, torch.zeros(width * num_ranks - len(flat))]).split(width)
 
 
-def save_as_zero(plain, final, num_ranks, groups=2, count=None, extra=None):
+def save_as_zero(plain, final, num_ranks, groups=2, count=None, extra=None, kept=None):
     """A checkpoint of ZeRO with the tensors of a plain one."""
     saved = manifest.read(plain)
     tensors = list(torch.load(plain / "state.ckpt", weights_only=True)["state_dict"].items())
@@ -466,7 +466,7 @@ def save_as_zero(plain, final, num_ranks, groups=2, count=None, extra=None):
     cut = [partitions(group, num_ranks) for group in divided]
     for rank in range(num_ranks if count is None else count):
         state = {
-            "single_partition_of_fp32_groups": [group[rank].clone() for group in cut],
+            "single_partition_of_fp32_groups": [group[rank][:kept].clone() for group in cut],
             "partition_count": [num_ranks] * groups,
             "loss_scaler": extra,
         }
@@ -490,6 +490,13 @@ def test_a_checkpoint_without_all_partitions_is_refused(checkpoint, tmp_path, ca
     save_as_zero(checkpoint, final, 3, count=2)
     line = refused(capsys, checkpoint=final, output=tmp_path / "out")
     assert f"{final} holds the partitions of 2 processes, but [3, 3] saved" in line
+
+
+def test_partitions_that_are_too_short_are_refused(checkpoint, tmp_path, capsys):
+    final = checkpoint.parent / "step=3.ckpt"
+    save_as_zero(checkpoint, final, 2, kept=-100)
+    line = refused(capsys, checkpoint=final, output=tmp_path / "out")
+    assert re.search(rf"{final}: the partitions hold \d+ numbers, but \d+ are needed$", line)
 
 
 def test_a_partition_that_is_gone_is_named(checkpoint, tmp_path, capsys):

@@ -83,7 +83,10 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
     optimizer = saved / "flipped.ckpt" / "checkpoint" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
     flip(optimizer)
     two_ranks = newest(history[0])
+    plain = {"folder": tmp_path / "plain", "strategy": "single", "max_steps": 3}
     code, output = train(
+        plain,
+        options | {"resume": tmp_path / "plain" / "checkpoints" / "step=3.ckpt"},
         options | {"resume": two_ranks},
         options | last | {"precision": "bf16-mixed"},
         options | last | {"order": "bac"},
@@ -94,6 +97,8 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
     )
     assert code == 0, output
     assert [line for line in output.splitlines() if line.startswith("toy: error:")] == [
+        f"toy: error: {tmp_path / 'plain' / 'checkpoints' / 'step=3.ckpt'} was not saved by ZeRO2; "
+        "resume with the strategy that saved it",
         f"toy: error: {two_ranks} was saved with world_size 2, this run has 1; "
         "resume on as many devices as it was saved on",
         f"toy: error: {last['resume']} was saved with precision 32-true, this run has bf16-mixed; "
@@ -105,7 +110,7 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
         f"toy: error: {optimizer} is damaged: its content is not what was saved; resume from another checkpoint",
         f"toy: error: no such checkpoint: {saved / 'gone.ckpt'}",
     ]
-    assert (output.count("EXIT 4"), output.count("EXIT 2")) == (5, 1)
+    assert (output.count("EXIT 4"), output.count("EXIT 2")) == (6, 1)
     assert f"skipped a checkpoint: {optimizer} is damaged" in output
     assert newest(tmp_path / "run").name == "step=7.ckpt"
 
