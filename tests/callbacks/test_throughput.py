@@ -73,7 +73,7 @@ def test_nothing_is_logged_if_logging_is_off(zero_dir, tmp_path):
     assert not [tag for tag in events(tmp_path).Tags()["scalars"] if tag.startswith("speed/")]
 
 
-def test_without_a_known_peak_there_is_no_mfu(zero_dir, tmp_path):
+def test_mfu_is_left_out_if_the_peak_is_unknown(zero_dir, tmp_path):
     make_trainer(tmp_path, [Throughput()], max_steps=1).fit(TinyRun(zero_dir), loader([make_batch(0)]))
     tags = events(tmp_path).Tags()["scalars"]
     assert "speed/tokens_per_s" in tags

@@ -97,7 +97,7 @@ def test_yaml_that_no_configuration_needs_is_an_error(text, message):
 
 
 @pytest.mark.parametrize("verb", [fit, evaluate])
-def test_no_command_takes_a_key_twice(tmp_path, capsys, verb):
+def test_every_command_refuses_a_repeated_key(tmp_path, capsys, verb):
     (tmp_path / "twice.yaml").write_text("model: a\noutput: b\nmodel: c\n")
     with pytest.raises(SystemExit) as stop:
         verb.main(["--config", str(tmp_path / "twice.yaml")])

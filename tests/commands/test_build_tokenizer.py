@@ -178,7 +178,7 @@ def test_nothing_is_written_if_the_verification_fails(base_dir, tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_traceback_shows_when_asked_for(base_dir, tmp_path, monkeypatch):
+def test_the_traceback_is_shown_on_request(base_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("GLMJA_DEBUG", "1")
     with pytest.raises(ValueError, match="must be at least 1"):
         build_tokenizer.main(flags(base_dir, tmp_path / "out", num_new_pieces=0))

@@ -86,7 +86,7 @@ def logits(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_exported_model_says_what_the_live_one_said(trained, zero_dir, tmp_path, monkeypatch, kind):
+def test_the_exported_model_gives_the_logits_of_the_live_one(trained, zero_dir, tmp_path, monkeypatch, kind):
     if kind != "lora":  # a new process takes four seconds
         speak = export_check._speak
         monkeypatch.setattr(export_check, "_in_new_process", lambda *args: speak(*args, torch.get_num_threads()))
@@ -102,7 +102,7 @@ def test_the_exported_model_says_what_the_live_one_said(trained, zero_dir, tmp_p
     assert report["largest_difference_of_logits"] <= 1e-5 * report["largest_logit"]
 
 
-def test_weights_are_stored_as_the_base_stored_them_and_what_did_not_train_is_the_bases(trained, zero_dir, tmp_path):
+def test_weights_keep_the_dtype_of_the_base_and_untrained_ones_are_equal_to_it(trained, zero_dir, tmp_path):
     run, _ = trained("rslora")
     report = exported(run, tmp_path / "out", check="true")
     assert report["dtype"] == "float16"
@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path, capsys):
     assert "no complete checkpoint in" in line
 
 
-def test_a_run_that_began_with_a_model_that_is_gone_asks_for_it(run, zero_dir, tmp_path, capsys):
+def test_a_run_whose_model_was_removed_asks_for_it(run, zero_dir, tmp_path, capsys):
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(zero_dir), "/gone"))
     line = refused(capsys, checkpoint=run, output=tmp_path / "out")
@@ -255,7 +255,7 @@ def test_bad_input_is_one_line(checkpoint, tmp_path, capsys, values, message):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_the_output_may_not_hold_what_is_read(run, checkpoint, tmp_path, capsys):
+def test_the_output_may_not_contain_an_input(run, checkpoint, tmp_path, capsys):
     line = refused(capsys, checkpoint=checkpoint, output=run, overwrite="true")
     assert "contains the input" in line and checkpoint.is_dir()
 
@@ -298,12 +298,12 @@ def test_the_check_finds_weights_that_transformers_does_not_find(trained, zero_d
         export_check._in_new_process(tmp_path / "out", [[1, 2, 3]])
 
 
-def test_an_export_that_does_not_load_is_told(tmp_path):
+def test_an_export_that_does_not_load_is_an_error(tmp_path):
     with pytest.raises(ModelError, match=r"the export does not load: no config\.json in"):
         export_check._in_new_process(tmp_path, [[1, 2, 3]])
 
 
-def test_a_check_that_dies_is_told(monkeypatch, zero_dir):
+def test_a_check_whose_process_dies_is_an_error(monkeypatch, zero_dir):
     monkeypatch.setattr(export_check, "_send", os._exit)  # is called with a pipe, which is no exit code: it raises
     with pytest.raises(ChildProcessError, match=r"ended with exit code 1; if memory ran out, set `check` to false"):
         export_check._in_new_process(zero_dir, [[1, 2, 3]])
@@ -350,7 +350,7 @@ def restored(pack, base, output, **values):
     return export.main([f"--{key}={value}" for key, value in values.items()])
 
 
-def test_what_is_made_of_a_pack_speaks_as_the_weights_that_were_put_together(trained, base_dir, tmp_path):
+def test_a_model_made_from_a_pack_gives_the_logits_of_the_merged_weights(trained, base_dir, tmp_path):
     exported(trained("dora")[0], tmp_path / "pack", format="adapter")
     for layout in ("glm", "chatglm"):
         report = restored(tmp_path / "pack", base_dir, tmp_path / layout, format=layout, check="true")
@@ -419,7 +419,7 @@ def test_a_damaged_pack_is_refused(pack, base_dir, zero_dir, tmp_path, capsys, n
     assert f"{name} is damaged: its hash is " in line and "but the pack was written with" in line
 
 
-def test_what_is_no_pack_is_refused(pack, base_dir, zero_dir, tmp_path, capsys):
+def test_a_folder_that_is_not_a_pack_is_refused(pack, base_dir, zero_dir, tmp_path, capsys):
     assert "no pack.json in" in pack_refused(capsys, zero_dir, base_dir, tmp_path / "out")
     (pack / "pack.json").write_text('{"pack_format": 1}')
     line = pack_refused(capsys, pack, base_dir, tmp_path / "out")
@@ -441,7 +441,7 @@ def test_a_transformer_that_trained_in_full_makes_no_pack(trained, tmp_path, cap
 
 @pytest.mark.parametrize("given", [[], ["--pack=a"], ["--pack=a", "--base=b", "--format=adapter"], ["--base=b"],
                                    ["--checkpoint=c", "--base=b"], ["--pack=a", "--base=b", "--model=m"]])  # fmt: skip
-def test_a_checkpoint_or_a_pack_is_asked_for(tmp_path, capsys, given):
+def test_either_a_checkpoint_or_a_pack_is_required(tmp_path, capsys, given):
     with pytest.raises(SystemExit):
         export.main([f"--output={tmp_path / 'out'}", *given])
     assert "give either --checkpoint, or --pack and --base and a --format other than adapter" in capsys.readouterr().err
@@ -499,7 +499,7 @@ def test_partitions_that_are_too_short_are_refused(checkpoint, tmp_path, capsys)
     assert re.search(rf"{final}: the partitions hold \d+ numbers, but \d+ are needed$", line)
 
 
-def test_a_partition_that_is_gone_is_named(checkpoint, tmp_path, capsys):
+def test_a_missing_partition_is_named(checkpoint, tmp_path, capsys):
     final = checkpoint.parent / "step=3.ckpt"
     save_as_zero(checkpoint, final, 2)
     (final / "checkpoint" / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()

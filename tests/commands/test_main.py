@@ -32,7 +32,7 @@ def test_the_version_is_printed(capsys):
 
 
 @pytest.mark.parametrize("name", ["resize-embeddings", "resize_embeddings"])
-def test_a_command_gets_its_arguments(name, monkeypatch):
+def test_a_command_receives_its_arguments(name, monkeypatch):
     given = []
     monkeypatch.setattr(importlib.import_module("glmja.resize_embeddings"), "main", given.append)
     assert glmja.main([name, "--base", "x"]) is None

@@ -116,7 +116,7 @@ def test_the_same_tokenizer_makes_a_conversion(base_dir, base_tokenizer, tmp_pat
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_are_written_in_the_dtype_asked_for(base_dir, tokenizer_dir, tmp_path, dtype):
+def test_weights_are_written_in_the_requested_dtype(base_dir, tokenizer_dir, tmp_path, dtype):
     args = ["--base", str(base_dir), "--tokenizer", str(tokenizer_dir), "--output", str(tmp_path / "out")]
     resize_embeddings.main([*args, "--dtype", dtype])
     assert rows(tmp_path / "out", HEAD).dtype == getattr(torch, dtype)
@@ -173,7 +173,7 @@ def test_weights_with_the_tokenizer_of_another_model_are_refused(base_dir, zero_
     assert "the weights were made for a tokenizer with the hash" in line
 
 
-def test_a_base_that_ends_its_turn_is_no_other_model(base_dir, tokenizer_dir, base_tokenizer, tmp_path):
+def test_a_base_with_an_end_of_turn_is_recognized_as_the_same_model(base_dir, tokenizer_dir, base_tokenizer, tmp_path):
     base = copy(base_dir, tmp_path / "base")
     tensors = load_file(base / "model.safetensors")
     head = tensors["transformer.output_layer.weight"]

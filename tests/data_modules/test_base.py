@@ -35,7 +35,7 @@ def test_other_ranks_open_by_their_keys_the_stores_that_the_first_rank_has_verif
     assert (second.fingerprint, second.num_steps, second.ledger) == (first.fingerprint, first.num_steps, first.ledger)
 
 
-def test_a_machine_without_the_tokenized_source_is_told_so(zero_dir, tmp_path):
+def test_a_machine_without_the_tokenized_source_is_refused(zero_dir, tmp_path):
     second = data(zero_dir, tmp_path, "pretraining", rank=1)
     second.trainer.strategy.sent = {"ja": [("0" * 32, None)]}
     with pytest.raises(FileNotFoundError, match=r"no tokenized source .*/0+; every machine of a run needs it"):

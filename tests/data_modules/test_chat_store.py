@@ -114,7 +114,7 @@ def test_keys_without_effect_are_named_once_with_their_share(tmp_path, tokenizer
         ]
 
 
-def test_a_reason_is_told_to_its_end(tmp_path, tokenizer):
+def test_a_reason_is_printed_in_full(tmp_path, tokenizer):
     record = {"conversations": [{"from": "Human", "value": "質問"}, {"from": "GPT", "value": "答え"}]}
     path = write(tmp_path / "a.jsonl", [record])
     with pytest.raises(ValueError, match=r"is 'Human'; known are human, user, .*function_call$"):

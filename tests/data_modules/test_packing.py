@@ -76,7 +76,7 @@ def test_a_longer_run_begins_with_the_rows_of_a_shorter_one(shares, num_rows):
     assert all((a == b[:num_rows]).all() for a, b in zip(short, long, strict=True))
 
 
-def test_padding_is_no_target_and_does_not_look_like_a_document():
+def test_padding_is_neither_a_target_nor_a_document():
     rows = [pack([Fragment(np.arange(1, n + 1, dtype=np.uint32))]) for n in (3, 5)]
     batch = collate(rows, multiple=8)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 0, 0, 0]]

@@ -30,7 +30,7 @@ def planned(zero_dir, tmp_path, trainer=None, sources=None, **others):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_only_what_the_assistant_says_has_labels(zero_dir, tmp_path, tokenizer, packing):
+def test_only_text_of_the_assistant_has_labels(zero_dir, tmp_path, tokenizer, packing):
     data = planned(zero_dir, tmp_path, packing=packing, val_share=0, row_len=1024)
     with open(CHATS, encoding="utf-8") as lines:
         expected = sorted(
@@ -108,7 +108,7 @@ def test_the_counts_of_rows_are_those_of_their_tokens(lengths, data):
         assert (rows.lengths[i], rows.num_target_tokens(np.array([i]))) == (len(ids), (labels != IGNORE_INDEX).sum())
 
 
-def test_validation_files_take_the_place_of_a_held_out_share(zero_dir, tmp_path):
+def test_validation_files_replace_a_held_out_share(zero_dir, tmp_path):
     lines = Path(CHATS).read_text(encoding="utf-8").splitlines(keepends=True)
     train, val = (tmp_path / name for name in ("train.jsonl", "val.jsonl"))
     train.write_text("".join(lines[9:]), encoding="utf-8")

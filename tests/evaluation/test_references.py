@@ -130,7 +130,7 @@ def test_a_call_of_a_tool_keeps_its_name():
         ({"answers": ["a"]}, r"missing key: .* question with answers, .*found \['answers'\]"),
     ],
 )
-def test_a_record_without_an_answer_says_what_is_wrong(record, message):
+def test_the_error_for_a_record_without_an_answer_names_the_reason(record, message):
     with pytest.raises(BadConversation, match=message):
         to_reference(record)
 

@@ -34,7 +34,7 @@ def text_of(page):
     return " ".join(re.sub(r"<style>.*</style>|<[^>]+>", " ", page, flags=re.S).split())
 
 
-def test_the_page_shows_figures_signatures_and_what_was_left_out():
+def test_the_page_shows_figures_signatures_and_skipped_tasks():
     page = text_of(render(scores(), [answer(), answer(reference=None)], [], {}))
     assert "ja model 4 – 1.50 2.50 3.50 44.25 – – – 0.100 0.900 0.750" in page
     assert "ja bleu4: tok:&lt;x&gt;" in page
@@ -59,7 +59,7 @@ def test_curves_of_runs_are_plotted():
     assert page.count('<img alt="run&lt;: ') == 2 and "run&lt;: held-out text" in page
 
 
-def test_the_terminal_shows_the_same_and_what_is_missing(capsys):
+def test_the_terminal_shows_the_same_figures_and_what_is_missing(capsys):
     shown = tables(scores(), [answer(reference=None)])
     lines = [str(part) for part in shown if not hasattr(part, "columns")]
     assert "answers that ended by themselves: zh model 50%" in lines

@@ -48,7 +48,7 @@ def test_a_stride_fills_rows_with_context(tokenizer, document):
 
 
 @pytest.mark.parametrize("stride", [18, 20])
-def test_a_stride_of_a_whole_row_is_no_stride(tokenizer, base_tokenizer, document, stride):
+def test_a_stride_of_a_whole_row_equals_none(tokenizer, base_tokenizer, document, stride):
     assert to_rows(document, tokenizer, 20, stride) == to_rows(document, tokenizer, 20)
     both = [to_rows(document, tokenizer, 20, given, [base_tokenizer]) for given in (stride, None)]
     assert both[0] == both[1]

@@ -32,7 +32,7 @@ def test_the_verdict_names_the_worst_language_its_drift_and_the_limit():
     assert verdict(Retention({"en": en}, 0.02, "en", True)).plain.startswith("retention passed: ")
 
 
-def test_only_what_was_measured_has_a_table():
+def test_only_measured_tasks_have_a_table():
     assert tables(scores(), []) == []
     text = TextComparison(1, 2, TextScores(1.0, 0.5), TextScores(2.0, 0.5))
     table, signature = tables(scores(text={"ja": text}), [])

@@ -117,7 +117,7 @@ def test_a_parquet_text_that_is_not_utf8_is_named(tmp_path):
         list(read_documents([tmp_path / "a.parquet"]))
 
 
-def test_a_parquet_column_of_bytes_is_no_text(tmp_path):
+def test_a_parquet_column_of_bytes_is_refused_as_text(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": [b"a"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a.parquet: row 1: 'text' is not text but bytes"):
         list(read_documents([tmp_path / "a.parquet"]))

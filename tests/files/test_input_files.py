@@ -181,7 +181,7 @@ def test_a_key_may_be_nested_or_one_file_s_own_and_null_is_skipped(tmp_path, cap
         ("array.json.xz", lzma.compress(PRETTY)[:-9], r"array.json.xz:\d+: damaged xz file"),
     ],
 )  # fmt: skip
-def test_what_is_no_data_is_recognized_with_the_remedy(tmp_path, name, content, message):
+def test_files_that_are_not_data_are_recognized_and_the_error_names_the_remedy(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(read_documents([tmp_path / name]))

@@ -10,7 +10,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_gets_its_name_when_it_is_complete(tmp_path):
+def test_a_folder_is_renamed_when_it_is_complete(tmp_path):
     with atomic_output_folder(tmp_path / "deep" / "out") as folder:
         (folder / "a").write_text("1")
         assert not (tmp_path / "deep" / "out").exists()

@@ -77,12 +77,12 @@ def test_special_ids_and_the_chat_template_are_found(exported, tokenizer):
     assert special.chat_template == huggingface.CHAT_TEMPLATE
 
 
-def test_the_ids_that_end_a_turn_are_those_which_gguf_new_metadata_is_told_by_name(exported, tokenizer):
+def test_the_ids_that_end_a_turn_are_the_ones_passed_to_gguf_new_metadata_by_name(exported, tokenizer):
     named = [tokenizer.control_id(name) for name in ("</s>", "<|user|>", "<|observation|>")]
     assert read(exported, "generation_config.json")["eos_token_id"] == named == tokenizer.stop_ids
 
 
-def test_the_original_layout_says_all_that_the_converter_asks_of_it(zero_dir, tokenizer, tmp_path):
+def test_the_original_layout_has_every_key_that_the_converter_reads(zero_dir, tokenizer, tmp_path):
     """Of a Glm config it would read no context length, rotary base or epsilon; without `vocab_size` it pads nothing."""
     model = Checkpoint.open(zero_dir).as_glm()
     write_model(tmp_path, model, tokenizer, "chatglm", MAX_SHARD_SIZE)

@@ -49,7 +49,7 @@ def ours(folder, tokenizer, chats):
 
 
 @pytest.mark.parametrize("made_by", ["zero_dir", "exported_dir"])
-def test_a_pipeline_says_what_we_say(request, tokenizer, made_by):
+def test_a_pipeline_returns_the_replies_of_generate(request, tokenizer, made_by):
     folder = request.getfixturevalue(made_by)
     speak = pipeline("text-generation", model=str(folder), dtype=torch.float32, device="cpu")
     replies = ours(folder, tokenizer, CHATS)
@@ -132,7 +132,7 @@ def post(address, messages, **body):
         return response.read().decode()
 
 
-def test_a_server_answers_what_we_say(server, exported_dir, tokenizer):
+def test_a_server_returns_the_replies_of_generate(server, exported_dir, tokenizer):
     for chat, reply in zip(CHATS, ours(exported_dir, tokenizer, CHATS), strict=True):
         answer = json.loads(post(server, chat, model=str(exported_dir)))
         assert answer["choices"][0]["message"]["content"] == reply.text
@@ -152,7 +152,7 @@ def test_a_server_returns_the_calls_of_a_tool(server, exported_dir):
     assert second["content"] == answer["content"]
 
 
-def test_a_server_streams_what_we_say(server, exported_dir, tokenizer):
+def test_a_server_streams_the_replies_of_generate(server, exported_dir, tokenizer):
     for chat, reply in zip(CHATS, ours(exported_dir, tokenizer, CHATS), strict=True):
         lines = post(server, chat, model=str(exported_dir), stream=True).splitlines()
         deltas = [json.loads(line.removeprefix("data: "))["choices"][0]["delta"] for line in lines if "{" in line]

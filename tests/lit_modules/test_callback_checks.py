@@ -105,7 +105,7 @@ def test_the_worst_value_is_not_preferred():
         monitor(EarlyStopping(monitor="val/ja/loss", mode="max"))
 
 
-def test_what_is_or_may_be_logged_is_accepted():
+def test_names_that_are_or_may_be_logged_are_accepted():
     monitor(EarlyStopping(monitor="val/ja/loss"), LambdaCallback())
     monitor(EarlyStopping(monitor="own"), OwnCallback())
     monitor(EarlyStopping(monitor="lr-AdamW"), LearningRateMonitor())

@@ -86,6 +86,6 @@ def test_a_failed_save_leaves_no_checkpoint(tmp_path):
         manifest.newest(tmp_path)
 
 
-def test_a_removed_checkpoint_is_gone(saved):
+def test_a_removed_checkpoint_leaves_no_file(saved):
     CheckpointFolders().remove_checkpoint(saved)
     assert not list(saved.parent.iterdir())

@@ -82,7 +82,7 @@ def test_the_tables_have_every_schedule_of_torch():
 
 
 @pytest.mark.parametrize("name", sorted(WORKING))
-def test_a_schedule_gets_what_its_own_parameters_mean(name):
+def test_a_schedule_receives_the_values_its_own_parameters_mean(name):
     arguments, expected = WORKING[name]
     create = partial(getattr(lr_scheduler, name), **arguments)
     check_schedule(create, optimizer, NUM_STEPS)
@@ -133,6 +133,6 @@ def test_a_schedule_whose_state_cannot_be_loaded_is_refused():
         check_schedule(HoldsCode, optimizer, NUM_STEPS)
 
 
-def test_the_length_of_the_run_is_no_part_of_the_description_of_a_schedule():
+def test_the_description_of_a_schedule_leaves_out_the_length_of_the_run():
     described = {"class": "lit_modules.schedules.WarmupCosine", "floor": 0.0, "warmup": 0.1}
     assert describe_schedule(WarmupCosine) == describe_schedule(partial(WarmupCosine, warmup=0.1)) == described

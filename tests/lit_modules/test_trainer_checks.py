@@ -92,7 +92,7 @@ def running(**changes):
     return SimpleNamespace(**values)
 
 
-def test_a_trainer_that_does_what_was_planned_goes_on():
+def test_a_trainer_that_follows_the_plan_is_accepted():
     Planned.of(running(), 6).check(running())
 
 

@@ -26,14 +26,14 @@ def loss(model):
 
 
 @pytest.mark.parametrize(("tuning", "embeddings"), KINDS)
-def test_before_training_the_model_says_what_it_said(zero_dir, tuning, embeddings):
+def test_before_training_the_adapted_model_gives_the_logits_of_the_base(zero_dir, tuning, embeddings):
     assert torch.equal(
         chosen(zero_dir, tuning, embeddings)(IDS).logits, load_model(zero_dir, torch.float32)(IDS).logits
     )
 
 
 @pytest.mark.parametrize(("tuning", "embeddings"), KINDS)
-def test_what_trains_is_what_was_asked_for(zero_dir, tuning, embeddings):
+def test_the_requested_parameters_train(zero_dir, tuning, embeddings):
     trained = {name for name, p in chosen(zero_dir, tuning, embeddings).named_parameters() if p.requires_grad}
     adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in trained if ".lora_" in name}
     assert adapted == (set(LINEAR_LAYERS) if tuning == "lora" else set())

@@ -15,7 +15,7 @@ LORA_R8 = 28 * 8 * ((4096 + 4096) * 2 + (4096 + 256) * 2 + (4096 + 2 * 13696) + 
 
 
 @pytest.mark.parametrize(("row_len", "giga"), [(1024, 25.58), (2048, 26.28), (4096, 27.69), (8192, 30.51)])
-def test_a_token_of_chatglm3_with_adapters_and_embeddings_costs_what_was_counted_by_hand(row_len, giga):
+def test_flops_of_a_chatglm3_token_with_adapters_and_embeddings_equal_the_count_by_hand(row_len, giga):
     assert round(flops_per_token(CHATGLM3_JA, row_len, LORA_R8, True) / 1e9, 2) == giga
 
 

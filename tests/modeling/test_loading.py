@@ -17,7 +17,7 @@ def test_both_layouts_are_one_model(base_dir, tmp_path):
     assert torch.equal(ours, theirs)
 
 
-def test_weights_come_in_the_dtype_asked_for(zero_dir):
+def test_weights_are_loaded_in_the_requested_dtype(zero_dir):
     assert load_model(zero_dir).dtype == torch.float16
     assert load_model(zero_dir, torch.float32).dtype == torch.float32
 

@@ -34,7 +34,7 @@ def test_loss_and_gradients_equal_those_of_plain_cross_entropy(share, chunk_len)
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "head"])
-def test_a_frozen_input_gets_no_gradient(frozen):
+def test_a_frozen_input_has_no_gradient(frozen):
     hidden, head, labels = case(0.5)
     (hidden if frozen == "hidden" else head).requires_grad_(False)
     next_token_loss(hidden, head, labels, 4)[0].backward()

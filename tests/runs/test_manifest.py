@@ -111,7 +111,7 @@ def test_a_checkpoint_without_a_valid_manifest_is_refused_and_skipped(tmp_path, 
     assert len(caplog.records) == 1
 
 
-def test_a_file_or_a_missing_path_is_no_checkpoint(tmp_path):
+def test_a_file_or_a_missing_path_is_refused_as_a_checkpoint(tmp_path):
     (tmp_path / "old.ckpt").write_text("weights")
     with pytest.raises(ValueError, match=r"old.ckpt/manifest.json is missing: the save was interrupted"):
         manifest.read(tmp_path / "old.ckpt")

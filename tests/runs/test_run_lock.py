@@ -53,7 +53,7 @@ def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path):
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["file"]
 
 
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caplog):
     def unsupported(*args):
         raise OSError(95, "Operation not supported")
 

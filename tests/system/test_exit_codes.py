@@ -71,7 +71,7 @@ def test_several_errors_print_one_line_each_and_equal_ones_once(capsys):
     assert lines == ["python -m glmja.x: error: a", "python -m glmja.x: error: b"]
 
 
-def test_out_of_memory_exits_with_5_and_says_what_to_lower(capsys):
+def test_out_of_memory_exits_with_5_and_names_what_to_lower(capsys):
     code, (line,) = refused(capsys, lambda: torch.empty(10**15))
     assert code == MACHINE and len(line) <= 300
     assert "out of memory (" in line and "can't allocate memory" in line

@@ -29,12 +29,12 @@ def test_candidates_may_have_different_numbers_of_references():
     assert found.bleu == pytest.approx(100) and "nrefs:var" in found.signatures["sacrebleu"]
 
 
-def test_without_sacrebleu_there_is_no_score(monkeypatch):
+def test_scores_of_sacrebleu_are_left_out_without_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     assert sacrebleu_scores("en", ["a"], [["a"]]) is None
 
 
-def test_without_mecab_there_is_no_bleu_of_japanese_rather_than_another_one(monkeypatch):
+def test_bleu_of_japanese_is_left_out_without_mecab(monkeypatch):
     monkeypatch.setitem(sys.modules, "MeCab", None)
     monkeypatch.delitem(sys.modules, "sacrebleu.tokenizers.tokenizer_ja_mecab", raising=False)
     found = sacrebleu_scores("ja", ["桜は咲く"], [["桜は咲く"]])

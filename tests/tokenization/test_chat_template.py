@@ -103,7 +103,7 @@ def test_arguments_as_json_text_are_rendered_as_python(fast, tokenizer, argument
 
 
 @pytest.mark.parametrize("arguments", ["", "{", "[]", "3", '{"a": 1', '{"a b": 1}', '{"a": oops}', None, 3, []])
-def test_arguments_that_are_no_keyword_arguments_are_refused(fast, tokenizer, arguments):
+def test_arguments_that_are_not_keyword_arguments_are_refused(fast, tokenizer, arguments):
     call = {"function": {"name": "weather", "arguments": arguments}}
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
     assert check(fast, tokenizer, messages) is None

@@ -57,7 +57,7 @@ def trainer(words: list[str], costs: list[int] | None = None) -> ContinuedBPE:
 
 
 @given(st.lists(st.text("abcxy", min_size=1, max_size=12), min_size=1, max_size=8))
-def test_each_piece_saves_as_many_tokens_as_it_says(words):
+def test_each_piece_saves_as_many_tokens_as_reported(words):
     bpe = trainer(words)
     left = len(bpe.ids)
     for _, gain in bpe.pieces():

@@ -46,7 +46,7 @@ def test_punctuation_is_joined_only_if_wanted(base_tokenizer, texts):
     assert not is_joinable(".", join_punctuation=True)
 
 
-def test_too_small_a_corpus_says_how_many_pieces_it_has(base_tokenizer):
+def test_the_error_for_a_small_corpus_names_the_number_of_available_pieces(base_tokenizer):
     with pytest.raises(ValueError, match=r"only 2 pieces to add under the policy 'japanese', fewer than the 10 asked"):
         learn_pieces(base_tokenizer.proto, ["の の 図"], 10)
 

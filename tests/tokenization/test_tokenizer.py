@@ -113,7 +113,7 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer, ids):
         tokenizer.decode(ids)
 
 
-def test_a_folder_without_tokenizer_says_what_it_holds(tmp_path):
+def test_the_error_for_a_folder_without_tokenizer_names_what_it_holds(tmp_path):
     (tmp_path / "other.txt").touch()
     with pytest.raises(TokenizerNotFoundError, match=r"no tokenizer.model in .*found: other.txt"):
         load_tokenizer(tmp_path)

@@ -103,6 +103,6 @@ def test_every_premise_of_the_theorem_is_read_off_the_finished_model(base_tokeni
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is text", b"\x0a\xff\xff\xff"])
-def test_what_is_no_sentencepiece_model_is_refused(content):
+def test_a_file_that_is_not_a_sentencepiece_model_is_refused(content):
     with pytest.raises(ValueError, match="not a SentencePiece model"):
         parse_proto(content)

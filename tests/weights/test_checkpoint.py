@@ -261,7 +261,7 @@ def test_a_file_that_shrinks_while_it_is_copied_is_refused(base, tmp_path):
         opened.tensors[chatglm_layout.HEAD].read_all()
 
 
-def test_a_glm_that_did_not_come_from_chatglm_has_no_way_back(zero_dir):
+def test_a_glm_that_was_not_converted_from_chatglm_cannot_be_converted_to_it(zero_dir):
     config = json.loads((zero_dir / "config.json").read_text())
     config["rope_parameters"]["partial_rotary_factor"] = 1.0
     with pytest.raises(ValueError, match="have no counterpart in ChatGLM3"):
@@ -277,7 +277,7 @@ def test_the_header_is_aligned_as_safetensors_wants_it(base_dir, tmp_path):
     assert length % 8 == 0
 
 
-def test_the_twin_has_the_shapes_that_its_config_says(base_dir):
+def test_the_twin_has_the_shapes_of_its_config(base_dir):
     opened = Checkpoint.open(base_dir)
     assert opened.layout == "chatglm"
     assert opened.as_glm().tensors.keys() == chatglm_layout.expected_shapes(opened.as_glm().config).keys()
@@ -295,7 +295,7 @@ def real_glm(data, tmp_path_factory):
     return folder
 
 
-def test_the_real_layout_goes_there_and_back(data, real_glm, tmp_path):
+def test_the_real_layout_survives_a_conversion_in_both_directions(data, real_glm, tmp_path):
     convert(real_glm, tmp_path / "back", "chatglm")
     assert same(weights(tmp_path / "back"), weights(data / "chatglm3_tiny"))
 
@@ -328,7 +328,7 @@ def test_the_dtype_is_read_under_the_name_of_newer_transformers_too(base_dir, tm
 
 
 @pytest.mark.parametrize("name", ["int9", "Tensor", ""])
-def test_a_name_that_is_no_dtype_is_refused(name):
+def test_a_name_that_is_not_a_dtype_of_torch_is_refused(name):
     with pytest.raises(ModelError, match="is not a dtype of torch"):
         dtype_named(name)
 

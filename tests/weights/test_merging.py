@@ -86,7 +86,7 @@ def test_a_merged_weight_is_rounded_once(base):
     assert torch.equal(exact.bfloat16(), rounded)
 
 
-def test_what_did_not_train_is_left_to_the_kernel_to_copy(base):
+def test_untrained_tensors_are_copied_by_the_kernel(base):
     tensors = merged(base, adapter(PLAIN), dtype=torch.float16).tensors
     assert [name for name in tensors if tensors[name] is not base.tensors[name]] == [f"{NAME}.weight"]
 
