@@ -127,11 +127,10 @@ def open_base(state: TrainedState, model_dir: Path, family: FamilyName | None = 
 def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str, object]:
     from glmja.modeling.model_folder import write_model
     from glmja.runs import language_pack
-    from glmja.weights.chatglm_layout import EMBEDDING
     from glmja.weights.dtypes import dtype_name
     from glmja.weights.merging import LoraScaling, merge
 
-    facts, dtype = state.manifest.identity.as_json(), to.dtype or base.checkpoint.tensors[EMBEDDING].dtype
+    facts, dtype = state.manifest.identity.as_json(), to.dtype or base.checkpoint.dtype
     scaling = LoraScaling.of(facts["lora"]) if facts["lora"] else None
     merged = merge(base.checkpoint, state.tensors, scaling, base.tokenizer.new_ids, dtype)
     training = {key: facts[key] for key in ("lora", "tuning", "embeddings")}
@@ -167,7 +166,6 @@ def _export_pack(pack: str, base: str, to: _Output) -> dict[str, object]:
     from glmja.modeling.model_folder import write_model
     from glmja.runs import language_pack
     from glmja.verification.export import compare_written
-    from glmja.weights.chatglm_layout import EMBEDDING
     from glmja.weights.checkpoint import Checkpoint
     from glmja.weights.dtypes import dtype_name
 
@@ -177,7 +175,7 @@ def _export_pack(pack: str, base: str, to: _Output) -> dict[str, object]:
         report: dict[str, object] = {
             **read_json(Path(pack) / REPORT),
             "format": to.format,
-            "dtype": dtype_name(merged.tensors[EMBEDDING].dtype),
+            "dtype": dtype_name(merged.dtype),
             **write_model(folder, merged, tokenizer, layout, to.max_shard_size),
             "pack_put_on": Path(base).resolve().name,
         }

@@ -40,7 +40,8 @@ def load_model(
     Args:
         folder: An opened model folder, or the path of a folder of weights; if that holds a tokenizer, too, the two are
             checked against each other.
-        dtype: The dtype of the parameters; as stored if None.
+        dtype: The dtype of the parameters; as stored if None, whatever the config says. If stored tensors differ, the
+            dtype that holds all of them exactly, since no layer computes with two.
         attn_implementation: An attention that `transformers` supports for Glm: `eager`, `sdpa`, `flex_attention`, …
 
     Raises:
@@ -61,8 +62,8 @@ def model_of(
     checkpoint: Checkpoint, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
 ) -> GlmForCausalLM:
     """Builds the model of weights under Glm's names; arguments as `load_model`."""
-    model = _empty(checkpoint, attn_implementation)
-    weights = {name: source.read_all().to(dtype or source.dtype) for name, source in checkpoint.tensors.items()}
+    model, dtype = _empty(checkpoint, attn_implementation), dtype or checkpoint.dtype
+    weights = {name: source.read_all().to(dtype) for name, source in checkpoint.tensors.items()}
     _check_finite(weights, checkpoint.folder)
     model.load_state_dict(weights, assign=True)
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its frequencies are computed, not stored
@@ -72,14 +73,14 @@ def model_of(
 def outline(folder: str | Path | ModelFolder, dtype: torch.dtype | None = None) -> GlmForCausalLM:
     """Builds a model without values, on torch's meta device: shapes and dtypes only; arguments as `load_model`."""
     checkpoint = _checkpoint_of(folder)
-    model = _empty(checkpoint)
-    for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(dtype or checkpoint.tensors[name].dtype)
+    model, dtype = _empty(checkpoint), dtype or checkpoint.dtype
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     return model
 
 
 def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> GlmForCausalLM:
-    config = GlmConfig(**{k: v for k, v in checkpoint.config.items() if k not in ("model_type", "dtype")})
+    config = GlmConfig(**{k: v for k, v in checkpoint.config.items() if k != "model_type"})
     config._attn_implementation = attn_implementation
     with torch.device("meta"):
         return GlmForCausalLM(config)

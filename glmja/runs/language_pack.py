@@ -106,7 +106,7 @@ def write(
     """
     if tuning == "full":
         raise ModelError("the run trained the transformer in full, so a pack would be the model; set `format` to glm")
-    num_kept, base_dtype = tokenizer.new_ids.start, base.tensors[EMBEDDING].dtype
+    num_kept, base_dtype = tokenizer.new_ids.start, base.dtype
     first = 0 if embeddings == "full" else num_kept
     weights = merge(base, trained, LoraScaling.of(lora) if lora else None, tokenizer.new_ids, dtype).tensors
     rows = {name: JoinedTensor([Part(weights[name], first, weights[name].shape[0])]) for name in (EMBEDDING, HEAD)}

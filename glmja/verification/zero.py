@@ -70,7 +70,7 @@ def verify_zero(
         largest_distance_from_convexity_in_ulp=(
             _distance_from_convexity(source, zero, num_old, spelled) if init == "subtoken_mean" else None
         ),
-        greedy_prompts=_check_greedy(base, opened, source.tensors[HEAD].dtype) if check_greedy else None,
+        greedy_prompts=_check_greedy(base, opened, source.dtype) if check_greedy else None,
         greedy_equal=True if check_greedy else None,
     )
 

@@ -145,8 +145,6 @@ def to_glm_config(config: Config) -> Config:
         "tie_word_embeddings": False,
         "pad_token_id": config.get("pad_token_id", 0),
         "eos_token_id": config.get("eos_token_id", 2),
-        # transformers renamed the key in 4.56
-        "dtype": config.get("torch_dtype") or config.get("dtype") or "float16",
     }
 
 
@@ -181,7 +179,6 @@ def to_chatglm_config(config: Config) -> Config:
         "original_rope": True,
         **({"rope_ratio": ratio} if ratio != 1 else {}),
         "use_cache": True,
-        "torch_dtype": config.get("dtype") or "float16",
         "eos_token_id": eos[0] if isinstance(eos, list) else eos,
         "pad_token_id": config.get("pad_token_id", 0),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,14 +19,16 @@ from glmja.files.output_folder import atomic_output_folder
 from glmja.files.progress import progress
 from glmja.weights import chatglm_layout
 from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
-from glmja.weights.config_spellings import with_older_spellings, without_older_spellings
-from glmja.weights.dtypes import dtype_name, dtype_named
+from glmja.weights.config_spellings import with_dtype, with_older_spellings, without_older_spellings
+from glmja.weights.dtypes import common_dtype, dtype_name, dtype_named
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
 from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource, cast
 from glmja.weights.weight_files import SAFETENSORS_INDEX, open_weights, write_safetensors
 
 # A copy is limited by one processor of the kernel, so copying two files at a time is faster.
 _NUM_WRITERS = min(4, os.cpu_count() or 1)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,13 @@ class Checkpoint:
         folder = Path(folder)
         config = read_json(folder / "config.json") if config is None else config
         chatglm_layout.layout_of(config)
-        return cls(folder, config, open_weights(folder))
+        opened = cls(folder, config, open_weights(folder))
+        if len(found := opened.dtypes) > 1:
+            names = " and ".join(sorted(map(dtype_name, found)))
+            _log.warning(
+                "%s holds %s; read as %s, which holds all values exactly", folder, names, dtype_name(opened.dtype)
+            )
+        return opened
 
     @property
     def layout(self) -> Layout:
@@ -88,8 +97,7 @@ class Checkpoint:
             return self
         config = chatglm_layout.to_chatglm_config(self.as_glm().config)
         tensors = _apply_plan(chatglm_layout.plan_to_chatglm(self.tensors), self.tensors)
-        dtype = self.tensors[chatglm_layout.EMBEDDING].dtype
-        tensors[chatglm_layout.INV_FREQ] = MemoryTensor(inv_freq(config, dtype))
+        tensors[chatglm_layout.INV_FREQ] = MemoryTensor(inv_freq(config, self.dtype))
         return Checkpoint(self.folder, config, tensors)
 
     def fingerprint(self) -> str:
@@ -108,9 +116,17 @@ class Checkpoint:
 
     def astype(self, dtype: torch.dtype) -> Checkpoint:
         """Returns the same weights in another dtype, converted when they are read."""
-        key = "dtype" if self.layout == "glm" else "torch_dtype"
-        tensors = {name: cast(source, dtype) for name, source in self.tensors.items()}
-        return replace(self, config=self.config | {key: dtype_name(dtype)}, tensors=tensors)
+        return replace(self, tensors={name: cast(source, dtype) for name, source in self.tensors.items()})
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """The dtypes of the tensors, whatever the config says; ChatGLM's rotary frequencies are computed, not read."""
+        return {source.dtype for name, source in self.tensors.items() if name != chatglm_layout.INV_FREQ}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the tensors; if they have several, one that holds all values exactly."""
+        return common_dtype(self.dtypes)
 
     @property
     def num_bytes(self) -> int:
@@ -119,6 +135,8 @@ class Checkpoint:
 
     def save(self, folder: Path, max_shard_size: int) -> None:
         """Writes config and weights as safetensors into an existing folder, with a progress bar.
+
+        The config names the dtype of the tensors, or, if they differ, one that holds all values exactly.
 
         Args:
             folder: The folder to write into.
@@ -135,8 +153,8 @@ class Checkpoint:
             weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": weight_map}
             write_json(folder / SAFETENSORS_INDEX, index)
-        is_glm = self.layout == "glm"
-        write_json(folder / "config.json", with_older_spellings(self.config) if is_glm else self.config)
+        config = with_older_spellings(self.config) if self.layout == "glm" else self.config
+        write_json(folder / "config.json", with_dtype(config, dtype_name(self.dtype)))
 
 
 def convert(
@@ -175,9 +193,15 @@ def _apply_plan(plan: Plan, tensors: dict[str, TensorSource]) -> dict[str, Tenso
         return Part(source, rows.start, source.shape[0] if rows.stop is None else rows.stop)
 
     return {
-        name: tensors[rows[0].name] if len(rows) == 1 and rows[0].stop is None else JoinedTensor([*map(part, rows)])
+        name: tensors[rows[0].name] if len(rows) == 1 and rows[0].stop is None else _joined([*map(part, rows)])
         for name, rows in plan.items()
     }
+
+
+def _joined(parts: list[Part]) -> TensorSource:
+    """Joins parts; if their dtypes differ, in one that holds all values exactly."""
+    dtype = common_dtype(part.source.dtype for part in parts)
+    return JoinedTensor([replace(part, source=cast(part.source, dtype)) for part in parts])
 
 
 def _check_shapes(checkpoint: Checkpoint) -> None:

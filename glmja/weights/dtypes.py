@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+
 import torch
 
 from glmja.errors import ModelError
@@ -10,6 +13,11 @@ from glmja.errors import ModelError
 def dtype_name(dtype: torch.dtype) -> str:
     """Returns the name of a dtype, such as `bfloat16`."""
     return str(dtype).removeprefix("torch.")
+
+
+def common_dtype(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """Returns the smallest dtype that holds all values of the given ones exactly; float32 if none is given."""
+    return reduce(torch.promote_types, list(dict.fromkeys(dtypes)) or [torch.float32])
 
 
 def dtype_named(name: str) -> torch.dtype:

@@ -77,7 +77,7 @@ def trained(zero_dir, tmp_path_factory):
 
 def exported(checkpoint, output, **values):
     values = {"checkpoint": checkpoint, "output": output, "check": "false"} | values
-    return export.main([f"--{key}={value}" for key, value in values.items()])
+    return export.main([f"--{key}={value}" for key, value in values.items() if value is not None])
 
 
 @torch.inference_mode()
@@ -100,6 +100,20 @@ def test_the_exported_model_gives_the_logits_of_the_live_one(trained, zero_dir, 
     assert report["greedy_replies_equal"] == report["greedy_replies"] == 5
     assert report["chats_with_equal_ids"] == 2
     assert report["largest_difference_of_logits"] <= 1e-5 * report["largest_logit"]
+
+
+def test_an_export_has_the_dtype_of_the_trained_weights_not_of_their_config(zero_dir, tmp_path):
+    """Norms in float32 and a config that says float16: one dtype holds all, and the export says so."""
+    base = shutil.copytree(zero_dir, tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].float()}, base / "model.safetensors")
+    fit.main(run_args(base, tmp_path / "run", tmp_path / "cache"))
+    report = exported(tmp_path / "run", tmp_path / "out")
+    assert report["dtype"] == json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+    exported(tmp_path / "run", tmp_path / "pack", format="adapter")
+    assert json.loads((tmp_path / "pack" / "pack.json").read_text())["base_dtype"] == "float32"
+    report = exported(None, tmp_path / "of_pack", pack=tmp_path / "pack", base=base, check="true")
+    assert report["dtype"] == "float32"
 
 
 def test_weights_keep_the_dtype_of_the_base_and_untrained_ones_are_equal_to_it(trained, zero_dir, tmp_path):
