@@ -21,8 +21,10 @@ COMMANDS = {
     "export": "Write the trained model, or a language pack, from a checkpoint.",
     "evaluate": "Measure a model and compare it with a baseline.",
     "chat": "Talk to a model in the terminal.",
+    "convert": "Write a model in the layout of transformers, or in ChatGLM's own.",
     "demo": "Run all steps on a tiny model; takes two minutes on a laptop.",
 }
+_MODULES = {"demo": "glmja.demo.pipeline"}  # of commands that are not the module of their name
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -38,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     elif name == "--version":
         print(f"glmja {__version__}")
     elif (command := name.replace("_", "-")) in COMMANDS:
-        importlib.import_module(f"glmja.{command.replace('-', '_')}").main(rest)
+        importlib.import_module(_MODULES.get(command, f"glmja.{command.replace('-', '_')}")).main(rest)
     else:
         near = get_close_matches(command, COMMANDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"

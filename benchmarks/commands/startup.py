@@ -27,7 +27,8 @@ _REPORT = "import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modu
 def commands(root: Path) -> list[str]:
     """Returns the modules below `glmja/` that can be run."""
     files = sorted((root / "glmja").glob("*.py"))
-    return [file.stem for file in files if '__name__ == "__main__"' in file.read_text(encoding="utf-8")]
+    modules = [file.stem for file in files if '__name__ == "__main__"' in file.read_text(encoding="utf-8")]
+    return modules + [file.parent.name for file in (root / "glmja").glob("*/__main__.py")]
 
 
 def seconds(root: Path, command: str, argument: str) -> tuple[float, list[str]]:

@@ -49,6 +49,23 @@ def export_card(report: Mapping[str, object]) -> str:
     )
 
 
+def converted_card(model: str, layout: str, dtype: str, tokenizer: Mapping[str, object]) -> str:
+    """Returns the card of a converted model.
+
+    Args:
+        model: Name of the folder that was converted.
+        layout: `glm` or `chatglm`.
+        dtype: Name of the dtype of the weights.
+        tokenizer: Entries that describe the tokenizer, as `glmja.modeling.model_folder.write_model` returns them.
+    """
+    facts = {"model": model, "layout": layout, "dtype": dtype, **tokenizer}
+    return (
+        f"{_METADATA}# {model} in the layout {layout}\n\n"
+        f"Written by glmja {__version__} (`python -m glmja.convert`). The weights are those of the model."
+        f"\n{_table('provenance', facts)}"
+    )
+
+
 def _table(title: str, rows: Mapping[str, object]) -> str:
     return f"\n| {title} | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows.items()) + "\n"
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from glmja import demo
+from glmja.demo import pipeline as demo
 
 
 def test_the_demo_runs_to_the_end(tmp_path):

@@ -19,7 +19,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 def test_every_command_is_listed_with_a_line(capsys):
     glmja.main([])
     said = capsys.readouterr().out
-    modules = {path.stem for path in (ROOT / "glmja").glob("*.py")} - {"__init__", "__main__", "errors"}
+    modules = {path.stem for path in (ROOT / "glmja").glob("*.py")} - {"__init__", "__main__", "errors"} | {"demo"}
     assert {name.replace("-", "_") for name in glmja.COMMANDS} == modules
     assert all(f"  {name} " in said for name in glmja.COMMANDS)
     glmja.main(["--help"])

@@ -10,7 +10,10 @@ from jsonargparse import capture_parser
 from glmja import fit
 
 ROOT = Path(__file__).parents[2]
-ROOMS = [path for path in (ROOT / "glmja").iterdir() if path.is_dir() and path.name not in ("cli", "__pycache__")]
+# the demo calls the commands by their flags
+ROOMS = [
+    path for path in (ROOT / "glmja").iterdir() if path.is_dir() and path.name not in ("cli", "demo", "__pycache__")
+]
 ROOMS += [ROOT / name for name in ("data_modules", "lit_modules", "callbacks")]
 LIBRARY = [ROOT / "glmja" / "errors.py", *(path for room in ROOMS for path in sorted(room.rglob("*.py")))]
 LIBRARY.remove(ROOT / "lit_modules" / "fit_cli.py")  # the command line of `fit` itself

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SLOW = {"torch", "transformers", "lightning", "torchmetrics", "peft", "datasets", "matplotlib", "deepspeed", "pandas"}
-VERBS = ["build_tokenizer", "resize_embeddings", "fit", "export", "evaluate", "chat", "demo"]
+VERBS = ["build_tokenizer", "resize_embeddings", "fit", "export", "evaluate", "chat", "convert", "demo"]
 
 
 def run(verb: str, *args: str) -> tuple[int, str, set[str]]:

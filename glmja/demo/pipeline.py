@@ -1,4 +1,4 @@
-"""`python -m glmja.demo`: runs the whole pipeline on a tiny model, with the texts that ship with the package."""
+"""Runs the whole pipeline on a tiny model, with the texts that ship with the package: `python -m glmja.demo`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from glmja.files.documents import read_documents
 from glmja.files.output_folder import check_free
 from glmja.text.terminal import make_table, show
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 PARTS = (
     "texts", "base", "tokenizer", "zero", "zero_test", "token_store", "pretrain", "pretrained", "sft", "chat",
@@ -233,7 +233,3 @@ def _announce(text: str, command: str | None = None) -> None:
 def main(args: list[str] | None = None) -> Scores:
     """Runs the command line."""
     return run_command(demo, args)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,69 @@
+"""`python -m glmja.convert`: writes a model in the layout of transformers, or in ChatGLM's own, bit for bit.
+
+A folder in the layout of transformers needs no remote code, so programs that load `AutoModelForCausalLM` and
+`AutoTokenizer` (lm-evaluation-harness, vLLM) measure a ChatGLM as they measure what was made of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from glmja.cli.command import run_command
+from glmja.families.names import FamilyName
+from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.text.terminal import show
+from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
+
+
+def convert(
+    model: str,
+    output: str,
+    format: Literal["glm", "chatglm"] = "glm",
+    dtype: DtypeName | None = None,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    family: FamilyName | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes a model in another layout, with its tokenizer: as transformers loads it, or as ChatGLM3's own code does.
+
+    Args:
+        model: Folder of the model, in ChatGLM2/3's layout or transformers'.
+        output: New folder.
+        format: `glm` for `AutoModelForCausalLM` without remote code; `chatglm` for ChatGLM3's own layout and names.
+        dtype: Dtype of the written weights; by default as stored, bit for bit.
+        max_shard_size: Maximum bytes of a weight file.
+        family: Family of the model, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
+            default.
+        overwrite: Replace the contents of `output`.
+
+    Raises:
+        ValueError: If the model is damaged or of another architecture, or the written weights differ from it.
+        OSError: If a file does not exist, or the disk is full.
+    """
+    from glmja.modeling.model_card import converted_card
+    from glmja.modeling.model_folder import ModelFolder, write_model
+    from glmja.verification.conversion import verify_conversion
+    from glmja.weights.dtypes import dtype_name, dtype_named
+
+    check_free(output, overwrite, (model,))
+    opened = ModelFolder.open(model, family)
+    source = opened.checkpoint.astype(dtype_named(dtype)) if dtype else opened.checkpoint
+    # ChatGLM's config names the end of a document only; a reply also ends where the next turn begins
+    source = replace(source, config=source.config | {"eos_token_id": opened.tokenizer.stop_ids})
+    with atomic_output_folder(output, overwrite, source.num_bytes) as folder:
+        written = write_model(folder, source, opened.tokenizer, format, max_shard_size)
+        num_tensors = verify_conversion(source, folder)
+        card = converted_card(opened.path.resolve().name, format, dtype_name(source.dtype), written)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    show(f"{Path(output)}: {num_tensors} tensors in the layout {format}, read back and compared with {model}")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line."""
+    run_command(convert, args)
+
+
+if __name__ == "__main__":
+    main()
