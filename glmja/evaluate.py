@@ -182,6 +182,7 @@ def _open(folders: Sequence[str], tasks: EvalTasks, family: FamilyName | None) -
     opened = [ModelFolder.open(folder, family) for folder in folders]
     for folder in opened:
         check_fits(tasks, folder)
+        _ = folder.checkpoint  # reads headers; what is wrong with the second model must not wait for the first
     first, last = opened[0], opened[-1]
     if len(first.tokenizer) > len(last.tokenizer):
         raise ValueError(

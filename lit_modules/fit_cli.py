@@ -25,6 +25,7 @@ from glmja.cli.fit_arguments import (
     RUN_DIR_HELP,
 )
 from glmja.cli.parser import CliParser
+from glmja.files.folder_kinds import MODEL_CONFIG, check_checkpoint_folder
 from glmja.runs import manifest
 from glmja.runs.contracts import TrainingData
 from glmja.runs.manifest import Manifest
@@ -155,6 +156,8 @@ class FitCLI(LightningCLI):
         if is_first_of_run():
             self.resources.enter_context(locked(run.path))
         if ckpt_path is None:
+            if (run.path / MODEL_CONFIG).is_file():
+                raise ValueError(f"--run_dir {run.path} holds a model; choose a new folder for the run")
             if manifest.any_in(run.checkpoints):
                 raise ValueError(
                     f"--run_dir {run.path} holds a run; choose another folder, or resume it with --ckpt_path last"
@@ -164,6 +167,8 @@ class FitCLI(LightningCLI):
         try:
             last = ckpt_path == "last"
             path = manifest.newest(run.checkpoints, verify) if last else Path(ckpt_path)
+            if path.exists():
+                check_checkpoint_folder(path)
             self.resumed = manifest.read(path, verify and not last)
         except (ValueError, OSError) as error:
             raise type(error)(f"--ckpt_path {ckpt_path}: {error}") from error

@@ -11,6 +11,7 @@ from glmja.families.chatglm2 import CHATGLM2
 from glmja.families.chatglm3 import CHATGLM3
 from glmja.families.evidence import Evidence, declared_tokens
 from glmja.families.family import Family
+from glmja.files.folder_kinds import check_model_folder
 from glmja.files.json_files import read_json
 from glmja.tokenization.tokenizer import GLMTokenizer, read_proto, with_control_tokens
 from glmja.weights.chatglm_layout import Config
@@ -87,6 +88,8 @@ def load_tokenizer(folder: str | Path, family: str | None = None, config: Config
     """
     folder = Path(folder)
     files = [known.tokenizer_file for known in FAMILIES if (folder / known.tokenizer_file).is_file()]
+    if not files:
+        check_model_folder(folder)
     proto = read_proto(folder, files[0]) if files else read_proto(folder)
     if config is None:
         config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
@@ -118,8 +121,8 @@ def _by_config(folder: Path, config: Config) -> Family:
     if config and length not in _SEQ_LENGTHS_OF_CHATGLM3:
         raise ModelError(
             f"{folder}: ChatGLM2 or ChatGLM3? No file names the tokenizer's control tokens (tokenization_chatglm.py, "
-            f"tokenizer_config.json, special_tokens_map.json, added_tokens.json), and config.json has seq_length "
-            f"{str(length)[:20]}, which does not tell them apart; set `family` to {_choices()}"
+            f"tokenizer_config.json …), and config.json has seq_length {str(length)[:20]}, which does not tell them "
+            f"apart; set `family` to {_choices()}"
         )
     reason = f"config.json has seq_length {length}" if config else "there is no config.json"
     _log.warning("%s: no file names the tokenizer's control tokens; %s: taken as %s", folder, reason, CHATGLM3.title)

@@ -10,7 +10,6 @@ import glob
 import json
 import logging
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Literal
 
 from glmja.errors import DataError
 from glmja.files.compression import COMPRESSION_SUFFIXES, open_unpacked, without_compression
+from glmja.files.placeholders import describe_placeholder
 
 Kind = Literal["text", "wiki", "whole", "json", "csv", "parquet", "arrow"]
 InputPath = str | os.PathLike[str]
@@ -38,14 +38,6 @@ _NO_DATA = {
     "state.json",
 }  # describe the data beside them
 _HEAD = 4096  # bytes
-
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_WEB_PAGE = re.compile(rb"\s*(<!doctype html|<html[\s>]|<\?xml[^>]*>\s*<Error>)", re.IGNORECASE)
-_ERROR_PAGE = re.compile(  # all that the Hub, GitHub and others return instead of a file
-    rb"\s*((404: )?not found|entry not found|repository not found|invalid (username or password|credentials)[^\n]*"
-    rb"|access to (model|dataset) [^\n]*)\s*",
-    re.IGNORECASE,
-)
 
 log = logging.getLogger(__name__)
 
@@ -100,35 +92,14 @@ def find_files(
     return [replace(file, kind="whole") for file in found]
 
 
-def check_not_lfs_pointer(path: InputPath) -> None:
-    """Checks that a file is not the pointer that Git LFS leaves in its place.
+def check_is_data(path: InputPath) -> None:
+    """Checks that a file is not what Git LFS or a server left in its place; see `describe_placeholder`.
 
     Raises:
         DataError: If it is; the message says how to get the file.
     """
-    with Path(path).open("rb") as file:
-        head = file.read(len(_LFS_POINTER))
-    if head == _LFS_POINTER:
-        raise DataError(
-            f"{path}: a Git LFS pointer, not the file itself; run `git lfs install` and `git lfs pull` in its "
-            "repository, or download the file again"
-        )
-
-
-def check_no_web_page(path: InputPath) -> None:
-    """Checks that a file is not a web page or an error message that was saved in its place.
-
-    Raises:
-        DataError: If it is.
-    """
-    with Path(path).open("rb") as file:
-        head = file.read(_HEAD).removeprefix(b"\xef\xbb\xbf")
-    if _WEB_PAGE.match(head) or _ERROR_PAGE.fullmatch(head):
-        start = " ".join(head[:60].decode("utf-8", "replace").split())
-        raise DataError(
-            f"{path}: a web page or the message of a server, not data (it begins with {start!r}); download the file "
-            "itself, after a login if it needs one"
-        )
+    if placeholder := describe_placeholder(path):
+        raise DataError(f"{path}: {placeholder}")
 
 
 def _files_of(item: InputPath, kinds: Collection[Kind]) -> list[InputFile]:
@@ -196,8 +167,7 @@ def _checked(path: Path, kinds: Collection[Kind]) -> InputFile:
     if suffix and kind is None:
         remedy = "unpack it, or " if path.suffix.lower() in _ARCHIVES or suffix in _ARCHIVES else ""
         raise DataError(f"{path}: unknown kind of file; {remedy}known are {_known(kinds)}")
-    check_not_lfs_pointer(path)
-    check_no_web_page(path)
+    check_is_data(path)
     if kind in (None, "text"):
         kind = _kind_by_content(path, known=kind)
     if kind not in kinds:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glmja.errors import DataError, ModelError
+from glmja.files.placeholders import describe_error_object, describe_placeholder
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -14,16 +15,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is not a JSON object in UTF-8.
+        ValueError: If it is not a JSON object in UTF-8, or the message of a server that was saved in its place.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep nesting
-        raise ModelError(f"{path}: not JSON that Python can read ({error})") from error
+        placeholder = describe_placeholder(path)
+        raise ModelError(f"{path}: {placeholder or f'not JSON that Python can read ({error})'}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object")
+    if message := describe_error_object(content):
+        raise ModelError(f"{path}: {message}")
     return content
 
 

@@ -10,12 +10,14 @@ from glmja.errors import ModelError
 from glmja.families.family import Family
 from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.checksums import sha256_of_file
+from glmja.files.folder_kinds import check_model_folder
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.weights.chatglm_layout import Config, Layout, layout_of
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.options import MAX_SHARD_SIZE
+from glmja.weights.quantization import check_not_quantized
 
 _REPORTS = ("resize_report.json", "export_report.json")  # both record the tokenizer that the weights were made for
 
@@ -53,7 +55,9 @@ class ModelFolder:
                 together.
         """
         path = Path(path)
+        check_model_folder(path)
         stored = read_json(path / "config.json")
+        check_not_quantized(path, stored)
         tokenizer = load_tokenizer(path, family, stored)
         try:
             config = family_of(tokenizer).to_runtime_config(stored)

@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from glmja.errors import ModelError
 from glmja.families.recognition import load_tokenizer
+from glmja.files import folder_kinds
 from glmja.files.checksums import sha256_of_file
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface
@@ -33,7 +34,7 @@ from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource
 from glmja.weights.weight_files import write_safetensors
 
 FORMAT = 1
-DESCRIPTION = "pack.json"
+DESCRIPTION = folder_kinds.PACK
 WEIGHTS = "pack.safetensors"
 
 
@@ -138,6 +139,7 @@ class _Description:
 
 
 def _read(pack: Path) -> _Description:
+    folder_kinds.check_pack_folder(pack)
     content = read_json(pack / DESCRIPTION)
     names = [field.name for field in fields(Binding) if field.default is MISSING]
     if content.get("pack_format") != FORMAT or not content.keys() >= {*names, "lora", "config"}:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from glmja.files import folder_kinds
 from glmja.files.json_files import read_json
 
 Curve = list[tuple[int, float]]  # (optimizer step, value)
@@ -29,12 +30,12 @@ class RunFolder:
     ```
     """
 
-    CONFIG = "config.yaml"
-    MANIFEST = "manifest.json"
+    CONFIG = folder_kinds.RUN_CONFIG
+    MANIFEST = folder_kinds.CHECKPOINT_MANIFEST
     STATE = "state.ckpt"
     ZERO_STATES = "checkpoint"
     PARTIAL = ".tmp-"  # prefix of a checkpoint that is being written or removed
-    CHECKPOINTS = "*.ckpt"
+    CHECKPOINTS = folder_kinds.CHECKPOINT
 
     def __init__(self, path: str | Path) -> None:
         """Reads nothing.
@@ -72,7 +73,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / folder_kinds.CHECKPOINTS
 
     @property
     def bad_batches(self) -> Path:
@@ -116,7 +117,8 @@ class RunFolder:
         """Returns the training loss and the bits per character of the run, by TensorBoard tag.
 
         Raises:
-            ValueError: If the run logged none.
+            FileNotFoundError: If the folder does not exist.
+            ValueError: If the run logged none, or the folder is that of a model.
         """
         found = {
             tag: points
@@ -124,6 +126,7 @@ class RunFolder:
             if tag == "train/loss" or tag.endswith("/bits_per_char")
         }
         if not found:
+            folder_kinds.check_run_folder(self.path)
             raise ValueError(f"{self.path} has no curves: {self.tensorboard} holds no TensorBoard files of a run")
         return found
 

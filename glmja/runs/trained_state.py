@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from glmja.errors import ModelError
+from glmja.files.folder_kinds import check_run_folder
 from glmja.runs import manifest
 from glmja.runs.manifest import Manifest
 from glmja.runs.run_folder import RunFolder
@@ -57,6 +58,7 @@ class TrainedState:
             FileNotFoundError: If the path does not exist, or the run has no complete checkpoint.
             ModelError: If the checkpoint is incomplete, damaged, holds code, or is not one of a GLM.
         """
+        check_run_folder(path)
         run = RunFolder(path)
         is_run = run.checkpoints.is_dir()
         folder = manifest.newest(run.checkpoints) if is_run else run.path

@@ -16,6 +16,7 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from glmja.errors import ModelError
+from glmja.files.placeholders import describe_placeholder
 from glmja.tokenization.vocabulary import Piece, parse_proto
 
 Role = Literal["system", "user", "assistant", "observation"]
@@ -33,12 +34,14 @@ class TokenizerNotFoundError(FileNotFoundError, ModelError):
     def __init__(self, folder: Path) -> None:
         """Formats the message, with some of the files that the folder contains."""
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:3]) if folder.is_dir() else "no such folder"
+        remedy = "build one with python -m glmja.build_tokenizer, or give a ChatGLM folder"
         if (folder / FILE_NAME).is_dir():
             found = "a folder of this name"
-        super().__init__(
-            f"no {FILE_NAME} in {folder} (found: {found}); build one with python -m glmja.build_tokenizer, or give "
-            "a ChatGLM folder"
-        )
+        elif (folder / "tokenizer.json").is_file():
+            found, remedy = "tokenizer.json", "copy it from the model that this one was made from"  # by transformers
+        elif (folder / "config.json").is_file():
+            remedy = "copy it from the model that this one was made from"
+        super().__init__(f"no {FILE_NAME} in {folder} (found: {found}); {remedy}")
 
 
 class GLMTokenizer:
@@ -204,7 +207,7 @@ def read_proto(folder: str | Path, file_name: str = FILE_NAME) -> spm.ModelProto
     try:
         return parse_proto(path.read_bytes())
     except ValueError as error:
-        raise ModelError(f"{path}: {error}") from error
+        raise ModelError(f"{path}: {describe_placeholder(path) or error}") from error
 
 
 def with_control_tokens(proto: spm.ModelProto, control_tokens: Sequence[str]) -> spm.ModelProto:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from glmja.errors import ModelError
+from glmja.files.folder_kinds import check_model_folder
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder
 from glmja.files.progress import progress
@@ -22,6 +23,7 @@ from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
 from glmja.weights.config_spellings import with_dtype, with_older_spellings, without_older_spellings
 from glmja.weights.dtypes import common_dtype, dtype_name, dtype_named
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
+from glmja.weights.quantization import check_not_quantized
 from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource, cast
 from glmja.weights.weight_files import SAFETENSORS_INDEX, open_weights, write_safetensors
 
@@ -59,8 +61,10 @@ class Checkpoint:
                 is unknown.
         """
         folder = Path(folder)
+        check_model_folder(folder)
         config = read_json(folder / "config.json") if config is None else config
         chatglm_layout.layout_of(config)
+        check_not_quantized(folder, config)
         opened = cls(folder, config, open_weights(folder))
         if len(found := opened.dtypes) > 1:
             names = " and ".join(sorted(map(dtype_name, found)))
@@ -210,9 +214,22 @@ def _check_shapes(checkpoint: Checkpoint) -> None:
     if missing or extra:
         names, what = (missing, "lacks {} tensors") if missing else (extra, "has {} unexpected tensors")
         raise ModelError(f"{checkpoint.folder} {what.format(len(names))}: {', '.join(names[:5])}")
+    _check_rows(checkpoint)
     for name, shape in expected.items():
         if (found := tuple(checkpoint.tensors[name].shape)) != shape:
             raise ModelError(f"{checkpoint.folder}: {name} has the shape {found}, but config.json says {shape}")
+
+
+def _check_rows(checkpoint: Checkpoint) -> None:
+    """Recognizes a base whose embeddings were resized, but not its config, or the other way round."""
+    rows = {checkpoint.tensors[name].shape[0] for name in (chatglm_layout.EMBEDDING, chatglm_layout.HEAD)}
+    said = checkpoint.config["vocab_size"]
+    if len(rows) == 1 and rows != {said}:
+        raise ModelError(
+            f"{checkpoint.folder}: the embeddings have {rows.pop()} rows, but config.json says {said}: one was resized "
+            f"without the other; correct padded_vocab_size (vocab_size in the layout of transformers), or get the "
+            "weights again"
+        )
 
 
 def inv_freq(config: Config, dtype: torch.dtype) -> Tensor:

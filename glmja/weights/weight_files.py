@@ -6,6 +6,8 @@ import json
 import pickle
 import re
 import struct
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from glmja.errors import ModelError
 from glmja.files.json_files import read_json
+from glmja.files.placeholders import describe_placeholder
+from glmja.weights.quantization import check_tensor_names
 from glmja.weights.tensors import Advance, FileTensor, MemoryTensor, TensorSource
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -65,16 +69,17 @@ def _open_safetensors(path: Path) -> dict[str, TensorSource]:
         with safe_open(path, "pt"):  # raises if the header is invalid or the size is not the header's
             pass
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: damaged safetensors file ({error})") from error
+        reason = describe_placeholder(path) or f"damaged safetensors file ({error})"
+        raise ModelError(f"{path}: {reason}") from error
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     tensors: dict[str, TensorSource] = {}
+    header.pop("__metadata__", None)
+    check_tensor_names(path, header)
     for name, entry in header.items():
-        if name == "__metadata__":
-            continue
         if entry["dtype"] not in _DTYPES:
-            raise ModelError(f"{path}: {name} has dtype {entry['dtype']}; supported are {', '.join(_DTYPES)}")
+            raise _unsupported(path, name, entry["dtype"])
         dtype, offset = _DTYPES[entry["dtype"]], 8 + length + entry["data_offsets"][0]
         tensors[name] = FileTensor(path, dtype, tuple(entry["shape"]), offset)
     return tensors
@@ -82,16 +87,35 @@ def _open_safetensors(path: Path) -> dict[str, TensorSource]:
 
 def _open_bin(path: Path) -> dict[str, TensorSource]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = "it can only be loaded by executing code" if "weights_only" in str(error).lower() else "damaged"
-        raise ModelError(f"{path}: {reason}; convert it to safetensors on a machine where you trust it") from error
+        # torch before 1.6 wrote files that are no zip archives, and cannot be mapped
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # about the pickle's protocol
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise ModelError(f"{path}: {describe_placeholder(path) or _why_not_loaded(path, error)}") from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ModelError(f"{path}: not a dictionary of tensors")
+    check_tensor_names(path, content)
     for name, tensor in content.items():
         if tensor.dtype not in _DTYPE_CODES:
-            raise ModelError(f"{path}: {name} has dtype {tensor.dtype}; supported are {', '.join(_DTYPES)}")
+            raise _unsupported(path, name, str(tensor.dtype))
     return {name: MemoryTensor(tensor) for name, tensor in content.items()}
+
+
+def _why_not_loaded(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start != b"PK" and start[:1] != b"\x80":  # neither a zip archive nor a pickle
+        return "damaged: not a file of torch; download it again"
+    needs_code = "weights_only" in str(error).lower()
+    reason = "it can only be loaded by executing code" if needs_code else "damaged"
+    return f"{reason}; convert it to safetensors on a machine where you trust it"
+
+
+def _unsupported(path: Path, name: str, dtype: str) -> ModelError:
+    return ModelError(
+        f"{path}: {name} has dtype {dtype}; supported are {', '.join(_DTYPES)}: if the model is quantized, get the "
+        "full one"
+    )
 
 
 def write_safetensors(path: Path, tensors: dict[str, TensorSource], advance: Advance) -> None:

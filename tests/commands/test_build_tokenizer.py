@@ -141,7 +141,7 @@ def test_help_explains_every_argument(capsys):
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ({"base": "nowhere"}, "no tokenizer.model in nowhere (found: no such folder)"),
+        ({"base": "nowhere"}, "no such folder: nowhere"),
         ({"corpus": "nowhere.txt"}, "no such file: nowhere.txt"),
         ({"corpus": "setup.cfg"}, "setup.cfg: unknown kind of file"),
         (

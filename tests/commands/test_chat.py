@@ -175,7 +175,7 @@ def test_an_interrupted_prompt_exits_with_the_code_of_ctrl_c(talk, monkeypatch):
             "tokens, but only 0 fit: the model has 2048 positions, of which --max_new_tokens (2048)",
         ),
         ({"device": "cuda:99"}, "--device cuda:99: not on this machine"),
-        ({"model": "nowhere"}, "no config.json in nowhere"),
+        ({"model": "nowhere"}, "no such folder: nowhere"),
         ({"prompt": " "}, "--prompt is empty; leave it out for an interactive chat"),
         ({"prompt": "海" * 3000}, "tokens, but only 1988 fit: the model has 2048 positions"),
         ({"tools": "nowhere.json"}, "nowhere.json"),

@@ -259,7 +259,7 @@ def test_a_run_whose_model_was_removed_asks_for_it(run, zero_dir, tmp_path, caps
     [
         ({"checkpoint": "nowhere"}, "no such checkpoint: nowhere"),
         ({"checkpoint": "configs"}, "configs/manifest.json is missing"),
-        ({"model": "nowhere"}, "no config.json in nowhere"),
+        ({"model": "nowhere"}, "no such folder: nowhere"),
         ({"output": "tests"}, "--output tests exists and is not empty"),
     ],
 )

@@ -147,7 +147,7 @@ def refused(capsys, args):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model.init_args.model_dir": "nowhere"}, "no config.json in nowhere"),
+        ({"model.init_args.model_dir": "nowhere"}, "no such folder: nowhere"),
         ({"model.init_args.lora.rank": 0}, "lora: rank (0) and alpha (32) must be at least 1"),
         (
             {"model.init_args.lora.targets": "[query_key_value]"},

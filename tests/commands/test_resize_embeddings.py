@@ -201,8 +201,8 @@ def test_a_base_in_32_bits_is_resized_to_the_last_bit(base_dir, tokenizer_dir, t
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"base": "nowhere"}, "no config.json in nowhere"),
-        ({"tokenizer": "nowhere"}, "no tokenizer.model in nowhere"),
+        ({"base": "nowhere"}, "no such folder: nowhere"),
+        ({"tokenizer": "nowhere"}, "no such folder: nowhere"),
         ({"pad_to_multiple_of": 0}, "--pad_to_multiple_of 0 must be at least 1"),
         ({"output": "tests"}, "--output tests exists and is not empty"),
     ],

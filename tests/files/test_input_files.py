@@ -13,8 +13,7 @@ from datasets import Dataset, DatasetDict
 from glmja.files.documents import check_document_files, read_documents
 from glmja.files.input_files import (
     CONVERSATION_KINDS,
-    check_no_web_page,
-    check_not_lfs_pointer,
+    check_is_data,
     find_files,
 )
 from glmja.files.records import check_record_files
@@ -198,10 +197,9 @@ def test_a_pattern_or_folder_without_data_is_named(tmp_path):
         check_record_files([tmp_path / "a.txt"], CONVERSATION_KINDS)
 
 
-def test_the_checks_for_any_file_pass_other_files(tmp_path):
+def test_the_check_for_any_file_passes_other_files(tmp_path):
     shutil.copy(__file__, tmp_path / "a")
-    check_not_lfs_pointer(tmp_path / "a")
-    check_no_web_page(tmp_path / "a")
+    check_is_data(tmp_path / "a")
 
 
 def test_the_first_record_of_each_file_is_checked_before_the_long_work(tmp_path):

@@ -1,4 +1,4 @@
-"""Fifty kinds of bad input: one line that says what, where and what to do, the exit code, and no partial output.
+"""Kinds of bad input: one line that says what, where and what to do, the exit code, and no partial output.
 
 Each row runs a real command. Where the input can be counted, dropped or kept without harm, the command succeeds and
 reports the count. A row for an input that cannot occur asserts what makes it impossible.
@@ -31,7 +31,7 @@ from sentencepiece import sentencepiece_model_pb2 as spm
 from data_modules.sources import ChatSource, TextSource
 from data_modules.stores.chat_store import ChatStore
 from data_modules.stores.token_store import TokenStore
-from glmja import build_tokenizer, chat, evaluate, export, fit, resize_embeddings
+from glmja import build_tokenizer, chat, convert, evaluate, export, fit, resize_embeddings
 from glmja.families.recognition import load_tokenizer
 from glmja.runs import manifest
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -44,6 +44,7 @@ MOST_CHARACTERS, MOST_SECONDS = 300, 10
 JA = text_file("ja")
 LINE = '{"text": "日本語の文です。"}\n'
 LAYER = "model.layers.0.mlp.down_proj.weight"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1018370\n"
 LENIENT = {"data.init_args.max_bad_share": 0.5}
 SHORT_ROWS = {"data.init_args.row_len": 8, "data.init_args.batch_size": 1}
 LONG_WARMUP = """
@@ -114,6 +115,14 @@ class World:
             (folder / name).write_bytes(content)
         return folder
 
+    def base_with(self, name: str, content: dict[str, Any], **config: Any) -> Path:
+        """Copies the base with another JSON file, or other settings in its config."""
+        folder = self.with_file("tokenizer.model", (self.base / "tokenizer.model").read_bytes(), self.base)
+        (folder / name).write_text(json.dumps(content))
+        settings = json.loads((self.base / "config.json").read_text()) | config
+        (folder / "config.json").write_text(json.dumps(settings))
+        return folder
+
     def with_weights(self, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
         folder = self.with_file("model.safetensors", None)
         tensors = load_file(self.zero / "model.safetensors")
@@ -182,6 +191,10 @@ def chats(*conversations: Any, **values: Any) -> Given:
 
 def model(name: str, content: bytes | None) -> Given:
     return lambda w: w.evaluate(w.with_file(name, content))
+
+
+def base(name: str, content: dict[str, Any], **config: Any) -> Given:
+    return lambda w: w.build(base=w.base_with(name, content, **config))
 
 
 def in_a_run(spoiled: Callable[[World], Path]) -> Given:
@@ -421,7 +434,9 @@ TABLE = [
     row("10 text missing", fit, flags(files="gone.jsonl"),
         USAGE, r"error: no such file: gone.jsonl"),
     row("10 model missing", resize_embeddings, lambda w: w.resize("--base=gone"),
-        USAGE, r"error: no config.json in gone"),
+        USAGE, r"error: no such folder: gone"),
+    row("10 config of the model missing", evaluate, model("config.json", None),
+        USAGE, r"error: no config.json in TMP/model"),
     row("11 class of an unknown package", fit, config("trainer: {callbacks: [{class_path: antigravity.Cb}]}"),
         USAGE, r"Importing 'antigravity.Cb' is not allowed; only lit_modules"),
     row("12 class typo", fit, config("model: {class_path: lit_modules.PackedPretrainin}"),
@@ -464,12 +479,12 @@ TABLE = [
     row("15 folder in use", resize_embeddings, lambda w: w.resize(f"--output={held(w.tmp / 'other')}"),
         USAGE, r"--output TMP/other exists .*; set --overwrite to replace it"),
     row("16 tokenizer missing", evaluate, model("tokenizer.model", None),
-        MODEL, r"no tokenizer.model in TMP/model \(found: .*\); build one"),
+        MODEL, r"no tokenizer.model in TMP/model \(found: tokenizer.json\); copy it from the model"),
     row("16 tokenizer is a folder", build_tokenizer,
         lambda w: w.build(base=w.write("base/tokenizer.model/x", "").parents[1]),
         MODEL, r"no tokenizer.model in TMP/base \(found: a folder of this name\)"),
     row("16 model and tokenizer missing", fit, flags(**{"model.init_args.model_dir": "nowhere"}),
-        USAGE, r"no config.json in nowhere"),
+        USAGE, r"no such folder: nowhere"),
     row("17 tokenizer truncated", evaluate, tokenizer(lambda content: content[: len(content) // 2]),
         MODEL, r"TMP/model/tokenizer.model: .*SentencePiece"),
     row("17 tokenizer is a text file", evaluate, model("tokenizer.model", b"not a model"),
@@ -663,6 +678,48 @@ TABLE = [
         MACHINE, r"step=1.ckpt could not be written; is the disk full\? Earlier checkpoints are", no_checkpoint),
     row("50 output that cannot be written", build_tokenizer, lambda w: w.build("--output=/sys/glmja"),
         MACHINE, r"/sys/.*; change the permissions, or choose another folder"),
+    row("51 added token at the id of another", build_tokenizer, base("added_tokens.json", {"<|law|>": 5}),
+        MODEL, r"TMP/model/added_tokens.json gives '<\|law\|>' the id 5, but the id is that of .* in tokenizer.model"),
+    row("51 added tokens with a gap", build_tokenizer, base("added_tokens.json", {"<|law|>": 2511}),
+        MODEL, r"gives '<\|law\|>' the id 2511, but no file gives a token the id 2509; name the tokens of all ids"),
+    row("51 added token beyond the rows", build_tokenizer, base("added_tokens.json", {"<|law|>": 9999}),
+        MODEL, r"gives '<\|law\|>' the id 9999, but config.json has 2560 rows; correct or remove the wrong file"),
+    row("51 added tokens that fit", build_tokenizer, base("added_tokens.json", {"<|law|>": 2509}),
+        DONE, r'"<\|law\|>": 2509', lambda w: GLMTokenizer.load(w.out).control_id("<|law|>") == 2509),
+    row("52 no evidence of the family", build_tokenizer, base("tokenizer_config.json", {}, seq_length=32768),
+        MODEL, r"TMP/model: ChatGLM2 or ChatGLM3\? No file .* seq_length 32768, which does not .*; set --family"),
+    row("52 no evidence of the family, in a run", fit,
+        lambda w: w.fit(**{"model.init_args.model_dir": w.base_with("tokenizer_config.json", {}, seq_length=32768)}),
+        MODEL, r"ChatGLM2 or ChatGLM3\? .*; set --model.init_args.family to chatglm3 or chatglm2"),
+    row("53 Git LFS pointer as weights", resize_embeddings,
+        lambda w: w.resize(f"--base={w.with_file('model.safetensors', POINTER, w.base)}"),
+        MODEL, r"TMP/model/model.safetensors: a Git LFS pointer, not the file itself; run `git lfs install`"),
+    row("53 Git LFS pointer as text", fit, text(POINTER),
+        DATA, r"TMP/bad.jsonl: a Git LFS pointer, not the file itself; run `git lfs install`"),
+    row("54 web page as config", evaluate, model("config.json", b"<!doctype html><title>Sign in</title>"),
+        MODEL, r"TMP/model/config.json: a web page or the message of a server, not data"),
+    row("54 error message as config", evaluate, model("config.json", b'{"error": "Repository not found"}'),
+        MODEL, r"TMP/model/config.json: a web page or the message of a server, not data"),
+    row("54 web page as text", build_tokenizer, corpus("<!DOCTYPE html><html></html>"),
+        DATA, r"TMP/bad.txt: a web page or the message of a server, not data"),
+    row("55 text in ISO-2022-JP", build_tokenizer, corpus("日本語の文です。\n".encode("iso2022_jp")),
+        DATA, r"TMP/bad.txt:1: ISO-2022-JP, not UTF-8 \(escape sequence at column 1\)"),
+    row("55 records in ISO-2022-JP", fit, text(LINE.encode("iso2022_jp")),
+        DATA, r"TMP/bad.jsonl:1: ISO-2022-JP, not UTF-8"),
+    row("56 folder without data", build_tokenizer, lambda w: w.build(corpus=w.write("texts/a.md", "#").parent),
+        DATA, r"TMP/texts: no data in this folder; known are .txt, .jsonl"),
+    row("56 pattern without a match", build_tokenizer, lambda w: w.build(corpus=w.tmp / "*.jsonl"),
+        USAGE, r"no file matches TMP/\*.jsonl"),
+    row("57 files equal to val_files", fit, lambda w: w.fit(**{"data.init_args.sources": json.dumps([
+        {"name": "x", "lang": "ja", "files": [str(JA)], "val_files": [str(JA)]}])}),
+        DATA, r"source 'x': all of its 55 records are held out for validation .*; take other val_files or sources"),
+    row("58 quantized model", resize_embeddings,
+        lambda w: w.resize(f"--base={w.base_with('config.json', {}, quantization_bit=4)}"),
+        MODEL, r"TMP/model: the weights are quantized \(config.json has quantization_bit 4\); get the full model"),
+    row("59 model of the Hub", convert, lambda w: ["--model=THUDM/chatglm3-6b", f"--output={w.out}"],
+        USAGE, r"no such folder: THUDM/chatglm3-6b; for the model of this name .* run `hf download THUDM/chatglm3-6b`"),
+    row("59 run as a model", convert, lambda w: [f"--model={w.checkpoint.parents[1]}", f"--output={w.out}"],
+        MODEL, r"a training run, not a model; write its model with python -m glmja.export --checkpoint"),
 ]  # fmt: skip
 
 
@@ -717,4 +774,4 @@ def test_bad_input(row, world, capsys, caplog):
 
 
 def test_the_table_is_complete():
-    assert {int(row.id[:2]) for row in TABLE} == set(range(1, 51))
+    assert {int(row.id[:2]) for row in TABLE} == set(range(1, 60))

@@ -117,7 +117,7 @@ def test_the_error_for_a_folder_without_tokenizer_names_what_it_holds(tmp_path):
     (tmp_path / "other.txt").touch()
     with pytest.raises(TokenizerNotFoundError, match=r"no tokenizer.model in .*found: other.txt"):
         load_tokenizer(tmp_path)
-    with pytest.raises(TokenizerNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
         load_tokenizer(tmp_path / "nothing")
 
 

@@ -150,7 +150,7 @@ HEAD = "transformer.output_layer.weight"
         (lambda f: (f / "config.json").write_text("[]"), "config.json: not a JSON object"),
         (lambda f: change_config(f, model_type="llama"), "unknown architecture: model_type is 'llama'"),
         (lambda f: change_config(f, rmsnorm=False), "has rmsnorm = False; only True can be converted"),
-        (lambda f: change_config(f, quantization_bit=4), "has quantization_bit = 4; only 0 can be converted"),
+        (lambda f: change_config(f, quantization_bit=4), "config.json has quantization_bit 4.*get the full model"),
         (lambda f: (f / "config.json").write_text('{"model_type": "chatglm"}'), "config lacks padded_vocab_size"),
         (lambda f: (f / "config.json").write_text('{"model_type": "glm"}'), "the Glm config lacks vocab_size"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights in"),
@@ -162,7 +162,7 @@ HEAD = "transformer.output_layer.weight"
         (lambda f: change_config(f, num_layers=1), r"has \d+ unexpected tensors: model.layers.1"),
         (
             lambda f: change_config(f, padded_vocab_size=64),
-            r"has the shape \(\d+, 64\), but config.json says \(64, 64\)",
+            r"the embeddings have \d+ rows, but config.json says 64: one was resized without the other; correct",
         ),
     ],
 )
@@ -205,7 +205,7 @@ def test_a_pickle_that_needs_code_is_refused_and_its_code_does_not_run(base, cap
     ):
         Checkpoint.open(base)
     (base / "pytorch_model.bin").write_bytes(pickle.dumps(NeedsCode()))
-    with pytest.raises(ValueError, match=r"pytorch_model.bin: (it can only be loaded|damaged)"):
+    with pytest.raises(ValueError, match=r"pytorch_model.bin: it can only be loaded by executing code"):
         Checkpoint.open(base)
     assert capsys.readouterr().out == ""
 
@@ -214,7 +214,7 @@ def test_a_pickle_that_needs_code_is_refused_and_its_code_does_not_run(base, cap
 def test_a_damaged_pickle_is_refused(base, content):
     (base / "model.safetensors").unlink()
     (base / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(ValueError, match=r"pytorch_model.bin: (damaged|it can only be loaded by executing code)"):
+    with pytest.raises(ValueError, match=r"pytorch_model.bin: damaged: not a file of torch; download it again"):
         Checkpoint.open(base)
 
 

@@ -1,0 +1,136 @@
+"""What a folder is, by the names of its files, so that a wrong one is refused for what it is and with the remedy.
+
+Users give the folder of a run where a model is expected, the root of the Hub's cache, or the id of a model on the Hub.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from glmja.errors import ModelError
+
+# names of files that determine what a folder is; other rooms take them from here
+MODEL_CONFIG = "config.json"
+RUN_CONFIG = "config.yaml"
+CHECKPOINT_MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"  # folder in a run
+CHECKPOINT = "*.ckpt"
+PACK = "pack.json"
+
+_HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
+_HUB_CACHE = "models--*"  # `models--THUDM--chatglm3-6b` in the cache of huggingface_hub
+
+
+def check_model_folder(path: str | Path) -> None:
+    """Checks that a path is not the place of something else where the folder of a model or a tokenizer is expected.
+
+    Only what is recognized is refused; that files are missing or damaged is left to those who read them.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ModelError: If it is a file, a folder of the Hub's cache, a run, a checkpoint, a language pack, or adapters.
+    """
+    path = Path(path)
+    _check_folder(path, "a model")
+    if (path / MODEL_CONFIG).exists():
+        return
+    for fact in (*_of_hub_cache(path), *_of_run(path), *_of_other_weights(path), *_of_folder_around(path)):
+        raise ModelError(f"{path}: {fact}")
+
+
+def check_run_folder(path: str | Path) -> None:
+    """Checks that a path is not the place of something else where a run or a checkpoint of one is expected.
+
+    Args:
+        path: Folder of a run, or one of its checkpoints.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ModelError: If it is a file, a model, a language pack, or the folder that holds the checkpoints of a run.
+    """
+    path = Path(path)
+    _check_folder(path, "a run or a checkpoint")
+    if (path / CHECKPOINT_MANIFEST).exists() or (path / CHECKPOINTS).is_dir():
+        return
+    if (path / PACK).is_file():
+        raise ModelError(f"{path}: a language pack, not a run or a checkpoint; set `pack` to it")
+    if (path / MODEL_CONFIG).is_file():
+        raise ModelError(
+            f"{path}: the folder of a model, not a run or a checkpoint; give the folder that the training wrote "
+            f"({RUN_CONFIG}, {CHECKPOINTS}/)"
+        )
+    if path.name == CHECKPOINTS and any(path.glob(CHECKPOINT)):
+        raise ModelError(f"{path}: holds the checkpoints of a run; give the run {path.parent}, or one of them")
+
+
+def check_checkpoint_folder(path: str | Path) -> None:
+    """Checks as `check_run_folder`, and that the path is not a whole run."""
+    check_run_folder(path)
+    if not (Path(path) / CHECKPOINT_MANIFEST).exists() and (Path(path) / CHECKPOINTS).is_dir():
+        raise ModelError(f"{path}: a run, not a checkpoint; give one of those in {Path(path) / CHECKPOINTS}")
+
+
+def check_pack_folder(path: str | Path) -> None:
+    """Checks that a path is the folder of a language pack.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ModelError: If it is a file, or a folder without the description of a pack.
+    """
+    path = Path(path)
+    _check_folder(path, "a language pack")
+    if not (path / PACK).is_file():
+        facts = {"a training run, ": (path / CHECKPOINTS).is_dir(), "a model, ": (path / MODEL_CONFIG).is_file()}
+        what = next((fact for fact, holds in facts.items() if holds), f"no {PACK} here: ")
+        raise ModelError(f"{path}: {what}not a language pack; python -m glmja.export --format adapter writes one")
+
+
+def _check_folder(path: Path, wanted: str) -> None:
+    if path.is_file():
+        raise ModelError(f"{path}: a file, not the folder of {wanted}; give the folder that holds it")
+    if not path.exists():
+        if _HUB_ID.fullmatch(str(path)) and not path.parent.exists():
+            raise FileNotFoundError(
+                f"no such folder: {path}; for the model of this name on the Hugging Face Hub, run "
+                f"`hf download {path}` and give the folder that it prints"
+            )
+        raise FileNotFoundError(f"no such folder: {path}")
+
+
+def _of_hub_cache(path: Path) -> Iterator[str]:
+    snapshots = sorted(folder for folder in path.glob("snapshots/*") if folder.is_dir())
+    if snapshots:
+        yield f"an entry of the Hub's cache, not a model; give the snapshot in it, {snapshots[-1]}"
+    if path.name == "snapshots" and (entries := sorted(folder for folder in path.iterdir() if folder.is_dir())):
+        yield f"holds the snapshots of a model; give one of them, {entries[-1]}"
+    if models := sorted(path.glob(_HUB_CACHE)):
+        yield f"the Hub's cache, not a model; give the snapshot of one, as in {models[0]}/snapshots/…"
+
+
+def _of_run(path: Path) -> Iterator[str]:
+    if (path / CHECKPOINTS).is_dir() or (path / RUN_CONFIG).is_file():
+        yield f"a training run, not a model; write its model with python -m glmja.export --checkpoint {path}"
+    if (path / CHECKPOINT_MANIFEST).is_file():
+        yield f"a checkpoint of a run, not a model; write its model with python -m glmja.export --checkpoint {path}"
+    if path.name == CHECKPOINTS and any(path.glob(CHECKPOINT)):
+        yield f"checkpoints of a run, not a model; write it with python -m glmja.export --checkpoint {path.parent}"
+    if (path / PACK).is_file():
+        yield f"a language pack, not a model; python -m glmja.export --pack {path} makes one with its base"
+
+
+def _of_other_weights(path: Path) -> Iterator[str]:
+    if (path / "adapter_config.json").is_file():
+        yield "adapters of peft without their model; merge them into it (merge_and_unload) and save the result"
+    if gguf := sorted(path.glob("*.gguf")):
+        yield f"weights for llama.cpp ({gguf[0].name}), which are not read; give the model that they were made from"
+
+
+def _of_folder_around(path: Path) -> Iterator[str]:
+    inner = sorted(config.parent for config in path.glob(f"*/{MODEL_CONFIG}"))
+    if inner and not any(path.glob("tokenizer*")):
+        yield f"no {MODEL_CONFIG} here; did you mean {' or '.join(map(str, inner[:2]))}?"
