@@ -131,6 +131,7 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
     from glmja.weights.merging import LoraScaling, merge
 
     facts, dtype = state.manifest.identity.as_json(), to.dtype or base.checkpoint.dtype
+    ledger = state.run.read_ledger()  # before the long work
     scaling = LoraScaling.of(facts["lora"]) if facts["lora"] else None
     merged = merge(base.checkpoint, state.tensors, scaling, base.tokenizer.new_ids, dtype)
     training = {key: facts[key] for key in ("lora", "tuning", "embeddings")}
@@ -156,7 +157,7 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
             **{key: facts[key] for key in ("tuning", "embeddings", "lora")},
             **(_compare(state, base, folder, to.format) if to.check else {"compared": False}),
             "validation": state.run.last_scores(state.manifest.step),
-            "ledger": state.run.read_ledger(),
+            "ledger": ledger,
         }
         _write_report(folder, report)
     return report

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from sentencepiece import sentencepiece_model_pb2 as spm
 
+from glmja.errors import ModelError
 from glmja.files.json_files import read_json
 from glmja.tokenization.tokenizer import PLACEHOLDERS
 from glmja.tokenization.vocabulary import Piece
 from glmja.weights.chatglm_layout import Config
 
+_MAX_DIGITS = 9  # of an id
 _MAX_CODE_BYTES = 1 << 20  # ChatGLM3's tokenizer code has 14 kB
 
 
@@ -86,7 +88,7 @@ def declared_tokens(folder: Path) -> list[DeclaredToken]:
         DeclaredToken(name, token_id, file)
         for file in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
         if (folder / file).is_file()
-        for name, token_id in _tokens_in(file, read_json(folder / file))
+        for name, token_id in _tokens_in(folder / file)
     ]
 
 
@@ -101,24 +103,40 @@ def _distinct(declared: Iterable[DeclaredToken]) -> list[DeclaredToken]:
     return [DeclaredToken(name, ids.get(name), file) for name, file in found.items()]
 
 
-def _tokens_in(file: str, content: Mapping[str, object]) -> Iterator[tuple[str, int | None]]:
-    if file == "added_tokens.json":  # {"<|user|>": 64795}
-        yield from ((name, token_id) for name, token_id in content.items() if type(token_id) is int)
+def _tokens_in(path: Path) -> Iterator[tuple[str, int | None]]:
+    """Yields the tokens of a file and their ids; a value of another type would be a token that is lost."""
+    content = read_json(path)
+    if path.name == "added_tokens.json":  # {"<|user|>": 64795}
+        for name, token_id in content.items():
+            if type(token_id) is not int:
+                raise _unreadable(path, name, token_id, "the id of a token")
+            yield name, token_id
         return
     decoder = content.get("added_tokens_decoder")
-    if isinstance(decoder, dict):  # {"64795": {"content": "<|user|>", …}}
-        for token_id, token in decoder.items():
-            if (name := _name(token)) is not None and token_id.isdecimal() and len(token_id) < 10:
-                yield name, int(token_id)
+    if decoder is not None and not isinstance(decoder, dict):
+        raise _unreadable(path, "added_tokens_decoder", decoder, "an object")
+    for token_id, token in (decoder or {}).items():  # {"64795": {"content": "<|user|>", …}}
+        if not token_id.isdecimal() or len(token_id) > _MAX_DIGITS:
+            raise _unreadable(path, "added_tokens_decoder", token_id, "the id of a token")
+        yield _name(path, token_id, token), int(token_id)
     for key in ("additional_special_tokens", "extra_special_tokens"):
         tokens = content.get(key)
-        if isinstance(tokens, list):
-            yield from ((name, None) for token in tokens if (name := _name(token)) is not None)
+        if isinstance(tokens, dict) and key == "extra_special_tokens":  # names of attributes, as {"image": "<img>"}
+            tokens = list(tokens.values())
+        if tokens is not None and not isinstance(tokens, list):
+            raise _unreadable(path, key, tokens, "a list of tokens")
+        yield from ((_name(path, key, token), None) for token in tokens or ())
 
 
-def _name(token: object) -> str | None:
+def _name(path: Path, key: str, token: object) -> str:
     content = token.get("content") if isinstance(token, dict) else token
-    return content if isinstance(content, str) else None
+    if not isinstance(content, str):
+        raise _unreadable(path, key, token, "a token")
+    return content
+
+
+def _unreadable(path: Path, key: str, value: object, what: str) -> ModelError:
+    return ModelError(f"{path}: {key[:40]} has {str(value)[:40]!r} where {what} must be; correct or remove the file")
 
 
 def _constants(path: Path) -> frozenset[str]:

@@ -135,10 +135,9 @@ def _matches(named: str) -> list[Path] | None:
 def _in_folder(folder: Path, kinds: Collection[Kind]) -> list[InputFile]:
     """Returns the data files of a folder and of those in it, sorted."""
     if (folder / "state.json").is_file():  # written by `Dataset.save_to_disk`
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return [_checked(folder / part["filename"], kinds) for part in state["_data_files"]]
+        return [_checked(folder / name, kinds) for name in _names_in(folder / "state.json", "_data_files")]
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = _names_in(folder / "dataset_dict.json", "splits")
         raise DataError(f"{folder} has the splits {', '.join(splits)}; name one of them, as in {folder / splits[0]}")
     paths = sorted(path for path in _visible(folder) if path.name not in _NO_DATA)
     chosen = [path for path in paths if _SUFFIXES.get(_suffix(path)) in kinds]
@@ -149,6 +148,20 @@ def _in_folder(folder: Path, kinds: Collection[Kind]) -> list[InputFile]:
         others = [path for path in paths if path not in set(chosen)]
         log.warning("%s: %d files are of other kinds and left out, as %s", folder, len(others), others[0].name)
     return [_checked(path, kinds) for path in chosen]
+
+
+def _names_in(path: Path, key: str) -> list[str]:
+    """Returns the names that a file of `Dataset.save_to_disk` lists, as text or as the `filename` of an object."""
+    check_is_data(path)
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))[key]
+        items = listed if isinstance(listed, list) else []
+        names = [item["filename"] if isinstance(item, dict) else item for item in items]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        names = []
+    if not names or not all(isinstance(name, str) and name and Path(name).name == name for name in names):
+        raise DataError(f"{path}: no list of names in {key}, as `Dataset.save_to_disk` writes it; save the data again")
+    return names
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from glmja.errors import ModelError
 from glmja.modeling.model_folder import ModelFolder
 from glmja.tokenization.tokenizer import FILE_NAME as TOKENIZER
 from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.config_kinds import RUNTIME_KEYS
 from glmja.weights.dtypes import dtype_named
 from glmja.weights.tensors import all_finite
 
@@ -80,7 +81,7 @@ def outline(folder: str | Path | ModelFolder, dtype: torch.dtype | None = None) 
 
 
 def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> GlmForCausalLM:
-    config = GlmConfig(**{k: v for k, v in checkpoint.config.items() if k != "model_type"})
+    config = GlmConfig(**{key: checkpoint.config[key] for key in RUNTIME_KEYS if key in checkpoint.config})
     config._attn_implementation = attn_implementation
     with torch.device("meta"):
         return GlmForCausalLM(config)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from glmja import __version__
+from glmja.text.markdown import markdown_code, markdown_row, markdown_text
 
 LONG_ENTRIES = ("lora", "validation", "ledger")  # of a report; too long for a table
 
@@ -37,15 +38,15 @@ def export_card(report: Mapping[str, object]) -> str:
     Args:
         report: The content of `export_report.json`.
     """
-    adapter, validation, ledger = report["format"] == "adapter", report["validation"], report["ledger"]
+    adapter, validation, ledger = report["format"] == "adapter", report.get("validation"), report.get("ledger")
     return (
         f"{_METADATA}# {'A language pack: Japanese for ChatGLM' if adapter else 'ChatGLM with Japanese'}\n\n"
-        f"Written by glmja {__version__} (`python -m glmja.export`) from step {report['step']} of the run "
-        f"`{report['run']}`, which trained the model `{report['model']}`.\n"
+        f"Written by glmja {__version__} (`python -m glmja.export`) from step {report.get('step')} of the run "
+        f"{markdown_code(str(report.get('run')))}, which trained the model {markdown_code(str(report.get('model')))}.\n"
         + ("\n`python -m glmja.export --pack THIS --base MODEL --output NEW` makes the model.\n" if adapter else "")
         + _table("provenance", {key: value for key, value in report.items() if key not in LONG_ENTRIES})
         + (_table("validation", validation) if isinstance(validation, dict) and validation else "")
-        + (_table_of_sources(ledger["sources"]) if isinstance(ledger, dict) and ledger.get("sources") else "")
+        + (_table_of_sources(ledger.get("sources")) if isinstance(ledger, dict) else "")
     )
 
 
@@ -60,17 +61,21 @@ def converted_card(model: str, layout: str, dtype: str, tokenizer: Mapping[str, 
     """
     facts = {"model": model, "layout": layout, "dtype": dtype, **tokenizer}
     return (
-        f"{_METADATA}# {model} in the layout {layout}\n\n"
+        f"{_METADATA}# {markdown_text(model)} in the layout {layout}\n\n"
         f"Written by glmja {__version__} (`python -m glmja.convert`). The weights are those of the model."
         f"\n{_table('provenance', facts)}"
     )
 
 
 def _table(title: str, rows: Mapping[str, object]) -> str:
-    return f"\n| {title} | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows.items()) + "\n"
+    lines = [(title, ""), ("---", "---"), *rows.items()]
+    return "\n" + "\n".join(map(markdown_row, lines)) + "\n"
 
 
-def _table_of_sources(sources: Sequence[Mapping[str, object]]) -> str:
-    """A column for each source."""
-    rows = [" | ".join(["", key, *(str(source[key]) for source in sources), ""]).strip() for key in sources[0]]
-    return "\n" + "\n".join([rows[0], "|---" * (len(sources) + 1) + "|", *rows[1:]]) + "\n"
+def _table_of_sources(sources: object) -> str:
+    """A column for each source; nothing if a report holds no sources."""
+    if not isinstance(sources, list) or not sources or not all(isinstance(source, dict) for source in sources):
+        return ""
+    rows = [[key, *(source.get(key, "") for source in sources)] for key in sources[0]]
+    lines = [rows[0], ["---"] * (len(sources) + 1), *rows[1:]]
+    return "\n" + "\n".join(map(markdown_row, lines)) + "\n"

@@ -16,6 +16,7 @@ from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.weights.chatglm_layout import Config, Layout, layout_of
 from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.config_kinds import check_kinds
 from glmja.weights.options import MAX_SHARD_SIZE
 from glmja.weights.quantization import check_not_quantized
 
@@ -56,8 +57,7 @@ class ModelFolder:
         """
         path = Path(path)
         check_model_folder(path)
-        stored = read_json(path / "config.json")
-        check_not_quantized(path, stored)
+        stored = _read_config(path)
         tokenizer = load_tokenizer(path, family, stored)
         try:
             config = family_of(tokenizer).to_runtime_config(stored)
@@ -100,6 +100,18 @@ class ModelFolder:
     def max_positions(self) -> int:
         """The longest sequence that the model takes, in tokens."""
         return int(self.config["max_position_embeddings"])
+
+
+def _read_config(path: Path) -> Config:
+    """Reads `config.json` and checks its values, before others come to conclusions from them."""
+    config = read_json(path / "config.json")
+    check_not_quantized(path, config)
+    try:
+        layout_of(config)
+        check_kinds(config)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return config
 
 
 def check_vocabulary(num_rows: int, tokenizer: GLMTokenizer, folder: str | Path) -> None:

@@ -25,6 +25,13 @@ ADVICE = {
     "trainable": "use the model, the adapters and the trainable parameters of the saved run",
 }
 
+# types in JSON; each field may also be absent or null
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "world_size": int, "precision": str, "strategy": str, "base": str, "tokenizer": str, "data": str,
+    "trainable": (list, tuple), "embeddings": str, "lora": dict, "tuning": str, "optimizer": dict, "schedule": dict,
+    "schedule_start": int,
+}  # fmt: skip
+
 # fields that the first checkpoints do not have
 _LATER = ("optimizer", "schedule", "schedule_start")
 
@@ -81,12 +88,19 @@ class RunIdentity:
         """Returns the identity that `as_json` described.
 
         Raises:
-            TypeError: If a key is unknown.
+            TypeError: If a key is unknown, or a value of another type.
             ValueError: If `trainable` is not a list of names and shapes.
         """
+        for name, kind in _KINDS.items():
+            value = content.get(name)
+            if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise TypeError(f"{name} is {str(value)[:40]!r}")
         trainable = content.get("trainable")
         if trainable is not None:
             trainable = tuple((name, tuple(shape)) for name, shape in trainable)
+            for name, shape in trainable:
+                if not isinstance(name, str) or not all(type(length) is int for length in shape):
+                    raise TypeError(f"trainable has {str(name)[:40]!r} of {str(shape)[:40]!r}")
         return cls(**{**content, "trainable": trainable})
 
     def check_resumable(self, saved: RunIdentity, path: str | Path) -> None:

@@ -11,9 +11,10 @@ rows, and its trainable token rows are indices into them, so a pack for the stoc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors import safe_open
@@ -29,6 +30,7 @@ from glmja.weights.chatglm_layout import EMBEDDING, HEAD, Config
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.dtypes import dtype_name, dtype_named
 from glmja.weights.merging import LoraScaling, merge
+from glmja.weights.options import DtypeName
 from glmja.weights.peft_names import is_lora
 from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource, cast
 from glmja.weights.weight_files import write_safetensors
@@ -140,12 +142,28 @@ class _Description:
 
 def _read(pack: Path) -> _Description:
     folder_kinds.check_pack_folder(pack)
-    content = read_json(pack / DESCRIPTION)
-    names = [field.name for field in fields(Binding) if field.default is MISSING]
-    if content.get("pack_format") != FORMAT or not content.keys() >= {*names, "lora", "config"}:
-        raise ModelError(f"{pack / DESCRIPTION} does not describe a language pack of format {FORMAT}")
-    lora = LoraScaling.of(content["lora"]) if content["lora"] else None
-    return _Description(Binding(**{name: content[name] for name in names}), lora, content["config"])
+    path = pack / DESCRIPTION
+    content = read_json(path)
+    kinds = {field.name: int if field.type == "int" else str for field in fields(Binding) if field.default is MISSING}
+    if content.get("pack_format") != FORMAT or not content.keys() >= {*kinds, "lora", "config"}:
+        raise ModelError(f"{path} does not describe a language pack of format {FORMAT}")
+    allowed: dict[str, Sequence[object]] = {
+        "rows_dtype": get_args(DtypeName),
+        "base_dtype": get_args(DtypeName),
+        "rows_kept_of_stock_model": range(1, 2**31),
+        "first_row": (0, content["rows_kept_of_stock_model"]),
+    }
+    for name, kind in kinds.items():
+        if type(content[name]) is not kind or content[name] not in allowed.get(name, [content[name]]):
+            raise ModelError(f"{path} has {name} = {str(content[name])[:40]!r}; the pack is damaged, copy it again")
+    for name in ("config", "lora"):
+        if not isinstance(content[name], dict) and (name == "config" or content[name] is not None):
+            raise ModelError(f"{path} has {name} = {str(content[name])[:40]!r}; the pack is damaged, copy it again")
+    try:
+        lora = LoraScaling.of(content["lora"]) if content["lora"] else None
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return _Description(Binding(**{name: content[name] for name in kinds}), lora, content["config"])
 
 
 def apply_pack(

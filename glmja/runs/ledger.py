@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from glmja.text.markdown import markdown_row
 from glmja.text.terminal import make_table
 
 Count = str | int | float
@@ -40,7 +41,7 @@ class Ledger:
         """Returns a table for TensorBoard with a column for each source."""
         rows = [[key, *(_shown(entry[key]) for entry in self.entries)] for key in self.entries[0]]
         lines = [rows[0], ["---", *["--:"] * len(self.entries)], *rows[1:]]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + f"\n\n{self.summary()}"
+        return "\n".join(map(markdown_row, lines)) + f"\n\n{self.summary()}"
 
     def summary(self) -> str:
         """Returns the counts of the whole run in one line."""

@@ -149,8 +149,8 @@ def read(folder: str | Path, verify: bool = True) -> Manifest:
         raise ModelError(f"{folder / NAME} is damaged; resume from another checkpoint") from None
     if manifest is None:
         raise ModelError(
-            f"{folder / NAME} has format {saved_format}, not {FORMAT}: another version of glmja saved it; resume with "
-            "that version"
+            f"{folder / NAME} has format {str(saved_format)[:20]}, not {FORMAT}: another version of glmja saved it; "
+            "resume with that version"
         )
     if verify:
         _verify(folder, manifest)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from glmja.errors import ModelError
 from glmja.files import folder_kinds
 from glmja.files.json_files import read_json
 
@@ -131,8 +132,18 @@ class RunFolder:
         return found
 
     def read_ledger(self) -> dict[str, Any] | None:
-        """Returns the content of `ledger.json`; None if the run wrote none."""
-        return read_json(self.ledger) if self.ledger.is_file() else None
+        """Returns the content of `ledger.json`; None if the run wrote none.
+
+        Raises:
+            ValueError: If it is not a ledger.
+        """
+        if not self.ledger.is_file():
+            return None
+        content = read_json(self.ledger)
+        sources = content.get("sources", [])
+        if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
+            raise ModelError(f"{self.ledger}: sources is no list of objects; remove the file, or restore it")
+        return content
 
     def _scalars(self) -> dict[str, Curve]:
         if not self.tensorboard.is_dir():

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from glmja.errors import ModelError
+from glmja.weights.config_kinds import check_divisible, check_kinds, check_same
 
 Layout = Literal["chatglm", "glm"]
 Config = dict[str, Any]
@@ -57,11 +58,8 @@ _SIZES = {
     "add_qkv_bias": "attention_bias",
 }
 
-_NO_COUNTS = {"layernorm_epsilon", "rms_norm_eps", "add_qkv_bias", "attention_bias"}
-_MAX_LAYERS, _MAX = 10_000, 2**31 - 1  # larger numbers can only come from a damaged config
-
 # Settings that the conversion relies on; ChatGLM2 and ChatGLM3 have no other values.
-_REQUIRED = {
+_REQUIRED: dict[str, bool | None] = {
     "add_bias_linear": False,
     "apply_residual_connection_post_layernorm": False,
     "multi_query_attention": True,
@@ -69,7 +67,7 @@ _REQUIRED = {
     "rmsnorm": True,
     "tie_word_embeddings": False,
 }
-_REQUIRED_IF_PRESENT = {"quantization_bit": 0, "pre_seq_len": None, "original_rope": True}
+_REQUIRED_IF_PRESENT: dict[str, bool | None] = {"pre_seq_len": None, "original_rope": True}
 
 
 @dataclass(frozen=True)
@@ -107,14 +105,8 @@ def check_glm_config(config: Config) -> None:
     ]
     if missing:
         raise ModelError(f"the Glm config lacks {', '.join(missing)}")
-    _check_counts(config, _SIZES.values())
-
-
-def _check_counts(config: Config, names: Iterable[str]) -> None:
-    for name in names:
-        largest = _MAX_LAYERS if name in ("num_layers", "num_hidden_layers") else _MAX
-        if name not in _NO_COUNTS and not (type(config[name]) is int and 0 < config[name] <= largest):
-            raise ModelError(f"the config has {name} = {config[name]!r}; it must be a whole number from 1 to {largest}")
+    check_kinds(config)
+    check_divisible(config)
 
 
 def to_glm_config(config: Config) -> Config:
@@ -126,11 +118,8 @@ def to_glm_config(config: Config) -> Config:
     missing = [key for key in (*_SIZES, *_REQUIRED) if key not in config]
     if missing:
         raise ModelError(f"the ChatGLM config lacks {', '.join(missing)} (is it ChatGLM2 or ChatGLM3?)")
-    _check_counts(config, _SIZES)
-    present = {key: value for key, value in _REQUIRED_IF_PRESENT.items() if key in config}
-    for key, value in (_REQUIRED | present).items():
-        if config[key] != value:
-            raise ModelError(f"the ChatGLM config has {key} = {config[key]!r}; only {value!r} can be converted")
+    check_kinds(config)
+    check_same(config, _REQUIRED | _REQUIRED_IF_PRESENT, absent=_REQUIRED_IF_PRESENT)
     return {
         "model_type": "glm",
         "architectures": ["GlmForCausalLM"],

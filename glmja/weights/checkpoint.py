@@ -84,14 +84,16 @@ class Checkpoint:
         Raises:
             ValueError: If a tensor is missing or unexpected, or its shape is not the config's.
         """
-        if self.layout == "glm":
-            glm = replace(self, config=without_older_spellings(self.config))
-            chatglm_layout.check_glm_config(glm.config)
-        else:
-            config = chatglm_layout.to_glm_config(self.config)
-            glm = Checkpoint(
-                self.folder, config, _apply_plan(chatglm_layout.plan_to_glm(self.tensors, config), self.tensors)
-            )
+        try:
+            if self.layout == "glm":
+                config, tensors = without_older_spellings(self.config), self.tensors
+                chatglm_layout.check_glm_config(config)
+            else:
+                config = chatglm_layout.to_glm_config(self.config)
+                tensors = _apply_plan(chatglm_layout.plan_to_glm(self.tensors, config), self.tensors)
+        except ModelError as error:
+            raise ModelError(f"{self.folder}: {error}") from error
+        glm = replace(self, config=config, tensors=tensors)
         _check_shapes(glm)
         return glm
 

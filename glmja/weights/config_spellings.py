@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glmja.errors import ModelError
 from glmja.weights.chatglm_layout import Config
+from glmja.weights.config_kinds import check_kinds
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")  # from transformers 4.56 on, and before
 _OLDER_ROPE_KEYS = ("rope_theta", "partial_rotary_factor")  # at the top level, before transformers 5
@@ -39,6 +40,7 @@ def without_older_spellings(config: Config) -> Config:
     Raises:
         ModelError: If the two spellings of a setting differ.
     """
+    check_kinds(config)
     older = {key: config[key] for key in _OLDER_ROPE_KEYS if key in config}
     rope = config.get("rope_parameters") or {"rope_type": "default", **older}
     for key, value in older.items():

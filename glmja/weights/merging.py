@@ -38,12 +38,13 @@ class LoraScaling:
         """Reads the settings from those that a run saved.
 
         Raises:
-            ModelError: If one is missing or of another type.
+            ModelError: If one is missing, of another type, or not positive.
         """
         values = {name: settings.get(name) for name in ("rank", "alpha", "rslora", "dora")}
         for name, value in values.items():
-            if type(value) is not (int if name in ("rank", "alpha") else bool):
-                raise ModelError(f"the run saved lora settings with {name} = {value!r}")
+            kind = int if name in ("rank", "alpha") else bool
+            if type(value) is not kind or (kind is int and not 0 < value < 2**31):
+                raise ModelError(f"the run saved lora settings with {name} = {str(value)[:40]!r}")
         return cls(**values)  # type: ignore[arg-type]
 
     @property

@@ -53,7 +53,8 @@ def _shards(folder: Path) -> dict[Path, set[str]]:
             shards: dict[Path, set[str]] = {}
             for tensor, name in weight_map.items():
                 if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]+\.(safetensors|bin)", name):
-                    raise ModelError(f"{folder / index_name}: {name!r} is not the name of a weight file in this folder")
+                    shown = repr(name) if len(repr(name)) < 100 else f"{repr(name)[:100]}…"
+                    raise ModelError(f"{folder / index_name}: {shown} is not the name of a weight file in this folder")
                 shards.setdefault(folder / name, set()).add(tensor)
             for path in shards:
                 if not path.is_file():

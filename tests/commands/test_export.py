@@ -181,7 +181,7 @@ def test_the_report_and_the_card_tell_where_the_model_is_from(trained, zero_dir,
     assert report["ledger"] == json.loads((run / "ledger.json").read_text())
     assert set(report["validation"]) == {"val/ja/loss", "val/ja/bits_per_char"}
     card = (tmp_path / "out" / "README.md").read_text()
-    assert re.search(r"\| source \| ja \|\n\|---\|---\|\n\| lang \| ja \|\n\| documents \| \d+ \|", card)
+    assert re.search(r"\| source \| ja \|\n\| --- \| --- \|\n\| lang \| ja \|\n\| documents \| \d+ \|", card)
     assert tokenizer.fingerprint in card and "| val/ja/bits_per_char |" in card and "step 2 of the run `lora`" in card
 
 
@@ -257,7 +257,7 @@ def test_a_run_whose_model_was_removed_asks_for_it(run, zero_dir, tmp_path, caps
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"checkpoint": "nowhere"}, "no such checkpoint: nowhere"),
+        ({"checkpoint": "nowhere"}, "no such folder: nowhere"),
         ({"checkpoint": "configs"}, "configs/manifest.json is missing"),
         ({"model": "nowhere"}, "no such folder: nowhere"),
         ({"output": "tests"}, "--output tests exists and is not empty"),
@@ -434,7 +434,7 @@ def test_a_damaged_pack_is_refused(pack, base_dir, zero_dir, tmp_path, capsys, n
 
 
 def test_a_folder_that_is_not_a_pack_is_refused(pack, base_dir, zero_dir, tmp_path, capsys):
-    assert "no pack.json in" in pack_refused(capsys, zero_dir, base_dir, tmp_path / "out")
+    assert "a model, not a language pack" in pack_refused(capsys, zero_dir, base_dir, tmp_path / "out")
     (pack / "pack.json").write_text('{"pack_format": 1}')
     line = pack_refused(capsys, pack, base_dir, tmp_path / "out")
     assert "pack.json does not describe a language pack of format 1" in line

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "glmja.families": "files tokenization weights",
     "glmja.runs": "text files tokenization weights families",
     "glmja.twin": "files tokenization weights families",
-    "glmja.modeling": "files tokenization weights families",
+    "glmja.modeling": "text files tokenization weights families",
     "glmja.conversation": "text tokenization families modeling",
     "glmja.evaluation": "text files tokenization weights families runs modeling conversation",
     "glmja.verification": "text files tokenization weights families runs modeling conversation",
