@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from glmja.files.json_files import write_json
 from glmja.tokenization.chat_template import CHAT_TEMPLATE, RESPONSE_TEMPLATE
+from glmja.tokenization.decoder import decoder_json
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import WORD_BOUNDARY, Piece
 
@@ -85,15 +86,7 @@ def tokenizer_json(tokenizer: GLMTokenizer) -> dict[str, object]:
                 name: {"id": name, "ids": [control[name]], "tokens": [name]} for name in ("[gMASK]", "<sop>")
             },
         },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": WORD_BOUNDARY}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
+        "decoder": decoder_json(WORD_BOUNDARY),
         "model": {
             "type": "BPE",
             "dropout": None,
