@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from glmja import __version__
+from glmja.cli.closed_output import quiet_when_output_closes
 from glmja.text.printable import printable
 
 USAGE_ERROR = 2
@@ -33,14 +34,18 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Name of the command, with `-` or `_`, and its arguments; those of the process by default.
     """
-    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    with quiet_when_output_closes():
+        _run(*((sys.argv[1:] if args is None else args) or ["--help"]))
+
+
+def _run(name: str, *rest: str) -> None:
     prog = "glmja" if Path(sys.argv[0]).stem == "glmja" else "python -m glmja"
     if name in ("-h", "--help", "help"):
         print(_help(prog))
     elif name == "--version":
         print(f"glmja {__version__}")
     elif (command := name.replace("_", "-")) in COMMANDS:
-        importlib.import_module(_MODULES.get(command, f"glmja.{command.replace('-', '_')}")).main(rest)
+        importlib.import_module(_MODULES.get(command, f"glmja.{command.replace('-', '_')}")).main([*rest])
     else:
         near = get_close_matches(command, COMMANDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from glmja.cli.closed_output import quiet_when_output_closes
 from glmja.cli.command import USAGE_ERROR, one_line_errors, program
 from glmja.cli.config_safety import allow_imports
 from glmja.cli.fit_arguments import check_fit_arguments
@@ -46,9 +47,13 @@ def main(args: list[str] | None = None) -> Trainer:
     Returns:
         The trainer, after the run.
     """
-    prog = program("fit")
-    check_fit_arguments(args, prog)
+    with quiet_when_output_closes():
+        prog = program("fit")
+        check_fit_arguments(args, prog)
+        return _fit(args, prog)
 
+
+def _fit(args: list[str] | None, prog: str) -> Trainer:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from callbacks import for_every_run

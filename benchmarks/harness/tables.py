@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from glmja.text.terminal import make_table, show
 
 _GIB = 1 << 30
 
@@ -31,14 +30,9 @@ class Figures:
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def show(self, console: Console) -> None:
+    def show(self) -> None:
         """Prints the table."""
-        table = Table(title=self.title)
-        for i, heading in enumerate(self.headings):
-            table.add_column(heading, justify="right" if i else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        console.print(table, *self.notes, sep="\n")
+        show(make_table(self.headings, self.rows, title=self.title, align="right"), *self.notes)
 
     def markdown(self) -> str:
         """Formats the table with its title and notes as Markdown."""
@@ -54,9 +48,8 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> st
 
 def publish(tables: list[Figures], markdown: Path | None) -> None:
     """Prints the tables, and writes them to a Markdown file if one is given."""
-    console = Console()
     for table in tables:
-        table.show(console)
+        table.show()
     if markdown:
         markdown.write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
 

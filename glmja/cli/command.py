@@ -14,6 +14,7 @@ from typing import Any
 
 from docstring_parser import parse as parse_docstring
 
+from glmja.cli.closed_output import is_output_closed, quiet_when_output_closes
 from glmja.cli.parser import USAGE_ERROR, CliParser
 from glmja.errors import LESS_MEMORY, DataError, MachineError, ModelError, is_out_of_memory
 from glmja.text.printable import printable
@@ -63,12 +64,14 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
     Returns:
         The return value of the function.
     """
-    parser = _function_parser(function)
-    values = {key: value for key, value in parser.parse_args(args).as_dict().items() if key != "config"}
-    less_memory = " or ".join(f"`{name}`" for name in _USE_MEMORY if name in values) or "the use of memory elsewhere"
-    flags = {name: f"--{name}" for name in values}
-    with one_line_errors(str(parser.prog), less_memory=less_memory, flags=flags):
-        return function(**values)
+    with quiet_when_output_closes():
+        parser = _function_parser(function)
+        values = {key: value for key, value in parser.parse_args(args).as_dict().items() if key != "config"}
+        in_use = [f"`{name}`" for name in _USE_MEMORY if name in values]
+        less_memory = " or ".join(in_use) or "the use of memory elsewhere"
+        flags = {name: f"--{name}" for name in values}
+        with one_line_errors(str(parser.prog), less_memory=less_memory, flags=flags):
+            return function(**values)
 
 
 def _function_parser(function: Callable[..., Any]) -> CliParser:
@@ -127,6 +130,8 @@ def one_line_errors(
     try:
         yield
     except Exception as raised:
+        if isinstance(raised, BrokenPipeError) and is_output_closed():
+            raise
         errors = raised.exceptions if isinstance(raised, ExceptionGroup) else (raised,)
         reports = [_report(_without_union(error), codes, less_memory) for error in errors]
         if any(code is None for code, _ in reports) or os.environ.get("GLMJA_DEBUG") == "1":

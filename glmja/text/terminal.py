@@ -6,6 +6,7 @@ of folders, sources and languages may hold all of these, so no other module give
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.box import HEAVY_HEAD
@@ -55,12 +56,21 @@ def show(*parts: str | Text | Table, style: str = "") -> None:
         parts: What to print, each on a line of its own.
         style: Style of the strings, such as `bold`.
     """
-    console = Console()
+    console = _Console()
     for part in parts:
         if isinstance(part, Table):
             console.print(part)
         else:
             console.print(as_text(part, style), soft_wrap=True)
+
+
+class _Console(Console):
+    """Leaves a closed output to `glmja.cli.closed_output`; rich would end the program with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        error = sys.exception()
+        assert error is not None
+        raise error
 
 
 def as_text(text: str | Text, style: str = "") -> Text:

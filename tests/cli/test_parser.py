@@ -16,8 +16,9 @@ REQUIRED = {
     "export": ["--output=a"],
     "evaluate": ["--model=a", "--output=b"],
     "chat": ["--model=a"],
+    "convert": ["--model=a", "--output=b"],
     "fit": [f"--config={ROOT}/configs/demo_pretrain.yaml"],
-    "demo": [],
+    "demo.pipeline": [],
 }
 VERBS = list(REQUIRED)
 

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.tables import Figures
+
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
@@ -31,3 +33,10 @@ def test_every_benchmark_whose_command_the_results_show_exists():
     }
     assert shown
     assert shown <= set(SCRIPTS)
+
+
+def test_names_in_a_table_of_figures_are_text(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    Figures("a [v2] of [/x]", ["[bold]run", ":car:"], [["[red]", "[/red]"]], ["note [x]"]).show()
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("a [v2] of [/x]", "[bold]run", ":car:", "[red]", "[/red]", "note [x]"))
