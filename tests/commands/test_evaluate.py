@@ -227,9 +227,9 @@ def test_help_explains_the_command(capsys):
         ),
         (["--max_new_tokens", "999999"], r"question 1 has \d+ tokens; with --max_new_tokens \(999999\) that exceeds"),
         (["--device", "cuda:7"], r"--device cuda:7: not on this machine"),
-        (["--baseline", "nowhere"], r"no config\.json in nowhere"),
+        (["--baseline", "nowhere"], r"no such folder: nowhere"),
         (["--retain", "cn"], r"--retain cn: unknown language; known are ja, zh, en, code"),
-        (["--runs", "nowhere"], r"nowhere has no curves"),
+        (["--runs", "nowhere"], r"no such folder: nowhere"),
         (["--segmentation", "syllables"], r"segmentation"),
     ],
 )
