@@ -55,15 +55,17 @@ class ExactResume(Callback):
         """Keeps the state of this process until training starts.
 
         Raises:
-            ModelError: If the checkpoint holds no states, or those of another number of processes.
+            ModelError: If the checkpoint holds no states.
         """
         states = checkpoint.get(RNG, [])
-        if len(states) != trainer.world_size:
+        if not states:
             raise ModelError(
-                f"the checkpoint holds random states of {len(states)} processes, this run has {trainer.world_size}; "
-                "resume on as many devices, with ExactResume in both runs"
+                "the checkpoint holds no random states: it was saved by a run without ExactResume, and cannot be "
+                "resumed exactly; start a new run from it with `init_from`"
             )
-        self.loaded = states[trainer.global_rank]
+        # a run may go on with another number of processes; then its dropout is another one
+        self.loaded = states[trainer.global_rank % len(states)]
+        _rescale(checkpoint, len(states), trainer.world_size)
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
         self.validation_is_due = batches["completed"] < batches["processed"]
         data = find_training_data(trainer)
@@ -85,6 +87,26 @@ class ExactResume(Callback):
             trainer.validating = True
             loop.val_loop.run()
             trainer.training = True
+
+
+def _rescale(checkpoint: LightningState, before: int, now: int) -> None:
+    """Counts the micro-batches of a process as if there had always been the present number of processes.
+
+    An optimizer step takes as many micro-batches, so each process takes more or fewer of them.
+
+    Args:
+        checkpoint: The state; saved after a whole optimizer step.
+        before: Number of processes that saved it.
+        now: Number of processes of this run.
+    """
+    if before == now:
+        return
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (batches["total"], batches["current"]):
+        behind = counts["processed"] - counts["completed"]
+        for name in ("ready", "started", "processed"):
+            counts[name] = counts[name] * before // now
+        counts["completed"] = counts["processed"] - behind
 
 
 def _reopen_epoch(checkpoint: LightningState) -> None:

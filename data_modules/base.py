@@ -22,6 +22,7 @@ from data_modules.stores.store import Store
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.batch import Batch
 from glmja.runs.contracts import TrainingData, ValidationSource
+from glmja.runs.identity import RunIdentity
 from glmja.runs.ledger import Ledger
 from glmja.tokenization.tokenizer import GLMTokenizer
 
@@ -59,7 +60,8 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         ledger: What the run reads; set by `setup`.
         splits: Which records of each source are trained on, and which are not; set by `setup`.
         held_out: Store and numbers of the records to validate on, for each of `validation_sources`; set by `setup`.
-        saved_fingerprint: Fingerprint in the checkpoint that the run resumes from; None if there is none.
+        settings: What the fingerprint depends on, by name; None before `setup`.
+        saved: Identity of the run that saved the checkpoint to resume from; None if there is none.
     """
 
     row_len: int
@@ -87,7 +89,8 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         self.tokenizer_dir, self.cache_dir, self.num_workers = tokenizer_dir, cache_dir, num_workers
         self.seed, self.epochs, self.val_share = seed, epochs, val_share
         self.fingerprint: str | None = None
-        self.saved_fingerprint: str | None = None
+        self.settings: Mapping[str, object] | None = None
+        self.saved: RunIdentity | None = None
         self._stores: dict[str, list[AnyStore]] = {}  # stores of each source, by its name
 
     @cached_property
@@ -167,6 +170,12 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         return self._trainer.world_size * self._trainer.accumulate_grad_batches
 
     @property
+    def plan_ranks(self) -> int:
+        """Number of processes that the order of the micro-batches is made for: that of the run at its start."""
+        saved = self.saved
+        return (saved and (saved.plan_ranks or saved.world_size)) or self._trainer.world_size
+
+    @property
     def max_batches(self) -> int | None:
         """Largest number of micro-batches within `trainer.max_steps`, over all ranks; None without a limit."""
         return self._trainer.max_steps * self.in_step if self._trainer.max_steps > 0 else None
@@ -188,11 +197,6 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
             raise ValueError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; at least 1")
         if trainer.max_steps == 0:
             raise ValueError("trainer.max_steps is 0: nothing would train; set a positive number, or -1 for no limit")
-        if trainer.limit_train_batches != 1.0:
-            raise ValueError(
-                f"trainer.limit_train_batches is {trainer.limit_train_batches} (fast_dev_run and overfit_batches set "
-                "it as well), which contradicts the plan of the run; set `max_steps` instead"
-            )
 
     def _plan(
         self,
@@ -213,18 +217,29 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         """
         self.rows, self.plan = rows, plan
         self.num_steps = len(plan) // self.in_step
-        settings = {
+        documents = [hashlib.sha256(stream.documents.tobytes()).hexdigest()[:16] for stream in streams]
+        hashed = {
             **settings,
-            "documents": [hashlib.sha256(stream.documents.tobytes()).hexdigest()[:16] for stream in streams],
+            "documents": documents,
             "in_step": self.in_step,
-            "world_size": self._trainer.world_size,
+            "world_size": self.plan_ranks,
             "seed": self.seed,
             "tokenizer": self.tokenizer.fingerprint,
         }
-        former = _hash({**settings, "stores": [store.former_key or store.key for store in stores]})
-        self.fingerprint = _hash({**settings, "stores": [store.key for store in stores]})
-        if self.saved_fingerprint == former:  # an earlier version saved the checkpoint
+        former = _hash({**hashed, "stores": [store.former_key or store.key for store in stores]})
+        self.fingerprint = _hash({**hashed, "stores": [store.key for store in stores]})
+        if self.saved is not None and self.saved.data == former:  # an earlier version saved the checkpoint
             self.fingerprint = former
+        self.settings = {
+            **{name: value for name, value in settings.items() if name not in ("shares", "quotas")},
+            "sources": [source.name for source in self.sources],
+            **{f"weight of {source.name}": source.weight for source in self.sources if source.weight is not None},
+            **{f"content of {source.name}": store.key for source, store in zip(self.sources, stores, strict=True)},
+            **{f"held out of {source.name}": docs for source, docs in zip(self.sources, documents, strict=True)},
+            "accumulate_grad_batches": self._trainer.accumulate_grad_batches,
+            "val_share": self.val_share,
+            "seed": self.seed,
+        }
 
     def train_dataloader(self) -> RunLoader:
         """Returns the loader of the micro-batches of this rank."""

@@ -23,7 +23,7 @@ from glmja.modeling.loss import next_token_loss
 from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.training_clock import TrainingClock
 from glmja.runs import manifest
-from glmja.runs.contracts import ValidationSource, find_training_data, training_data
+from glmja.runs.contracts import ValidationSource, training_data
 from glmja.runs.identity import RunIdentity
 from glmja.runs.manifest import LightningState
 from glmja.weights.dtypes import dtype_named
@@ -33,6 +33,7 @@ from lit_modules.checkpoint_folder import check_resumed
 from lit_modules.continuation import Continuation
 from lit_modules.gradient_steps import GradientSteps
 from lit_modules.optimizers import describe_optimizer, try_optimizer
+from lit_modules.origin import Origin, trainer_identity
 from lit_modules.schedules import ScheduleFactory, WarmupCosine, check_schedule, create_schedule, describe_schedule
 from lit_modules.trainer_checks import Planned, check_trainer
 from lit_modules.validation import ValidationMetrics
@@ -102,7 +103,7 @@ class GLMModule(LightningModule, TrainingModule):
         self.model: Any = None
         self.clock = TrainingClock()
         self.train_loss = MeanMetric(nan_strategy="disable")  # NaN must show in the log
-        self.continuation = Continuation()
+        self.continuation, self.origin = Continuation(), Origin()
         self._steps = GradientSteps()
         self._last_step = 0
         self._planned: Planned | None = None
@@ -130,6 +131,7 @@ class GLMModule(LightningModule, TrainingModule):
                 layer.compile()
         self.model.train()
         check_resumed(self.trainer, self.resumable_identity(self.trainer))
+        self.origin.load(self, self.identity(self.trainer))
 
     def outline(self) -> Any:
         """Returns the model with its trainable parameters as shapes and dtypes, without data."""
@@ -248,16 +250,13 @@ class GLMModule(LightningModule, TrainingModule):
             trainer: Trainer of the run. `data` is known once its data module has planned the run, `trainable` once the
                 weights are loaded.
         """
-        data, trainable = find_training_data(trainer), None
+        trainable = None
         if self.model is not None:
             trainable = tuple((n, tuple(p.shape)) for n, p in self.named_parameters() if p.requires_grad)
-        return RunIdentity(
-            world_size=trainer.world_size,
-            precision=str(trainer.precision),
-            strategy=type(trainer.strategy).__name__,
+        return replace(
+            trainer_identity(trainer),
             base=self.folder.fingerprint,
             tokenizer=self.tokenizer.fingerprint,
-            data=None if data is None else data.fingerprint,
             trainable=trainable,
             embeddings=self.embeddings,
             lora=asdict(self.lora) if self.tuning == "lora" else None,
@@ -265,6 +264,8 @@ class GLMModule(LightningModule, TrainingModule):
             optimizer=describe_optimizer(self.optimizer),
             schedule=describe_schedule(self.lr_scheduler),
             schedule_start=self.continuation.schedule_start or None,
+            seed=self.origin.seed,
+            parent=self.origin.parent,
         )
 
     def resumable_identity(self, trainer: Trainer) -> RunIdentity:

@@ -10,21 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
-from glmja.cli.fit_arguments import (
-    CKPT_PATH_HELP,
-    CONFIG_HELP,
-    DESCRIPTION,
-    HELP_ALL_HELP,
-    NEW_OPTIMIZER_HELP,
-    RUN_DIR,
-    RUN_DIR_HELP,
-)
-from glmja.cli.parser import CliParser
+from glmja.cli.fit_arguments import DESCRIPTION
 from glmja.files.folder_kinds import MODEL_CONFIG, check_checkpoint_folder
 from glmja.runs import manifest
 from glmja.runs.contracts import TrainingData
@@ -34,45 +24,10 @@ from glmja.runs.run_lock import locked
 from lit_modules.base import GLMModule
 from lit_modules.checkpoint_folder import CheckpointFolders
 from lit_modules.first_rank import is_first_of_run, is_first_on_machine
+from lit_modules.fit_parser import TRAINER_DEFAULTS, FitParser, SaveRunConfig
+from lit_modules.origin import describe_parent, find_parent
 from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
 from lit_modules.trainer_checks import check_strategy_name, check_trainer
-
-TRAINER_DEFAULTS = {
-    "max_epochs": 1,  # the data module plans the whole run as one epoch of the trainer
-    "num_sanity_val_steps": -1,  # the metrics before training
-    "use_distributed_sampler": False,  # the loaders know their rank; Lightning's sampler would shuffle
-}
-
-CHECKPOINT_DEFAULTS = {
-    "checkpoint.every_n_train_steps": 500,
-    "checkpoint.save_top_k": 2,
-    "checkpoint.monitor": "step",
-    "checkpoint.mode": "max",
-    "checkpoint.filename": "step={step}",
-    "checkpoint.auto_insert_metric_name": False,
-}
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Saves the resolved configuration as `RUN_DIR/config.yaml`, which `--config` accepts."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes nothing, so that a run that fails before its first step leaves no folder behind."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file in the first process."""
-        if trainer.is_global_zero:
-            run = RunFolder(trainer.default_root_dir)
-            run.path.mkdir(parents=True, exist_ok=True)
-            config = self.config.clone()
-            config.ckpt_path, config.resume_with_new_optimizer = None, False  # the file describes a new run
-            self.parser.save(config, run.config, skip_unset=False, overwrite=True, multifile=False)
-
-
-class FitParser(CliParser, LightningArgumentParser):
-    """LightningCLI's parser with errors of one line."""
-
-    help_flag = "--help_all"  # --help is the short one of glmja.cli.fit_arguments
 
 
 class FitCLI(LightningCLI):
@@ -104,6 +59,7 @@ class FitCLI(LightningCLI):
         self.callbacks_of, self.resources = callbacks_of, resources
         self.resumed: Manifest | None = None
         self.verified: Path | None = None
+        self.parent: tuple[Path, Manifest] | None = None
         self.is_short_run = False
         super().__init__(
             LightningModule,
@@ -121,20 +77,13 @@ class FitCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Returns the parser, with the option `--config`."""
         parser = FitParser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help=CONFIG_HELP)
-        parser.add_argument("--help_all", action="help", help=HELP_ALL_HELP)
+        parser.add_config()
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run folder and the checkpoint to resume from."""
-        parser.add_argument("--run_dir", type=str, default=RUN_DIR, help=RUN_DIR_HELP)
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP)
-        parser.add_argument("--resume_with_new_optimizer", type=bool, default=False, help=NEW_OPTIMIZER_HELP)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(CHECKPOINT_DEFAULTS)
-        parser.link_arguments("run_dir", "trainer.default_root_dir")
-        parser.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda path: str(RunFolder(path).checkpoints))
-        parser.link_arguments("model.init_args.model_dir", "data.init_args.tokenizer_dir")
+        """Adds the run folder, and the checkpoints to resume from or to start with."""
+        assert isinstance(parser, FitParser)
+        parser.add_run()
 
     def before_instantiate_classes(self) -> None:
         """Checks the run folder, and finds and verifies the checkpoint to resume from.
@@ -150,22 +99,42 @@ class FitCLI(LightningCLI):
         check_strategy_name(str(getattr(trainer.strategy, "class_path", trainer.strategy)))
         if self.config.resume_with_new_optimizer and ckpt_path is None:
             raise ValueError("--resume_with_new_optimizer needs the checkpoint to resume from; add --ckpt_path last")
+        if self.config.preview:
+            return
         if trainer.fast_dev_run:
             self._plan_short_run()
         run = RunFolder(self.config.run_dir)
         if is_first_of_run():
             self.resources.enter_context(locked(run.path))
-        if ckpt_path is None:
-            if (run.path / MODEL_CONFIG).is_file():
-                raise ValueError(f"--run_dir {run.path} holds a model; choose a new folder for the run")
-            if manifest.any_in(run.checkpoints):
-                raise ValueError(
-                    f"--run_dir {run.path} holds a run; choose another folder, or resume it with --ckpt_path last"
-                )
+        if ckpt_path is None and (run.path / MODEL_CONFIG).is_file():
+            raise ValueError(f"--run_dir {run.path} holds a model; choose a new folder for the run")
+        if ckpt_path is None and manifest.any_in(run.checkpoints):
+            raise ValueError(
+                f"--run_dir {run.path} holds a run; choose another folder, or resume it with --ckpt_path last"
+            )
+        self._find_parent()
+        if ckpt_path is not None:
+            self._find_checkpoint(run)
+
+    def _find_parent(self) -> None:
+        """Finds the checkpoint whose weights the run starts with; a resumed run does without it if it is gone."""
+        config = self.config
+        if config.init_from is None:
             return
-        verify = is_first_on_machine()
         try:
-            last = ckpt_path == "last"
+            self.parent = find_parent(config.init_from, is_first_on_machine() and config.ckpt_path is None)
+        except (ValueError, OSError) as error:
+            if config.ckpt_path is None:
+                raise type(error)(f"--init_from {config.init_from}: {error}") from error
+
+    def _find_checkpoint(self, run: RunFolder) -> None:
+        ckpt_path, verify = self.config.ckpt_path, is_first_on_machine()
+        last = ckpt_path == "last"
+        if last and not manifest.any_in(run.checkpoints):
+            raise FileNotFoundError(
+                f"--ckpt_path last: no complete checkpoint in {run.checkpoints}; leave out --ckpt_path to start the run"
+            )
+        try:
             path = manifest.newest(run.checkpoints, verify) if last else Path(ckpt_path)
             if path.exists():
                 check_checkpoint_folder(path)
@@ -195,10 +164,12 @@ class FitCLI(LightningCLI):
             ValueError: If rows are longer than the model's positions, the data cannot be used, or the checkpoint was
                 saved with another base model, tokenizer, strategy, precision or number of devices.
         """
+        if self.config.preview:
+            return
         if isinstance(self.datamodule, TrainingData) and isinstance(self.model, GLMModule):
             self.datamodule.use_tokenizer(self.model.tokenizer)  # both are linked to one folder
             if self.resumed is not None:
-                self.datamodule.saved_fingerprint = self.resumed.identity.data
+                self.datamodule.saved = self.resumed.identity
         checks = [self._check_trainer, self._check_rows, self._check_checkpoint]
         if self.trainer.world_size > 1:
             checks.append(check_port)
@@ -257,14 +228,22 @@ class FitCLI(LightningCLI):
                 raise ValueError(f"data.init_args.row_len ({row_len}) exceeds the model's {positions} positions")
 
     def _check_checkpoint(self) -> None:
-        if self.resumed is not None and isinstance(self.model, GLMModule):
-            self.model.continuation.resume(self.resumed, self.config.resume_with_new_optimizer)
-            self.model.resumable_identity(self.trainer).check_resumable(self.resumed.identity, self.config.ckpt_path)
-            if self.resumed.identity.optimizer is None and not self.config.resume_with_new_optimizer:
-                rank_zero_warn(
-                    f"{self.config.ckpt_path} does not tell its optimizer and schedule: those of its state are used, "
-                    "whatever the configuration says"
-                )
+        if not isinstance(self.model, GLMModule):
+            return
+        origin, seed = self.model.origin, self.config.seed_everything
+        origin.seed = seed if type(seed) is int else None  # false: the numbers differ from run to run
+        if self.resumed is None:
+            if self.parent is not None:
+                origin.start_with(*self.parent, self.model.identity(self.trainer))
+            return
+        origin.parent = describe_parent(self.parent[1]) if self.parent else self.resumed.identity.parent
+        self.model.continuation.resume(self.resumed, self.config.resume_with_new_optimizer)
+        self.model.resumable_identity(self.trainer).check_resumable(self.resumed.identity, self.config.ckpt_path)
+        if self.resumed.identity.optimizer is None and not self.config.resume_with_new_optimizer:
+            rank_zero_warn(
+                f"{self.config.ckpt_path} does not tell its optimizer and schedule: those of its state are used, "
+                "whatever the configuration says"
+            )
 
     def _check_disk(self) -> None:
         if self._estimate is not None:

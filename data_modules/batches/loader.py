@@ -11,7 +11,7 @@ import math
 import signal
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ Plan = Sequence[NDArray[np.int64]] | NDArray[np.int64]  # numbers of the rows of
 class LoaderState(TypedDict):
     """Position of a loader, and the data that it belongs to."""
 
-    micro_batches: int
+    micro_batches: int  # of one rank
     fingerprint: str
+    world_size: NotRequired[int]  # checkpoints of earlier versions lack it
 
 
 class PlannedBatches(Dataset[Batch]):
@@ -123,10 +124,14 @@ class RunLoader(TrainingLoader):
 
     def state_dict(self) -> LoaderState:
         """Returns the position."""
-        return {"micro_batches": self._done, "fingerprint": self.fingerprint}
+        return {
+            "micro_batches": self._done,
+            "fingerprint": self.fingerprint,
+            "world_size": self.batches.world_size,
+        }
 
     def load_state_dict(self, state: LoaderState) -> None:
-        """Continues at the position of another loader.
+        """Continues at the position of another loader, possibly of another number of ranks.
 
         Raises:
             ModelError: If that loader had other data.
@@ -136,7 +141,8 @@ class RunLoader(TrainingLoader):
                 f"the checkpoint was saved with other data or settings of it (fingerprint {state['fingerprint']}, now "
                 f"{self.fingerprint}); take sources, weights, row_len, batch size and seed from RUN_DIR/config.yaml"
             )
-        self._done = state["micro_batches"]
+        world_size = self.batches.world_size
+        self._done = state["micro_batches"] * state.get("world_size", world_size) // world_size
 
 
 def load(batches: Dataset[Batch], numbers: Sequence[int], num_workers: int) -> DataLoader[Batch]:

@@ -21,20 +21,66 @@ CONFIG_HELP = "YAML file with any of these options. Several can be given; later 
 RUN_DIR_HELP = "New folder of the run, for its configuration, checkpoints, curves and ledger."
 CKPT_PATH_HELP = "Checkpoint to resume from; `last` for the newest one of the run folder."
 NEW_OPTIMIZER_HELP = "Resume with the weights and the position in the data only: optimizer and schedule begin anew."
+INIT_FROM_HELP = (
+    "Run, or checkpoint of one, whose trained weights this new run starts with; everything else begins anew."
+)
+PREVIEW_HELP = "Show the first example of each source as it would be trained on, and exit. Target tokens are green."
 HELP_ALL_HELP = "Show all options, those of trainer and checkpoint included; takes some seconds."
 RUN_DIR = "runs/run"
 
 # what a flag of fit can begin with
 GROUPS = (
     "config", "run_dir", "ckpt_path", "model", "data", "trainer", "checkpoint", "seed_everything", "print_config",
-    "help_all", "resume_with_new_optimizer",
+    "help_all", "resume_with_new_optimizer", "init_from", "preview",
 )  # fmt: skip
+
+_OPTIMIZER, _SCHEDULER = "model.init_args.optimizer.init_args", "model.init_args.lr_scheduler.init_args"
+# the key that is meant by a name that other trainers use
+USUAL_NAMES = {
+    **dict.fromkeys(("lr", "learning_rate"), f"{_OPTIMIZER}.lr"),
+    "weight_decay": f"{_OPTIMIZER}.weight_decay",
+    **dict.fromkeys(("warmup", "warmup_ratio", "warmup_steps"), f"{_SCHEDULER}.warmup"),
+    **dict.fromkeys(("batch_size", "per_device_train_batch_size", "micro_batch_size"), "data.init_args.batch_size"),
+    "tokens_per_batch": "data.init_args.tokens_per_batch",
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_epochs"), "data.init_args.epochs"),
+    **dict.fromkeys(
+        ("row_len", "max_length", "max_seq_length", "max_seq_len", "seq_len", "cutoff_len"), "data.init_args.row_len"
+    ),
+    **dict.fromkeys(
+        ("sources", "dataset", "train_file", "train_files", "data_path", "files", "text_key"), "data.init_args.sources"
+    ),
+    "num_workers": "data.init_args.num_workers",
+    "val_share": "data.init_args.val_share",
+    "cache_dir": "data.init_args.cache_dir",
+    "seed": "seed_everything",
+    **dict.fromkeys(("output_dir", "output", "save_dir", "default_root_dir"), "run_dir"),
+    **dict.fromkeys(("resume", "resume_from", "resume_from_checkpoint", "checkpoint_path"), "ckpt_path"),
+    **dict.fromkeys(("model_dir", "model_name_or_path", "model_path", "base"), "model.init_args.model_dir"),
+    **dict.fromkeys(("rank", "lora_rank", "lora_r"), "model.init_args.lora.rank"),
+    "lora_alpha": "model.init_args.lora.alpha",
+    "lora_dropout": "model.init_args.lora.dropout",
+    **{name: f"model.init_args.{name}" for name in ("tuning", "embeddings", "gradient_checkpointing", "dtype")},
+    "accumulate_grad_batches": "trainer.accumulate_grad_batches",
+    "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
+    **dict.fromkeys(("steps", "num_steps", "max_steps", "max_train_steps"), "trainer.max_steps"),
+    **dict.fromkeys(("gpus", "num_gpus", "devices"), "trainer.devices"),
+    **dict.fromkeys(("precision", "bf16", "fp16", "mixed_precision"), "trainer.precision"),
+    **dict.fromkeys(("strategy", "deepspeed"), "trainer.strategy"),
+    **dict.fromkeys(("logging_steps", "log_every_n_steps"), "trainer.log_every_n_steps"),
+    **dict.fromkeys(("eval_steps", "val_check_interval"), "trainer.val_check_interval"),
+    **dict.fromkeys(("max_grad_norm", "gradient_clip_val"), "trainer.gradient_clip_val"),
+    "fast_dev_run": "trainer.fast_dev_run",
+    **dict.fromkeys(("save_steps", "save_every", "every_n_train_steps"), "checkpoint.every_n_train_steps"),
+    **dict.fromkeys(("save_total_limit", "save_top_k"), "checkpoint.save_top_k"),
+}  # fmt: skip
 
 DESCRIPTION = "Trains a model on data, both named in the configuration."
 _EXAMPLE = """\
 examples:
   {prog} --config configs/sft.yaml --run_dir runs/sft --trainer.max_steps 1000
   {prog} --config configs/sft.yaml --run_dir runs/sft --ckpt_path last
+  {prog} --config runs/sft/config.yaml --run_dir runs/more --init_from runs/sft --data.init_args.sources '[…]'
+  {prog} --config configs/sft.yaml --preview
   {prog} --model.help lit_modules.PackedPretraining
 
 A key of a YAML file is also a flag: `trainer: {{max_steps: 1000}}` is --trainer.max_steps 1000.
@@ -53,7 +99,7 @@ def check_fit_arguments(args: Sequence[str] | None, prog: str) -> None:
     for arg in others:
         name = arg.removeprefix("--").partition("=")[0].partition(".")[0].rstrip("+")
         if arg.startswith("--") and name not in GROUPS:
-            parser.error(f"unknown flag {arg.partition('=')[0]}; {nearest(name, GROUPS)}")
+            parser.error(f"unknown flag {arg.partition('=')[0]}; {nearest(name, GROUPS, USUAL_NAMES)}")
     if not (known.config or known.help_all or any(arg.startswith(("--model", "--data")) for arg in others)):
         parser.error("no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)")
     for path in map(Path, known.config):
@@ -83,6 +129,8 @@ class _EarlyParser(argparse.ArgumentParser):
         add("--run_dir", metavar="FOLDER", help=f"{RUN_DIR_HELP} (default: {RUN_DIR})")
         add("--ckpt_path", metavar="CHECKPOINT", help=CKPT_PATH_HELP)
         add("--resume_with_new_optimizer", nargs="?", metavar="true", help=NEW_OPTIMIZER_HELP)
+        add("--init_from", metavar="RUN", help=INIT_FROM_HELP)
+        add("--preview", nargs="?", metavar="true", help=PREVIEW_HELP)
         add("--seed_everything", metavar="SEED", help="Seed of all random numbers.")
         for group, what, help_flag in (
             ("model", "what is trained and how", "--model.help CLASS"),

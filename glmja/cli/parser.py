@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ _REASONS = re.compile(r'Parser key "[^"]*":|Errors:')
 _EXPECTED = re.compile(r"Expected an? (?:<class '(?P<kind>[^']*)'>|typing\.Literal\[(?P<choices>[^\]]*)\])")
 _VALUE = re.compile(r"(?:Got|Given) value: (?!Namespace|NestedArg)([^\s\[{].*?)(?:\. Got value: .*)?$", re.MULTILINE)
 _NOT_ALLOWED = re.compile(r"(Importing '[^']*') is not allowed")
+_MORE = " …"
 _NO_CLASS = re.compile(r"module '([^']*)' has no attribute '([^']*)'")
 
 
@@ -39,9 +40,11 @@ class CliParser(ArgumentParser):
 
     Attributes:
         help_flag: Flag that lists everything the parser accepts.
+        usual_names: The key that is meant by a name that is none.
     """
 
     help_flag = "--help"
+    usual_names: Mapping[str, str] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Creates a parser whose YAML files may hold each key only once; takes what `ArgumentParser` takes."""
@@ -90,7 +93,9 @@ class CliParser(ArgumentParser):
             return message
         group = f"{found['group']}." if found.groupdict().get("group") else ""
         keys = self.get_defaults(skip_validation=True).keys()
-        return f"{message}; {nearest(found['key'], [k.removeprefix(group) for k in keys if k.startswith(group)])}"
+        known = [key.removeprefix(group) for key in keys if key.startswith(group)]
+        hint = nearest(found["key"], known, self.usual_names)
+        return f"{message}; {hint}" + (f" ({self.help_flag} lists all)" if hint.endswith(_MORE) else "")
 
 
 def spell_flags(args: Sequence[str], booleans: Collection[str]) -> list[str]:
@@ -134,9 +139,17 @@ def in_one_line(message: str) -> str:
     return ": ".join([*_KEY.findall(message), reason])
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a hint at the known name that is most similar to an unknown one, or at all known names."""
+def nearest(name: str, known: Iterable[str], usual_names: Mapping[str, str] | None = None) -> str:
+    """Returns a hint at the known name that is most similar to an unknown one, or at all known names.
+
+    Args:
+        name: The unknown name; of several joined by dots, the last one is looked up in `usual_names`.
+        known: The known names.
+        usual_names: The key that is meant by a name, even if another one is more similar.
+    """
     names = [key for key in known if not key.startswith("_")]
+    if meant := (usual_names or {}).get(name.rpartition(".")[2]):
+        return f"did you mean --{meant}?"
     if near := get_close_matches(name, names, n=1):
         return f"did you mean {near[0]}?"
-    return f"known are {shorten(', '.join(names), 80, placeholder=' …')}"
+    return f"known are {shorten(', '.join(names), 80, placeholder=_MORE)}"

@@ -5,9 +5,10 @@ The rooms that know Lightning import this module instead of each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from glmja.runs.identity import RunIdentity
 from glmja.runs.ledger import Ledger
 from glmja.tokenization.tokenizer import GLMTokenizer
 
@@ -35,7 +36,8 @@ class TrainingData(Protocol):
         num_steps: Number of optimizer steps of the run; set by `setup`.
         validation_sources: Sources in the order of the validation loaders.
         fingerprint: Hash of everything that the micro-batches depend on; None before `setup`.
-        saved_fingerprint: Fingerprint in the checkpoint that the run resumes from; None if there is none.
+        settings: What the fingerprint depends on, by name; None before `setup`.
+        saved: Identity of the run that saved the checkpoint to resume from; None if there is none.
         ledger: What the run reads; set by `setup`.
     """
 
@@ -43,8 +45,14 @@ class TrainingData(Protocol):
     num_steps: int
     validation_sources: Sequence[ValidationSource]
     fingerprint: str | None
-    saved_fingerprint: str | None
+    settings: Mapping[str, object] | None
+    saved: RunIdentity | None
     ledger: Ledger
+
+    @property
+    def plan_ranks(self) -> int:
+        """Number of processes that the order of the micro-batches was made for."""
+        ...
 
     def use_tokenizer(self, tokenizer: GLMTokenizer) -> None:
         """Sets the tokenizer, so that it is not loaded a second time."""

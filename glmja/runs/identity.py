@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,16 +14,32 @@ from glmja.errors import ModelError
 
 Parameter = tuple[str, tuple[int, ...]]  # name, shape
 
+_NEW_RUN = "or start a new run from it with `init_from` {path} and another `run_dir`"
+_EXPORT = (
+    "or export it (python -m glmja.export --checkpoint {path} --output MODEL) and start a new run with that `model_dir`"
+)
+_OPTIMIZER = "set the saved values, or `resume_with_new_optimizer` to go on with the weights and a new optimizer"
+
+# what to do about each field that differs; {path} is the checkpoint
 ADVICE = {
-    "optimizer": "set the saved values, or `resume_with_new_optimizer` to go on with the weights and a new optimizer",
-    "schedule": "set the saved values, or `resume_with_new_optimizer` to go on with the weights and a new optimizer",
-    "world_size": "resume on as many devices as it was saved on",
-    "precision": "set `precision` to the saved value",
-    "strategy": "set `strategy` to the saved one",
-    "base": "use the model folder that the run started from",
-    "tokenizer": "use the tokenizer that the run started with",
-    "data": "take sources, weights, row_len, batch size, accumulation and seed from RUN_DIR/config.yaml",
-    "trainable": "use the model, the adapters and the trainable parameters of the saved run",
+    "world_size": f"this strategy resumes on as many devices as it was saved on; set `devices`, {_NEW_RUN}",
+    "precision": f"set `precision` to the saved value, {_NEW_RUN}",
+    "strategy": f"set `strategy` to the saved one, {_NEW_RUN}",
+    "micro_batches_per_step": "set `accumulate_grad_batches` so that devices × accumulate_grad_batches is the saved "
+    f"number, {_NEW_RUN}",
+    "base": f"set `model_dir` to the model folder that the run started from, {_EXPORT}",
+    "tokenizer": f"set `model_dir` to the folder with the tokenizer that the run started with, {_EXPORT}",
+    "data": "take sources, weights, row_len, batch size, accumulation and seed from RUN_DIR/config.yaml, " + _NEW_RUN,
+    "trainable": f"use the model, the adapters and the trainable parameters of the saved run, {_EXPORT}",
+    "embeddings": f"set `embeddings` to the saved value, {_EXPORT}",
+    "lora": f"set `lora` to the saved values, {_EXPORT}",
+    "tuning": f"set `tuning` to the saved value, {_EXPORT}",
+    "optimizer": f"{_OPTIMIZER}, {_NEW_RUN}",
+    "schedule": f"{_OPTIMIZER}, {_NEW_RUN}",
+    "schedule_start": f"{_OPTIMIZER}, {_NEW_RUN}",
+    "seed": f"the random states go on from the checkpoint: set `seed_everything` to the saved value, {_NEW_RUN}",
+    "parent": "a resumed run goes on from its own weights: leave out `init_from`, or start a new run with it in "
+    "another `run_dir`",
 }
 
 # types in JSON; each field may also be absent or null
@@ -33,7 +50,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 # fields that the first checkpoints do not have
-_LATER = ("optimizer", "schedule", "schedule_start")
+_LATER = ("optimizer", "schedule", "schedule_start", "micro_batches_per_step", "seed")
+# what explains another field, or says how to go on
+_NOT_COMPARED = ("data_settings", "plan_ranks")
+# a checkpoint of one of these strategies is the same for all of them, and for any number of devices
+_WHOLE_STATE = ("SingleDeviceStrategy", "DDPStrategy")
+_MAX_SHOWN = 300  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class RunIdentity:
         world_size: Number of processes.
         precision: Precision of the trainer, as in `bf16-mixed`.
         strategy: Class name of the trainer's strategy.
+        micro_batches_per_step: Number of micro-batches in an optimizer step, over all processes.
         base: Fingerprint of the weights that the run started from.
         tokenizer: Fingerprint of the tokenizer.
         data: Fingerprint of the micro-batches of the run and their order.
@@ -58,11 +81,16 @@ class RunIdentity:
         optimizer: Class and hyperparameters of the optimizer, which its state holds as well.
         schedule: Class and arguments of the learning-rate schedule, without the length of the run.
         schedule_start: Optimizer step at which the schedule began, if not the first.
+        seed: Seed of the random numbers of a run from its start.
+        parent: Checkpoint that the run took its first weights from: `step`, and a hash of its `files`.
+        data_settings: What `data` depends on, to name what differs; not compared.
+        plan_ranks: Number of processes that the order of the micro-batches was made for; not compared.
     """
 
     world_size: int | None = None
     precision: str | None = None
     strategy: str | None = None
+    micro_batches_per_step: int | None = None
     base: str | None = None
     tokenizer: str | None = None
     data: str | None = None
@@ -73,6 +101,10 @@ class RunIdentity:
     optimizer: Mapping[str, Any] | None = None
     schedule: Mapping[str, Any] | None = None
     schedule_start: int | None = None
+    seed: int | None = None
+    parent: Mapping[str, Any] | None = None
+    data_settings: Mapping[str, Any] | None = None
+    plan_ranks: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Returns the known fields as types of JSON."""
@@ -114,17 +146,24 @@ class RunIdentity:
             ModelError: If a field differs; gives the first difference with both values.
         """
         now, then = self.as_json(), saved.as_json()
+        same_state = {now.get("strategy"), then.get("strategy")} <= {*_WHOLE_STATE}
+        skipped = {*_NOT_COMPARED, *(("world_size", "strategy") if same_state else ())}
         for name in (field.name for field in fields(self)):
-            if name in _LATER and name not in then:
+            if name in skipped or (name in _LATER and name not in then):
                 continue
             if name in now and now[name] != then.get(name):
-                what, before, after = _difference(name, then.get(name), now[name])
-                advice = f"; {ADVICE[name]}" if name in ADVICE else ""
-                raise ModelError(f"{path} was saved with {what} {_shown(before)}, this run has {_shown(after)}{advice}")
+                what, before, after = _difference(name, then, now)
+                advice = ADVICE[name].format(path=shlex.quote(str(path)))
+                raise ModelError(
+                    f"{path} was saved with {what} {_shown(before)}, this run has {_shown(after)}; {advice}"
+                )
 
 
-def _difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:
+def _difference(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any]:
     """Returns what differs, and both values; of a list or a mapping, only the part that differs."""
+    before, after = then.get(name), now[name]
+    if name == "data" and then.get("data_settings", now.get("data_settings")) != now.get("data_settings"):
+        before, after = then["data_settings"], now["data_settings"]
     if name == "trainable" and isinstance(before, list) and isinstance(after, list):
         pairs = enumerate(zip(before, after, strict=False))
         i = next((i for i, (a, b) in pairs if a != b), min(len(before), len(after)))
@@ -140,4 +179,11 @@ def _shown(value: Any) -> str:
     """Returns a value as text; of a hash, the first characters are enough to tell it from others."""
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return f"{value[:8]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value) else str(value)
+    if isinstance(value, dict):
+        value = {key: _hash_start(item) for key, item in value.items()}
+    text = str(_hash_start(value))
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def _hash_start(value: Any) -> Any:
+    return f"{value[:8]}…" if isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value) else value

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ FORMAT = 2  # increases when the format changes
 NAME = RunFolder.MANIFEST
 PARTIAL = RunFolder.PARTIAL
 
+_NUM_SHOWN = 5  # names of checkpoints in a message
 _SEAL = "sha256"  # key of the hash of the rest of the manifest
 
 
@@ -57,6 +59,11 @@ class Manifest:
     step: int
     identity: RunIdentity
     files: dict[str, FileRecord]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the content of all files."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
 
 def partial_folder(final: str | Path) -> Path:
@@ -136,7 +143,9 @@ def read(folder: str | Path, verify: bool = True) -> Manifest:
     """
     folder = Path(folder)
     if not folder.exists():
-        raise FileNotFoundError(f"no such checkpoint: {folder}")
+        raise FileNotFoundError(f"no such checkpoint: {folder}{_others(folder.parent)}")
+    if wrong := _why_no_checkpoint(folder):
+        raise ModelError(f"{folder} {wrong}")
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
         saved_format = content["format"]
@@ -200,6 +209,36 @@ def remove(folder: str | Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)
     folder.rename(removed)
     shutil.rmtree(removed)
+
+
+def _why_no_checkpoint(path: Path) -> str | None:
+    """Returns what another path than that of a checkpoint is, and which one to give; None if it may be one."""
+    if path.is_file():
+        above = next((folder for folder in path.parents[:2] if (folder / NAME).is_file()), None)
+        return (
+            f"is a file of a checkpoint; give its folder {above}"
+            if above
+            else "is a file; a checkpoint is a folder, such as step=4.ckpt"
+        )
+    if (path / NAME).exists():
+        return None
+    for parent in (path, path / "checkpoints"):
+        if names := _names_in(parent):
+            return f"holds checkpoints; give one of them, such as {parent / names[-1]}"
+    if (path.parent / NAME).is_file():
+        return f"is a part of a checkpoint; give its folder {path.parent}"
+    return "is a model folder, not a checkpoint" if (path / "config.json").is_file() else None
+
+
+def _names_in(parent: Path) -> list[str]:
+    """Returns the names of the folders with a manifest, sorted by the numbers in them."""
+    names = [path.parent.name for path in parent.glob(f"{RunFolder.CHECKPOINTS}/{NAME}")]
+    return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+
+
+def _others(parent: Path) -> str:
+    names = _names_in(parent)
+    return f"; there are {', '.join(names[-_NUM_SHOWN:])}" if names else ""
 
 
 def _parse(content: dict[str, Any]) -> Manifest:

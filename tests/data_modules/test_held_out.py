@@ -10,6 +10,7 @@ from data_modules.held_out import split
 from data_modules.stores import chat_store
 from data_modules.stores.chat_store import ChatStore
 from glmja.files.checksums import write_checksums
+from glmja.runs.identity import RunIdentity
 from glmja.twin.build import text_file
 from tests.support.fake_trainer import FakeTrainer
 
@@ -28,11 +29,11 @@ def source(kind, folder, name, lines, val_lines=(), **others):
     return (TextSource if kind == "pretraining" else ChatSource)(name, "ja", **files, **others)
 
 
-def planned(kind, zero_dir, folder, sources, stores=None, saved_fingerprint=None, **others):
+def planned(kind, zero_dir, folder, sources, stores=None, saved=None, **others):
     data_class = PackedPretrainingData if kind == "pretraining" else PaddedSFTData
     data = data_class(str(zero_dir), sources, row_len=64, cache_dir=str(folder / "cache"), **others)
     data.trainer = FakeTrainer()
-    data._stores, data.saved_fingerprint = stores or {}, saved_fingerprint
+    data._stores, data.saved = stores or {}, saved
     data.setup("fit")
     return data
 
@@ -140,6 +141,6 @@ def test_a_run_of_the_version_that_hashed_paths_resumes_if_its_store_is_there_wi
         (former / "tokens.bin").write_bytes((former / "tokens.bin").read_bytes()[::-1])
     write_checksums(former)
     then = planned("sft", zero_dir, tmp_path, sources, stores={"a": [ChatStore.open(tmp_path / "cache", former_key)]})
-    again = planned("sft", zero_dir, tmp_path, sources, saved_fingerprint=then.fingerprint)
+    again = planned("sft", zero_dir, tmp_path, sources, saved=RunIdentity(data=then.fingerprint))
     assert again.fingerprint == (then.fingerprint if same else now.fingerprint)
     assert then.fingerprint != now.fingerprint

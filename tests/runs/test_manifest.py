@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from glmja.errors import ModelError
 from glmja.runs import manifest
 from glmja.runs.identity import RunIdentity
 from tests.support.damages import empty, flip, truncate
@@ -113,12 +114,37 @@ def test_a_checkpoint_without_a_valid_manifest_is_refused_and_skipped(tmp_path, 
 
 def test_a_file_or_a_missing_path_is_refused_as_a_checkpoint(tmp_path):
     (tmp_path / "old.ckpt").write_text("weights")
-    with pytest.raises(ValueError, match=r"old.ckpt/manifest.json is missing: the save was interrupted"):
+    with pytest.raises(ValueError, match=r"old.ckpt is a file; a checkpoint is a folder"):
         manifest.read(tmp_path / "old.ckpt")
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint: .*gone.ckpt"):
         manifest.read(tmp_path / "gone.ckpt")
     with pytest.raises(FileNotFoundError, match=r"no complete checkpoint in "):
         manifest.newest(tmp_path)
+
+
+def test_a_path_beside_a_checkpoint_is_refused_with_the_one_to_give(tmp_path):
+    parent = tmp_path / "checkpoints"
+    for step in (9, 100, 20):
+        save(parent, step)
+    newest = parent / "step=100.ckpt"
+    (newest / "checkpoint").mkdir(exist_ok=True)
+    (newest / "checkpoint" / "x.pt").write_text("")
+    for path, message in (
+        (parent, f"holds checkpoints; give one of them, such as {newest}$"),
+        (tmp_path, f"holds checkpoints; give one of them, such as {newest}$"),
+        (newest / "manifest.json", f"is a file of a checkpoint; give its folder {newest}$"),
+        (newest / "checkpoint" / "x.pt", f"is a file of a checkpoint; give its folder {newest}$"),
+        (newest / "checkpoint", f"is a part of a checkpoint; give its folder {newest}$"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            manifest.read(path)
+    with pytest.raises(FileNotFoundError, match=r"step=7.ckpt; there are step=9.ckpt, step=20.ckpt, step=100.ckpt$"):
+        manifest.read(parent / "step=7.ckpt")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="model is a model folder, not a checkpoint"):
+        manifest.read(model)
 
 
 def test_the_newest_checkpoint_is_that_of_the_last_step_not_of_the_last_date(tmp_path, caplog):

@@ -10,6 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from glmja import fit
 from glmja.runs import manifest
+from glmja.runs.trained_state import read_tensors
+from glmja.twin import build as twin
 from tests.commands.test_fit import refused, run_args
 from tests.support.programs.launch import run as launch
 
@@ -35,8 +37,9 @@ def finished(zero_dir, tmp_path_factory):
 
 
 @pytest.fixture
-def resumed(finished, zero_dir, tmp_path):
+def resumed(finished, zero_dir, tmp_path, monkeypatch):
     """Returns the arguments that resume a copy of the run."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # Lightning leaves the seed of a run behind
     shutil.copytree(finished, tmp_path / "run")
 
     def arguments(*more, **changes):
@@ -78,6 +81,29 @@ def test_a_setting_that_a_resume_cannot_honour_is_refused_with_both_values(resum
     line = refused(capsys, resumed(**changes))
     assert message in line
     assert "--resume_with_new_optimizer true to go on with the weights and a new optimizer" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed_everything": 7}, "was saved with seed 0, this run has 7; the random states go on from the checkpoint"),
+        ({"data.init_args.row_len": 64}, "was saved with data {'row_len': 128}, this run has {'row_len': 64}; take"),
+        ({"data.init_args.seed": 5}, "'seed': 0"),
+        ({"data.init_args.isolate_documents": "false"}, "data {'isolate': True}, this run has {'isolate': False}"),
+        (
+            {"trainer.accumulate_grad_batches": 2},
+            "was saved with micro_batches_per_step 1, this run has 2; set --trainer.accumulate_grad_batches so that",
+        ),
+    ],
+    ids=["seed", "row_len", "data seed", "isolation", "accumulation"],
+)
+def test_a_refused_resume_names_the_setting_with_both_values_and_another_way(
+    resumed, tmp_path, capsys, changes, message
+):
+    line = refused(capsys, resumed(**changes))
+    assert message in line
+    last = tmp_path / "run" / "checkpoints" / "step=2.ckpt"
+    assert line.endswith(f"or start a new run from it with --init_from {last} and another --run_dir")
 
 
 def test_a_new_optimizer_on_purpose_gets_its_rate_and_the_rest_of_the_run(resumed, finished, tmp_path, caplog):
@@ -192,3 +218,52 @@ def test_a_new_optimizer_under_zero2_begins_empty(zero_dir, tmp_path):
     assert rates(tmp_path / "run")["lr-AdamW"][-4:] == pytest.approx(
         [0.01 * x for x in (1, 0.853553, 0.5, 0.146447)], rel=1e-4
     )
+
+
+def scalars(folder, tag):
+    return [(event.step, event.value) for event in EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(tag)]
+
+
+def test_a_new_run_starts_with_the_weights_of_a_finished_one(finished, zero_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    other = json.dumps([{"name": "en", "lang": "en", "files": [str(twin.text_file("en"))]}])
+    changes = LONG | {"data.init_args.sources": other, RATE: 1e-4, "model.init_args.lora.dropout": 0.1}
+    trainer = fit.main([*run_args(zero_dir, tmp_path, **changes), f"--init_from={finished}"])
+    assert trainer.global_step == 6
+    path = manifest.newest(finished / "checkpoints")
+    parent, child = manifest.read(path), manifest.read(manifest.newest(tmp_path / "run" / "checkpoints"))
+    assert child.identity.parent == {"step": 2, "files": parent.fingerprint}
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["init_from"] == str(finished)
+    before, after = (
+        read_tensors(folder, saved)
+        for folder, saved in ((path, parent), (tmp_path / "run" / "checkpoints" / "step=6.ckpt", child))
+    )
+    assert before.keys() == after.keys()
+    moved = max((before[name].read_all() - after[name].read_all()).abs().max() for name in before)
+    assert 0 < moved < 6.1e-4 * 2  # six steps of AdamW from the trained weights, with a rate of 1e-4
+    # its own checkpoint is resumed, also if the parent is gone or not named again
+    for more in ([], [f"--init_from={tmp_path / 'gone'}"], [f"--init_from={finished}"]):
+        assert fit.main([*run_args(zero_dir, tmp_path, **changes), "--ckpt_path=last", *more]).global_step == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": "gone"}, "--init_from gone: no such checkpoint: gone"),
+        ({"model.init_args.lora.rank": 4}, "was saved with lora {'rank': 16}, this run has {'rank': 4}; set --model"),
+        ({"model.init_args.embeddings": "frozen"}, "was saved with embeddings full, this run has frozen"),
+        ({"ckpt_path": "last"}, "was saved with parent None, this run has {'step': 2, 'files': "),
+    ],
+    ids=["gone", "rank", "embeddings", "resumed"],
+)
+def test_weights_that_a_run_cannot_start_with_are_refused(
+    resumed, finished, zero_dir, tmp_path, capsys, changes, message
+):
+    values = LONG | {"init_from": finished} | changes
+    if "ckpt_path" not in changes:
+        values["run_dir"] = tmp_path / "new"
+    else:
+        values["run_dir"] = tmp_path / "run"
+    line = refused(capsys, run_args(zero_dir, tmp_path, **values))
+    assert message in line
+    assert not (tmp_path / "new").exists()

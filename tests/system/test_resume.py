@@ -60,7 +60,7 @@ def test_a_run_ended_by_max_time_or_early_stopping_resumes(zero_dir, tmp_path):
         ),
         (
             {"trainer.accumulate_grad_batches": 1},
-            "; take sources, weights, row_len, batch size, accumulation and seed from",
+            "was saved with micro_batches_per_step 2, this run has 1; set --trainer.accumulate_grad_batches so that",
         ),
         ({"model.init_args.lora.rank": 4}, "was saved with lora {'rank': 16"),
         ({"model.init_args.embeddings": "frozen"}, "was saved with embeddings full, this run has frozen"),

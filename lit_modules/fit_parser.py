@@ -1,0 +1,77 @@
+"""The parser of a training run's command line, its defaults, and the configuration that a run saves."""
+
+from __future__ import annotations
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+
+from glmja.cli.fit_arguments import (
+    CKPT_PATH_HELP,
+    CONFIG_HELP,
+    HELP_ALL_HELP,
+    INIT_FROM_HELP,
+    NEW_OPTIMIZER_HELP,
+    PREVIEW_HELP,
+    RUN_DIR,
+    RUN_DIR_HELP,
+    USUAL_NAMES,
+)
+from glmja.cli.parser import CliParser
+from glmja.runs.run_folder import RunFolder
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 1,  # the data module plans the whole run as one epoch of the trainer
+    "num_sanity_val_steps": -1,  # the metrics before training
+    "use_distributed_sampler": False,  # the loaders know their rank; Lightning's sampler would shuffle
+}
+
+CHECKPOINT_DEFAULTS = {
+    "checkpoint.every_n_train_steps": 500,
+    "checkpoint.save_top_k": 2,
+    "checkpoint.monitor": "step",
+    "checkpoint.mode": "max",
+    "checkpoint.filename": "step={step}",
+    "checkpoint.auto_insert_metric_name": False,
+}
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Saves the resolved configuration as `RUN_DIR/config.yaml`, which `--config` accepts."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes nothing, so that a run that fails before its first step leaves no folder behind."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the file in the first process."""
+        if trainer.is_global_zero:
+            run = RunFolder(trainer.default_root_dir)
+            run.path.mkdir(parents=True, exist_ok=True)
+            config = self.config.clone()
+            config.ckpt_path, config.resume_with_new_optimizer, config.preview = None, False, False  # of a new run
+            self.parser.save(config, run.config, skip_unset=False, overwrite=True, multifile=False)
+
+
+class FitParser(CliParser, LightningArgumentParser):
+    """LightningCLI's parser with errors of one line."""
+
+    help_flag = "--help_all"  # --help is the short one of glmja.cli.fit_arguments
+    usual_names = USUAL_NAMES
+
+    def add_config(self) -> None:
+        """Adds the option `--config`, and the help with all options."""
+        self.add_argument("-c", "--config", action="config", help=CONFIG_HELP)
+        self.add_argument("--help_all", action="help", help=HELP_ALL_HELP)
+
+    def add_run(self) -> None:
+        """Adds what belongs to the run as a whole, and links it to trainer, model and data."""
+        self.add_argument("--run_dir", type=str, default=RUN_DIR, help=RUN_DIR_HELP)
+        self.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP)
+        self.add_argument("--resume_with_new_optimizer", type=bool, default=False, help=NEW_OPTIMIZER_HELP)
+        self.add_argument("--init_from", type=str | None, default=None, help=INIT_FROM_HELP)
+        self.add_argument("--preview", type=bool, default=False, help=PREVIEW_HELP)
+        self.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        self.set_defaults(CHECKPOINT_DEFAULTS)
+        self.link_arguments("run_dir", "trainer.default_root_dir")
+        self.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda path: str(RunFolder(path).checkpoints))
+        self.link_arguments("model.init_args.model_dir", "data.init_args.tokenizer_dir")

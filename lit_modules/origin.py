@@ -1,0 +1,124 @@
+"""Where a run starts: its seed, and the run whose weights it starts with."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+
+from glmja.errors import ModelError
+from glmja.runs import manifest
+from glmja.runs.contracts import find_training_data
+from glmja.runs.identity import RunIdentity
+from glmja.runs.manifest import Manifest
+from glmja.runs.run_folder import RunFolder
+from glmja.runs.trained_state import read_tensors
+
+# what two runs must share if one starts with the weights of the other
+_SHARED = ("base", "tokenizer", "embeddings", "lora", "tuning", "trainable")
+
+
+class Origin:
+    """Seed and parent of a run.
+
+    The parent is a checkpoint of another run on the same model. A new run starts with its trained parameters, and with
+    a new optimizer, schedule and position in its own data.
+
+    Attributes:
+        seed: Seed of the random numbers of the run; None if it has none.
+        parent: What identifies the parent; None if there is none.
+    """
+
+    def __init__(self) -> None:
+        """Describes a run that starts with its base model."""
+        self.seed: int | None = None
+        self.parent: dict[str, Any] | None = None
+        self._start: tuple[Path, Manifest] | None = None
+
+    def start_with(self, path: Path, saved: Manifest, identity: RunIdentity) -> None:
+        """Lets a new run start with the weights of a verified checkpoint.
+
+        Args:
+            path: The checkpoint.
+            saved: Its manifest.
+            identity: What is known of the new run.
+
+        Raises:
+            ModelError: If the checkpoint belongs to another model, or has other trainable parameters.
+        """
+        _check_shared(identity, path, saved)
+        self.parent, self._start = describe_parent(saved), (path, saved)
+
+    def load(self, module: LightningModule, identity: RunIdentity) -> None:
+        """Copies the weights of the parent into a module, unless the run has none or is resumed.
+
+        Args:
+            module: The module, with its trainable parameters.
+            identity: What is known of the new run.
+
+        Raises:
+            ModelError: If the parameters are not those of the parent.
+        """
+        if self._start is None:
+            return
+        path, saved = self._start
+        _check_shared(identity, path, saved)
+        parameters = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, tensor in read_tensors(path, saved).items():
+                parameters[name].copy_(tensor.read_all())
+
+
+def find_parent(path: str | Path, verify: bool) -> tuple[Path, Manifest]:
+    """Finds the checkpoint to start with.
+
+    Args:
+        path: A checkpoint, or the folder of a run, of which the newest complete checkpoint is taken.
+        verify: Whether to verify its files.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ModelError: If it is incomplete or damaged.
+    """
+    run = RunFolder(path)
+    if run.checkpoints.is_dir():
+        newest = manifest.newest(run.checkpoints, verify)
+        return newest, manifest.read(newest, verify=False)
+    return run.path, manifest.read(run.path, verify)
+
+
+def describe_parent(saved: Manifest) -> dict[str, Any]:
+    """Returns what identifies a checkpoint, wherever it lies."""
+    return {"step": saved.step, "files": saved.fingerprint}
+
+
+def trainer_identity(trainer: Trainer) -> RunIdentity:
+    """Returns what a checkpoint depends on that trainer and data module know; the data once it is planned."""
+    data = find_training_data(trainer)
+    planned = None if data is None or data.fingerprint is None else data
+    return RunIdentity(
+        world_size=trainer.world_size,
+        precision=str(trainer.precision),
+        strategy=type(trainer.strategy).__name__,
+        micro_batches_per_step=trainer.world_size * trainer.accumulate_grad_batches,
+        data=planned and planned.fingerprint,
+        data_settings=planned and planned.settings,
+        plan_ranks=planned and planned.plan_ranks,
+    )
+
+
+def _check_shared(identity: RunIdentity, path: Path, saved: Manifest) -> None:
+    others: dict[str, Any] = {field.name: None for field in fields(RunIdentity) if field.name not in _SHARED}
+    now, then = (replace(_without_dropout(each), **others) for each in (identity, saved.identity))
+    try:
+        now.check_resumable(then, path)
+    except ModelError as error:
+        raise ModelError(f"`init_from`: {error}") from error
+
+
+def _without_dropout(identity: RunIdentity) -> RunIdentity:
+    lora = identity.lora
+    return identity if lora is None else replace(identity, lora={**lora, "dropout": None})
