@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Origin:
     def __init__(self) -> None:
         """Describes a run that starts with its base model."""
         self.seed: int | None = None
-        self.parent: dict[str, Any] | None = None
+        self.parent: Mapping[str, Any] | None = None
         self._start: tuple[Path, Manifest] | None = None
 
     def start_with(self, path: Path, saved: Manifest, identity: RunIdentity) -> None:
@@ -90,7 +91,7 @@ def find_parent(path: str | Path, verify: bool) -> tuple[Path, Manifest]:
     return run.path, manifest.read(run.path, verify)
 
 
-def describe_parent(saved: Manifest) -> dict[str, Any]:
+def describe_parent(saved: Manifest) -> Mapping[str, Any]:
     """Returns what identifies a checkpoint, wherever it lies."""
     return {"step": saved.step, "files": saved.fingerprint}
 
@@ -104,9 +105,9 @@ def trainer_identity(trainer: Trainer) -> RunIdentity:
         precision=str(trainer.precision),
         strategy=type(trainer.strategy).__name__,
         micro_batches_per_step=trainer.world_size * trainer.accumulate_grad_batches,
-        data=planned and planned.fingerprint,
-        data_settings=planned and planned.settings,
-        plan_ranks=planned and planned.plan_ranks,
+        data=None if planned is None else planned.fingerprint,
+        data_settings=None if planned is None else planned.settings,
+        plan_ranks=None if planned is None else planned.plan_ranks,
     )
 
 
