@@ -13,6 +13,7 @@ from callbacks.final_checkpoint import FinalCheckpoint
 from callbacks.largest_batch_check import LargestBatchCheck
 from callbacks.ledger_report import LedgerReport
 from callbacks.non_finite_guard import NonFiniteGuard
+from callbacks.progress_lines import ProgressLines
 from callbacks.throughput import Throughput
 from callbacks.validation_table import ValidationTable
 from glmja.runs.run_folder import RunFolder
@@ -24,6 +25,7 @@ __all__ = [
     "LargestBatchCheck",
     "LedgerReport",
     "NonFiniteGuard",
+    "ProgressLines",
     "Throughput",
     "ValidationTable",
     "for_every_run",
@@ -38,7 +40,8 @@ def for_every_run(run_dir: str) -> list[Callback]:
     Args:
         run_dir: Folder of the run.
     """
-    return [ExactResume(), LedgerReport(), LargestBatchCheck(), FinalCheckpoint(str(RunFolder(run_dir).checkpoints))]
+    final = FinalCheckpoint(str(RunFolder(run_dir).checkpoints))
+    return [ExactResume(), LedgerReport(), LargestBatchCheck(), ProgressLines(), final]
 
 
 def __getattr__(name: str) -> Any:
