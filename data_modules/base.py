@@ -18,10 +18,12 @@ from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.loader import DistributedEvalBatches, Plan, PlannedBatches, RunLoader, load
 from data_modules.batches.rows import Rows
 from data_modules.held_out import Split, leave_out_held, split_source
+from data_modules.preview import first_examples
+from data_modules.sources import ChatSource, TextSource
 from data_modules.stores.store import Store
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.batch import Batch
-from glmja.runs.contracts import TrainingData, ValidationSource
+from glmja.runs.contracts import Example, TrainingData, ValidationSource
 from glmja.runs.identity import RunIdentity
 from glmja.runs.ledger import Ledger
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -44,7 +46,7 @@ class Source(ValidationSource, Protocol):
         """Reads the first record of each file; raises ValueError if it is unusable."""
 
 
-AnySource = TypeVar("AnySource", bound=Source)
+AnySource = TypeVar("AnySource", TextSource, ChatSource)
 AnyStore = TypeVar("AnyStore", bound=Store)
 
 
@@ -105,6 +107,10 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
             tokenizer: The tokenizer in `tokenizer_dir`.
         """
         self.tokenizer = tokenizer
+
+    def first_examples(self) -> list[Example]:
+        """Returns the first example of each source, without tokenizing the rest."""
+        return first_examples(self.sources, self.tokenizer, self.row_len)
 
     @abstractmethod
     def _create_stores(self, source: AnySource) -> list[AnyStore]:
@@ -169,9 +175,8 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         """Number of micro-batches in an optimizer step, over all ranks."""
         return self._trainer.world_size * self._trainer.accumulate_grad_batches
 
-    @property
     def plan_ranks(self) -> int:
-        """Number of processes that the order of the micro-batches is made for: that of the run at its start."""
+        """Returns for how many processes the micro-batches are ordered: those of the run at its start."""
         saved = self.saved
         return (saved and (saved.plan_ranks or saved.world_size)) or self._trainer.world_size
 
@@ -222,7 +227,7 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
             **settings,
             "documents": documents,
             "in_step": self.in_step,
-            "world_size": self.plan_ranks,
+            "world_size": self.plan_ranks(),
             "seed": self.seed,
             "tokenizer": self.tokenizer.fingerprint,
         }

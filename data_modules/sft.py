@@ -167,7 +167,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
             batches = pack_whole(lengths, self.tokens_per_batch, self.row_len, rng)
         else:
             batches = group_by_length(lengths, self.tokens_per_batch, self.multiple, rng)
-        return shuffle_groups(split_to_multiple(batches, self.in_step), self.plan_ranks, rng)
+        return shuffle_groups(split_to_multiple(batches, self.in_step), self.plan_ranks(), rng)
 
     def _count(
         self,

@@ -14,6 +14,9 @@ from glmja.errors import DivergedError
 if TYPE_CHECKING:
     from lightning import Trainer
 
+    from glmja.runs.contracts import TrainingData
+    from glmja.tokenization.tokenizer import GLMTokenizer
+
 DIVERGED = 6
 # how this command spells the parameters that errors of the library name
 FLAGS = {
@@ -64,6 +67,7 @@ def _fit(args: list[str] | None, prog: str) -> Trainer:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from callbacks import for_every_run
+    from glmja.runs.contracts import training_data
     from lit_modules.fit_cli import FitCLI
     from lit_modules.messages import without_irrelevant_messages
 
@@ -71,7 +75,27 @@ def _fit(args: list[str] | None, prog: str) -> Trainer:
     with one_line_errors(prog, exit_codes, flags=FLAGS), without_irrelevant_messages():
         allow_imports()
         with ExitStack() as resources:
-            return FitCLI(for_every_run, prog, resources, args).fit()
+            cli = FitCLI(for_every_run, prog, resources, args)
+            if not cli.config.preview:
+                return cli.fit()
+            _preview(training_data(cli), cli.model.tokenizer)
+            return cli.trainer
+
+
+def _preview(data: TrainingData, tokenizer: GLMTokenizer) -> None:
+    """Shows the first example of each source; target tokens are green, or between marks where there are no colors."""
+    import sys
+
+    from glmja.conversation.rendering import marked
+    from glmja.conversation.rendering import show as colored
+    from glmja.text.terminal import show
+
+    formatted = colored if sys.stdout.isatty() else marked
+    for example in data.first_examples():
+        show(
+            f"{example.source}: {len(example.ids):,} tokens, {sum(example.loss_mask):,} of them target tokens",
+            formatted(example.ids, example.loss_mask, tokenizer),
+        )
 
 
 if __name__ == "__main__":

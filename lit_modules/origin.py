@@ -107,7 +107,7 @@ def trainer_identity(trainer: Trainer) -> RunIdentity:
         micro_batches_per_step=trainer.world_size * trainer.accumulate_grad_batches,
         data=None if planned is None else planned.fingerprint,
         data_settings=None if planned is None else planned.settings,
-        plan_ranks=None if planned is None else planned.plan_ranks,
+        plan_ranks=None if planned is None else planned.plan_ranks(),
     )
 
 

@@ -122,6 +122,14 @@ def _write(source: TextSource, dataset: Any, tokenizer: GLMTokenizer, num_worker
     log.info("%s: %d documents, %d tokens", source.name, len(all_lengths), all_lengths.sum())
 
 
+def read_source_chunks(source: TextSource) -> Generator[Chunk, None, None]:
+    """Yields the documents of a source that are not tokenized, without showing progress."""
+    if source.hub:
+        dataset = load_hub(source.hub, source.hub_config, source.split, source.text_key, source.limit)
+        return read_hub_chunks(dataset, _origin(source), source.text_key, None)
+    return read_document_chunks(source.find_files(), source.text_key, None, source.limit)
+
+
 def _is_new(digest: bytes, seen: dict[bytes, None]) -> bool:
     before = len(seen)
     seen[digest] = None

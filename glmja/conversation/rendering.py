@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Literal
 
 from rich.text import Text
@@ -176,3 +177,18 @@ def show(ids: Sequence[int], loss_mask: Sequence[bool], tokenizer: GLMTokenizer)
         style = shades[position % 2] + (" bold" if token_id in control else "")
         text.append(printable(tokenizer.piece(token_id)).replace("\u2581", " "), style=style)
     return text
+
+
+def marked(ids: Sequence[int], loss_mask: Sequence[bool], tokenizer: GLMTokenizer) -> str:
+    """Formats ids as text in which the target tokens are between ⟦ and ⟧, for where there are no colors.
+
+    Args:
+        ids: Token ids.
+        loss_mask: For each id, whether it is a target token.
+        tokenizer: The tokenizer of the ids.
+    """
+    pieces = []
+    for is_target, group in groupby(zip(ids, loss_mask, strict=True), key=lambda pair: pair[1]):
+        text = "".join(printable(tokenizer.piece(token_id)).replace("\u2581", " ") for token_id, _ in group)
+        pieces.append(f"⟦{text}⟧" if is_target else text)
+    return "".join(pieces)

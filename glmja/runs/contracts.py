@@ -6,7 +6,7 @@ The rooms that know Lightning import this module instead of each other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from glmja.runs.identity import RunIdentity
 from glmja.runs.ledger import Ledger
@@ -25,6 +25,14 @@ class ValidationSource(Protocol):
     def lang(self) -> str:
         """Language, as in the metric `val/LANG/bits_per_char`."""
         ...
+
+
+class Example(NamedTuple):
+    """What is trained on: token ids of a document or conversation."""
+
+    source: str
+    ids: list[int]
+    loss_mask: list[bool]  # for each id, whether it is a target token
 
 
 @runtime_checkable
@@ -49,9 +57,12 @@ class TrainingData(Protocol):
     saved: RunIdentity | None
     ledger: Ledger
 
-    @property
-    def plan_ranks(self) -> int:
-        """Number of processes that the order of the micro-batches was made for."""
+    def plan_ranks(self) -> int:  # no property: an isinstance check would evaluate it before there is a trainer
+        """Returns the number of processes that the order of the micro-batches was made for."""
+        ...
+
+    def first_examples(self) -> list[Example]:
+        """Returns the first example of each source, without tokenizing the rest."""
         ...
 
     def use_tokenizer(self, tokenizer: GLMTokenizer) -> None:
