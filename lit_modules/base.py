@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 
 from glmja.families.names import FamilyName
 from glmja.modeling.adapters import Embeddings, Lora, Tuning, apply_tuning, check_tuning, unwrap_peft
+from glmja.modeling.attention import AttentionName, model_inputs
 from glmja.modeling.batch import Batch
 from glmja.modeling.contracts import TrainingModule
 from glmja.modeling.loading import load_model, outline
@@ -56,7 +57,7 @@ class GLMModule(LightningModule, TrainingModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: ScheduleFactory = WarmupCosine,  # type: ignore[assignment]  # it has one of the lengths
         dtype: DtypeName | None = None,
-        attn_implementation: str = "sdpa",
+        attn_implementation: AttentionName = "documents",
         gradient_checkpointing: bool = False,
         compile_layers: bool = False,
         loss_chunk_len: int = 256,
@@ -74,8 +75,8 @@ class GLMModule(LightningModule, TrainingModule):
             lr_scheduler: Learning-rate schedule. Its parameter `num_steps`, `total_steps` or `T_max` is given the
                 number of optimizer steps of the run.
             dtype: Data type of the frozen weights; the stored one by default. Trainable weights are fp32.
-            attn_implementation: Attention of transformers: `sdpa`, `eager`, `flex_attention`, or another that it
-                supports for Glm.
+            attn_implementation: Attention. `documents` computes packed documents one by one; the others are those of
+                transformers, of which `flash_attention_2` needs the package flash-attn.
             gradient_checkpointing: Whether to recompute activations in the backward pass. Takes less memory and about
                 a third more time.
             compile_layers: Whether to compile each transformer layer with torch.compile. Steps are faster, after
@@ -164,9 +165,7 @@ class GLMModule(LightningModule, TrainingModule):
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns the summed loss in nats and the target tokens, (N,)."""
         glm = unwrap_peft(self.model)
-        hidden = glm.model(
-            input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
-        ).last_hidden_state
+        hidden = glm.model(**model_inputs(batch, self.attn_implementation)).last_hidden_state
         return next_token_loss(hidden, glm.lm_head.weight, batch["labels"], self.loss_chunk_len)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -104,10 +104,12 @@ def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
     position_ids = pad_sequences([row.position_ids for row in rows], 0, multiple=multiple)
     for positions_T, row, length in zip(position_ids, rows, lengths, strict=True):
         positions_T[length:] = torch.arange(len(positions_T) - length) + row.position_ids[-1] + 1
+    starts = (position_ids.flatten() == 0).nonzero().flatten()
     return Batch(
         input_ids=input_ids,
         labels=labels,
         position_ids=position_ids,
+        document_offsets=torch.cat([starts, torch.tensor([position_ids.numel()])]).to(torch.int32),
         lengths=torch.tensor(lengths),
         mean_target_tokens=torch.tensor(float(count_target_tokens(labels))),
     )

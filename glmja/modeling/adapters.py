@@ -14,9 +14,11 @@ from typing import Literal
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
 from transformers import GlmForCausalLM
 
 from glmja.families.glm import GLM_LAYERS
+from glmja.modeling.lora_linear import LoraLinear
 
 Tuning = Literal["lora", "full", "frozen"]
 Embeddings = Literal["frozen", "full", "new_rows"]
@@ -108,6 +110,7 @@ def apply_tuning(
             trainable_token_indices=token_rows if embeddings == "new_rows" else None,
             task_type="CAUSAL_LM",
         )
+        config._register_custom_module({nn.Linear: LoraLinear})
         result = get_peft_model(model, config)
     for name, parameter in model.named_parameters():
         if embeddings == "full" and name.endswith(tuple(f"{embedding}.weight" for embedding in GLM_LAYERS.embeddings)):

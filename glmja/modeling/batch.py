@@ -19,6 +19,7 @@ class Batch(TypedDict):
     input_ids: Tensor  # (B, T) int64, in [0, len(tokenizer))
     labels: Tensor  # (B, T) int64, `IGNORE_INDEX` at positions that are not target tokens
     position_ids: Tensor  # (B, T) int64, restarting at each document, by which `transformers` isolates documents
+    document_offsets: Tensor  # (N + 1,) int32, where each document starts in the B · T tokens, and B · T
     lengths: Tensor  # (B,) int64, tokens of each row without padding
     mean_target_tokens: Tensor  # () float32, target tokens per micro-batch of the optimizer step, mean over all ranks
 

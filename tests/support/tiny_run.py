@@ -39,6 +39,7 @@ def make_batch(seed, num_rows=2, row_len=16, lengths=None, num_prompt=0):
     is_target = (positions >= num_prompt) & (positions < lengths[:, None])
     labels = torch.where(is_target, ids, IGNORE_INDEX)
     batch = {"input_ids": ids, "labels": labels, "position_ids": positions, "lengths": lengths}
+    batch["document_offsets"] = torch.arange(len(lengths) + 1, dtype=torch.int32) * row_len
     return batch | {"mean_target_tokens": is_target[:, 1:].sum().float()}
 
 
