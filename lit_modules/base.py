@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 
 from glmja.families.names import FamilyName
 from glmja.modeling.adapters import Embeddings, Lora, Tuning, apply_tuning, check_tuning, unwrap_peft
-from glmja.modeling.attention import AttentionName, model_inputs
+from glmja.modeling.attention import AttentionName, check_attention, model_inputs
 from glmja.modeling.batch import Batch
 from glmja.modeling.contracts import TrainingModule
 from glmja.modeling.loading import load_model, outline
@@ -92,6 +92,7 @@ class GLMModule(LightningModule, TrainingModule):
         super().__init__()
         if loss_chunk_len < 1:
             raise ValueError(f"loss_chunk_len ({loss_chunk_len}) must be at least 1")
+        check_attention(attn_implementation)
         self.folder = ModelFolder.open(model_dir, family)
         self.tokenizer = self.folder.tokenizer
         check_tuning(tuning, embeddings, self.tokenizer.new_ids)

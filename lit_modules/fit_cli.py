@@ -24,6 +24,7 @@ from glmja.runs.run_folder import RunFolder
 from glmja.runs.run_lock import locked
 from lit_modules.base import GLMModule
 from lit_modules.checkpoint_folder import CheckpointFolders
+from lit_modules.cpu import prepare_cpu
 from lit_modules.first_rank import is_first_of_run, is_first_on_machine
 from lit_modules.fit_parser import TRAINER_DEFAULTS, FitParser, SaveRunConfig
 from lit_modules.origin import describe_parent, find_parent
@@ -200,6 +201,7 @@ class FitCLI(LightningCLI):
         if self.config.ckpt_path is not None:
             # not an argument of `fit`: hooks before loading would not see it
             self.trainer.ckpt_path = self.config.ckpt_path
+        prepare_cpu(self.trainer)
         self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
         return self.trainer
 

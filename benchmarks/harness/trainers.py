@@ -55,6 +55,15 @@ def lightning_trainer(scratch: Path, precision: str, callbacks: Sequence[Callbac
     )
 
 
+class SeededAdapters(LightningModule):
+    """A mixin that draws the same initial adapters in each process."""
+
+    def configure_model(self) -> None:
+        """Loads the weights and adds the adapters."""
+        torch.manual_seed(0)
+        super().configure_model()
+
+
 class StepTurns(Callback):
     """Takes one optimizer step per turn."""
 

@@ -131,6 +131,10 @@ def padded(features: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {"input_ids": pad("input_ids", 0), "attention_mask": mask, "labels": pad("labels", IGNORE_INDEX)}
 
 
+class SeededSFT(trainers.SeededAdapters, PaddedSFT):
+    """Fine-tuning with adapters that are the same in each process."""
+
+
 class EpochTurns(trainers.StepTurns):
     """Takes one epoch over the conversations per turn."""
 
@@ -165,15 +169,13 @@ def glmja_epochs(turn: Turn, scratch: Path, precision: str, packing: bool, row_l
     files = {"chats": str(scratch / "chats.jsonl")}
     given = (scratch / "model", files, scratch, row_len, tokens_per_batch, packing)
     tokens = int(plan_batches(data_module(*given, 1)).ledger.facts["tokens"])
-    module = PaddedSFT(
+    module = SeededSFT(
         str(scratch / "model"),
         embeddings="frozen",
         dtype="float32",
         optimizer=trainers.adamw(0.0),
         lr_scheduler=trainers.constant,
     )
-    torch.manual_seed(0)
-    module.configure_model()
     trainer = trainers.lightning_trainer(scratch, precision, [EpochTurns(turn, tokens)], max_steps=-1)
     trainer.fit(module, datamodule=data_module(*given, _MANY_EPOCHS))
 

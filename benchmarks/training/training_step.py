@@ -24,6 +24,7 @@ from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.harness.trainers import (
     PRECISIONS,
     HFTurns,
+    SeededAdapters,
     StepTurns,
     adamw,
     constant,
@@ -56,14 +57,14 @@ def data_module(scratch: Path, row_len: int, batch_size: int) -> PackedPretraini
     )
 
 
+class SeededPretraining(SeededAdapters, PackedPretraining):
+    """Pretraining with adapters that are the same in each process."""
+
+
 def module(scratch: Path) -> PackedPretraining:
-    """Makes the module, with adapters that are the same in each process."""
-    made = PackedPretraining(
-        str(scratch / "model"), dtype="float32", optimizer=adamw(LEARNING_RATE), lr_scheduler=constant
-    )
-    torch.manual_seed(0)
-    made.configure_model()
-    return made
+    """Makes the module."""
+    folder = str(scratch / "model")
+    return SeededPretraining(folder, dtype="float32", optimizer=adamw(LEARNING_RATE), lr_scheduler=constant)
 
 
 def glmja_steps(turn: Turn, scratch: Path, precision: str, row_len: int, batch_size: int) -> None:

@@ -17,12 +17,26 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import is_flash_attn_2_available
 
 from glmja.modeling.batch import Batch
 
 AttentionName = Literal["documents", "sdpa", "eager", "flex_attention", "flash_attention_2"]
 
 DOCUMENTS: AttentionName = "documents"
+
+
+def check_attention(name: str) -> None:
+    """Checks that an attention is installed.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ValueError(
+            f"`attn_implementation` is {name}, which needs a GPU and the package flash-attn; install it, or set "
+            f"{DOCUMENTS}"
+        )
 
 
 def model_inputs(batch: Batch, attention: str) -> dict[str, Tensor | int]:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 import transformers.modeling_flash_attention_utils as flash_utils
+from transformers.utils import is_flash_attn_2_available
 
 from data_modules.batches.rows import Fragment, collate, pack
 from glmja.modeling.adapters import Lora, apply_tuning
-from glmja.modeling.attention import model_inputs
+from glmja.modeling.attention import check_attention, model_inputs
 from glmja.modeling.batch import Batch
 from glmja.modeling.generation import generate_ids
 from glmja.modeling.loading import load_model
@@ -118,6 +119,15 @@ def test_layers_that_are_compiled_give_the_loss_of_others(zero_dir):
     for layer in compiled.model.layers:
         layer.compile(backend="aot_eager")
     torch.testing.assert_close(losses(compiled, rows)[0], losses(plain, rows)[0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="flash-attn is installed")
+def test_flash_attention_is_refused_before_a_run_where_it_is_not_installed():
+    message = (
+        "^`attn_implementation` is flash_attention_2, which needs a GPU and the package flash-attn; .* set documents$"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_attention("flash_attention_2")
 
 
 def test_offsets_of_documents_are_where_positions_restart_and_the_end():
