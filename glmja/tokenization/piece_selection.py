@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import unicodedata
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,9 @@ from glmja.tokenization.vocabulary import (
     unreachable_pieces,
 )
 
-_LINES_PER_BATCH = 1024
+_MAX_LINE = 10_000  # characters; longer lines are cut, so that a sample can hold parts of them
+_BATCH = 250_000  # characters that are encoded, and later kept or dropped, together
+_SENTENCE_ENDS = "。！？．!? 　\t"
 
 
 def is_joinable(character: str, join_punctuation: bool) -> bool:
@@ -56,7 +57,7 @@ def learn_pieces(
         num_pieces: Number of pieces to learn.
         policy: The policy that admits pieces.
         join_punctuation: Whether an admissible piece may contain punctuation (です。).
-        max_training_tokens: Maximum number of tokens; larger corpora are sampled by lines. Training takes about 60
+        max_training_tokens: Maximum number of tokens; of larger corpora, lines are sampled. Training takes about 60
             bytes per token.
         seed: Seed of the sample.
 
@@ -65,7 +66,10 @@ def learn_pieces(
 
     Raises:
         DataError: If the documents have fewer admissible pieces that save at least two tokens.
+        ValueError: If `max_training_tokens` is not positive.
     """
+    if max_training_tokens < 1:
+        raise ValueError(f"`max_training_tokens` ({max_training_tokens}) must be at least 1")
     # every missing character of the basic plane gets an id, so that one pass over the text suffices
     present = {piece.piece for piece in base.pieces}
     basic_plane = (chr(code) for code in range(0x80, 0x10000) if not 0xD800 <= code < 0xE000)
@@ -98,13 +102,12 @@ def _encode_corpus(
     """Encodes the documents as one array of ids, with `BARRIER` between lines and for symbols that are not joinable.
 
     Whenever the array becomes too long, half of the batches are dropped and from then on half as many are kept, so that
-    every batch of lines has the same probability to be in the sample.
+    every batch of lines has the same probability to be in the sample. Batches are small beside `max_tokens`.
     """
     processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
     symbol_of = np.where(joinable, np.arange(len(joinable)), BARRIER).astype(np.int32)
-    rng, share, kept, total = random.Random(seed), 1.0, [np.array([BARRIER], dtype=np.int32)], 0
-    stream = _lines(documents)
-    while lines := list(islice(stream, _LINES_PER_BATCH)):
+    rng, share, kept, total = random.Random(seed), 1.0, [np.array([BARRIER], dtype=np.int32)], 1
+    for lines in _batches(_lines(documents), min(_BATCH, max_tokens // 32)):
         if rng.random() >= share:
             continue
         encoded = processor.encode(lines, num_threads=-1)
@@ -112,14 +115,38 @@ def _encode_corpus(
         kept.append(ids)
         total += len(ids)
         while total > max_tokens:
-            kept = [kept[0], *rng.sample(kept[1:], (len(kept) - 1) // 2)]
+            # never to nothing: the last batch is cut instead
+            kept = [kept[0], *rng.sample(kept[1:], (len(kept) - 1) // 2)] if len(kept) > 2 else [kept[1][:max_tokens]]
             share, total = share / 2, sum(map(len, kept))
     return np.concatenate(kept)
 
 
 def _lines(documents: Iterable[str]) -> Iterator[str]:
+    """Yields the lines of documents; longer ones in parts that end with a sentence where there is one."""
     for document in documents:
-        yield from (line for line in document.split("\n") if line)
+        for line in document.split("\n"):
+            start = 0
+            while len(line) - start > _MAX_LINE:
+                end = (
+                    max(line.rfind(mark, start, start + _MAX_LINE) for mark in _SENTENCE_ENDS) + 1 or start + _MAX_LINE
+                )
+                yield line[start:end]
+                start = end
+            if start < len(line):
+                yield line[start:]
+
+
+def _batches(lines: Iterable[str], num_characters: int) -> Iterator[list[str]]:
+    """Yields lists of lines with at least so many characters together, and the rest."""
+    batch, size = [], 0
+    for line in lines:
+        batch.append(line)
+        size += len(line)
+        if size >= num_characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def ready_pieces(
