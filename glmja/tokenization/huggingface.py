@@ -137,7 +137,7 @@ def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 81
         "additional_special_tokens": [n for n in tokenizer.control_tokens if n not in ("<s>", "</s>")],
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    if "<|user|>" in tokenizer.control_tokens:
+    if tokenizer.has_roles:
         config["response_template"] = RESPONSE_TEMPLATE
         (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(tokenizer), ensure_ascii=False), encoding="utf-8")

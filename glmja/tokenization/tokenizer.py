@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
@@ -155,10 +155,16 @@ class GLMTokenizer:
         return [self.control_id("[gMASK]"), self.control_id("<sop>")]
 
     @property
+    def has_roles(self) -> bool:
+        """Whether role tokens follow `<eop>`, as in ChatGLM3; a user may have added tokens of these names elsewhere."""
+        first = self._control_ids.get("<eop>", -1) + 1
+        return [self._control_ids.get(f"<|{role}|>") for role in get_args(Role)] == [*range(first, first + 4)]
+
+    @property
     def stop_ids(self) -> list[int]:
         """Ids that end a reply: the end-of-text token, and tokens that begin the next turn."""
-        turns = (self._control_ids.get(name) for name in ("<|user|>", "<|observation|>"))
-        return [self.eos_id, *(i for i in turns if i is not None)]
+        turns = ("<|user|>", "<|observation|>") if self.has_roles else ()
+        return [self.eos_id, *(self.control_id(name) for name in turns)]
 
     @property
     def new_ids(self) -> range:

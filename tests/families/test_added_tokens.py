@@ -7,6 +7,7 @@ from glmja.errors import ModelError
 from glmja.families.recognition import family_of, load_tokenizer
 from glmja.modeling.model_folder import ModelFolder
 from glmja.resize_embeddings import resize_embeddings
+from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import FILE_NAME
 from glmja.tokenization.vocabulary import append_pieces
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
@@ -62,7 +63,9 @@ def test_role_tokens_added_to_chatglm2_do_not_make_it_a_chatglm3(model, base_tok
     add(model, {f"<|{role}|>": first + i for i, role in enumerate(roles)})
     tokenizer = load_tokenizer(model)
     assert (family_of(tokenizer).name, tokenizer.role_id("system")) == ("chatglm2", first + 3)
-    tokenizer.save(model)
+    assert tokenizer.stop_ids == [tokenizer.eos_id]
+    assert huggingface.save(tokenizer, model) == []
+    assert not (model / "chat_template.jinja").exists()
     assert family_of(load_tokenizer(model)).name == "chatglm2"
 
 
