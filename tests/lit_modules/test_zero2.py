@@ -72,6 +72,10 @@ def test_a_checkpoint_holds_the_trainable_parameters(history):
     assert not list(checkpoint.parent.glob(f"{manifest.PARTIAL}*"))
 
 
+def or_new_run(checkpoint):
+    return f", or start a new run from it with `init_from` {checkpoint} and another `run_dir`"
+
+
 def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(history, tmp_path):
     options = {"folder": tmp_path / "run", "strategy": "zero2", "max_steps": 6}
     saved = tmp_path / "run" / "checkpoints"
@@ -96,17 +100,21 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
         options | {"max_steps": 7},  # the damaged one is passed over
     )
     assert code == 0, output
+    of_the_saved_run = (
+        "use the model, the adapters and the trainable parameters of the saved run, or export it (python -m glmja.export "
+        f"--checkpoint {last['resume']} --output MODEL) and start a new run with that `model_dir`"
+    )
     assert [line for line in output.splitlines() if line.startswith("toy: error:")] == [
         f"toy: error: {tmp_path / 'plain' / 'checkpoints' / 'step=3.ckpt'} was not saved by ZeRO2; "
         "resume with the strategy that saved it",
         f"toy: error: {two_ranks} was saved with world_size 2, this run has 1; "
-        "resume on as many devices as it was saved on",
+        f"this strategy resumes on as many devices as it was saved on; set `devices`{or_new_run(two_ranks)}",
         f"toy: error: {last['resume']} was saved with precision 32-true, this run has bf16-mixed; "
-        "set `precision` to the saved value",
+        f"set `precision` to the saved value{or_new_run(last['resume'])}",
         f"toy: error: {last['resume']} was saved with trainable parameter 0 a.weight [16, 16], this run has "
-        "b.weight [16, 16]; use the model, the adapters and the trainable parameters of the saved run",
+        f"b.weight [16, 16]; {of_the_saved_run}",
         f"toy: error: {last['resume']} was saved with trainable parameter 1 b.weight [16, 16], this run has "
-        "c.weight [16, 16]; use the model, the adapters and the trainable parameters of the saved run",
+        f"c.weight [16, 16]; {of_the_saved_run}",
         f"toy: error: {optimizer} is damaged: its content is not what was saved; resume from another checkpoint",
         f"toy: error: no such checkpoint: {saved / 'gone.ckpt'}",
     ]
