@@ -101,8 +101,9 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
     )
     assert code == 0, output
     of_the_saved_run = (
-        "use the model, the adapters and the trainable parameters of the saved run, or export it (python -m glmja.export "
-        f"--checkpoint {last['resume']} --output MODEL) and start a new run with that `model_dir`"
+        "use the model, the adapters and the trainable parameters of the saved run, or export it "
+        f"(python -m glmja.export --checkpoint {last['resume']} --output MODEL) "
+        "and start a new run with that `model_dir`"
     )
     assert [line for line in output.splitlines() if line.startswith("toy: error:")] == [
         f"toy: error: {tmp_path / 'plain' / 'checkpoints' / 'step=3.ckpt'} was not saved by ZeRO2; "
@@ -116,7 +117,7 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
         f"toy: error: {last['resume']} was saved with trainable parameter 1 b.weight [16, 16], this run has "
         f"c.weight [16, 16]; {of_the_saved_run}",
         f"toy: error: {optimizer} is damaged: its content is not what was saved; resume from another checkpoint",
-        f"toy: error: no such checkpoint: {saved / 'gone.ckpt'}",
+        f"toy: error: no such checkpoint: {saved / 'gone.ckpt'}; there are flipped.ckpt, step=6.ckpt",
     ]
     assert (output.count("EXIT 4"), output.count("EXIT 2")) == (6, 1)
     assert f"skipped a checkpoint: {optimizer} is damaged" in output
