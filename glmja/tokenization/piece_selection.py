@@ -27,7 +27,7 @@ from glmja.tokenization.vocabulary import (
 
 _MAX_LINE = 10_000  # characters; longer lines are cut, so that a sample can hold parts of them
 _BATCH = 250_000  # characters that are encoded, and later kept or dropped, together
-_SENTENCE_ENDS = "。！？．!? 　\t"
+_CUT_AFTER = ("。！？．!? 　\t", "、，,；;：")  # where a line is cut: after a sentence or a word, else after a clause
 
 
 def is_joinable(character: str, join_punctuation: bool) -> bool:
@@ -122,14 +122,14 @@ def _encode_corpus(
 
 
 def _lines(documents: Iterable[str]) -> Iterator[str]:
-    """Yields the lines of documents; longer ones in parts that end with a sentence where there is one."""
+    """Yields the lines of documents; longer ones in parts that end with a sentence or a clause where there is one."""
     for document in documents:
         for line in document.split("\n"):
             start = 0
             while len(line) - start > _MAX_LINE:
-                end = (
-                    max(line.rfind(mark, start, start + _MAX_LINE) for mark in _SENTENCE_ENDS) + 1 or start + _MAX_LINE
-                )
+                limit = start + _MAX_LINE
+                ends = (max(line.rfind(mark, start, limit) for mark in marks) + 1 for marks in _CUT_AFTER)
+                end = next(filter(None, ends), limit)
                 yield line[start:end]
                 start = end
             if start < len(line):
