@@ -24,8 +24,8 @@ def prepare_cpu(trainer: Trainer) -> None:
         keep_freed_memory()
         if str(trainer.precision).startswith("bf16") and not has_bf16_instructions():
             rank_zero_warn(
-                f"precision {trainer.precision} is many times slower than 32-true on this CPU, which has no "
-                "instructions for bfloat16 (AVX-512 or AMX)"
+                f"precision {trainer.precision} is emulated on this CPU, which has no instructions for bfloat16 "
+                "(AVX-512 or AMX); set it to 32-true"
             )
 
 
@@ -33,7 +33,7 @@ def keep_freed_memory() -> bool:
     """Makes glibc keep freed blocks, instead of returning them to the kernel.
 
     Each training step frees and allocates the same activations. Blocks that were returned are mapped again page by page
-    as they are written; `python -m benchmarks.training.lightning_overhead` counts these page faults.
+    as they are written; `python -m benchmarks.training.page_faults` counts these page faults.
 
     Returns:
         Whether the C library is glibc and took the settings.

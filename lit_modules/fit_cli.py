@@ -153,9 +153,8 @@ class FitCLI(LightningCLI):
             run = RunFolder(self.config.run_dir)
             kwargs["logger"] = TensorBoardLogger(run.path, name=run.tensorboard.name, version="")
         if trainer.enable_progress_bar is None and not sys.stdout.isatty():
-            kwargs["enable_progress_bar"] = (
-                False  # it would print once, at the end; callbacks.ProgressLines prints lines
-            )
+            # the bar would print once, at the end; callbacks.ProgressLines prints lines
+            kwargs["enable_progress_bar"] = False
         kwargs["plugins"] = [*_as_list(trainer.plugins), CheckpointFolders(self.verified)]
         own = [c for c in self.callbacks_of(self.config.run_dir) if not (self.is_short_run and hasattr(c, "dirpath"))]
         kwargs["callbacks"] = [*_as_list(trainer.callbacks), *own]

@@ -175,7 +175,7 @@ def show(ids: Sequence[int], loss_mask: Sequence[bool], tokenizer: GLMTokenizer)
     for position, (token_id, is_target) in enumerate(zip(ids, loss_mask, strict=True)):
         shades = ("green", "bright_green") if is_target else ("white", "bright_black")
         style = shades[position % 2] + (" bold" if token_id in control else "")
-        text.append(printable(tokenizer.piece(token_id)).replace("\u2581", " "), style=style)
+        text.append(_shown_piece(token_id, tokenizer), style=style)
     return text
 
 
@@ -189,6 +189,10 @@ def marked(ids: Sequence[int], loss_mask: Sequence[bool], tokenizer: GLMTokenize
     """
     pieces = []
     for is_target, group in groupby(zip(ids, loss_mask, strict=True), key=lambda pair: pair[1]):
-        text = "".join(printable(tokenizer.piece(token_id)).replace("\u2581", " ") for token_id, _ in group)
+        text = "".join(_shown_piece(token_id, tokenizer) for token_id, _ in group)
         pieces.append(f"⟦{text}⟧" if is_target else text)
     return "".join(pieces)
+
+
+def _shown_piece(token_id: int, tokenizer: GLMTokenizer) -> str:
+    return printable(tokenizer.piece(token_id)).replace("\u2581", " ")

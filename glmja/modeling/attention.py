@@ -112,18 +112,9 @@ def _one_by_one(
     query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, dropout: float, scaling: float | None
 ) -> Tensor:
     """Returns the attention of each document, one after the other, (1, B · T, H, D)."""
-    row_len = query.shape[2]
     lengths = offsets.diff().tolist()
-    parts: list[Tensor] = []
-    number = 0
-    for row in range(len(query)):
-        in_row: list[int] = []
-        while sum(in_row) < row_len:
-            in_row.append(lengths[number])
-            number += 1
-        states = [whole[row : row + 1].split(in_row, dim=2) for whole in (query, key, value)]
-        parts += [_causal(q, k, v, dropout, scaling) for q, k, v in zip(*states, strict=True)]
-    return torch.cat(parts, dim=1)
+    states = [_flat(whole).transpose(0, 1)[None].split(lengths, dim=2) for whole in (query, key, value)]
+    return torch.cat([_causal(q, k, v, dropout, scaling) for q, k, v in zip(*states, strict=True)], dim=1)
 
 
 def _flat(states: Tensor) -> Tensor:
