@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from glmja.cli.fit_arguments import DESCRIPTION
-from glmja.files.folder_kinds import MODEL_CONFIG, check_checkpoint_folder
+from glmja.files.folder_kinds import MODEL_CONFIG
 from glmja.runs import manifest
 from glmja.runs.contracts import TrainingData
 from glmja.runs.manifest import Manifest
@@ -27,7 +27,7 @@ from lit_modules.checkpoint_folder import CheckpointFolders
 from lit_modules.cpu import prepare_cpu
 from lit_modules.first_rank import is_first_of_run, is_first_on_machine
 from lit_modules.fit_parser import TRAINER_DEFAULTS, FitParser, SaveRunConfig
-from lit_modules.origin import describe_parent, find_parent
+from lit_modules.origin import describe_parent
 from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
 from lit_modules.trainer_checks import check_strategy_name, check_trainer
 
@@ -124,7 +124,7 @@ class FitCLI(LightningCLI):
         if config.init_from is None:
             return
         try:
-            self.parent = find_parent(config.init_from, is_first_on_machine() and config.ckpt_path is None)
+            self.parent = manifest.find(config.init_from, is_first_on_machine() and config.ckpt_path is None)
         except (ValueError, OSError) as error:
             if config.ckpt_path is None:
                 raise type(error)(f"--init_from {config.init_from}: {error}") from error
@@ -137,10 +137,11 @@ class FitCLI(LightningCLI):
                 f"--ckpt_path last: no complete checkpoint in {run.checkpoints}; leave out --ckpt_path to start the run"
             )
         try:
-            path = manifest.newest(run.checkpoints, verify) if last else Path(ckpt_path)
-            if path.exists():
-                check_checkpoint_folder(path)
-            self.resumed = manifest.read(path, verify and not last)
+            if last:
+                path, self.resumed = manifest.find(run.path, verify)
+            else:
+                path = Path(ckpt_path)
+                self.resumed = manifest.read(path, verify)
         except (ValueError, OSError) as error:
             raise type(error)(f"--ckpt_path {ckpt_path}: {error}") from error
         self.verified = path if verify else None

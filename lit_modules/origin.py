@@ -11,11 +11,9 @@ import torch
 from lightning import LightningModule, Trainer
 
 from glmja.errors import ModelError
-from glmja.runs import manifest
 from glmja.runs.contracts import find_training_data
 from glmja.runs.identity import RunIdentity
 from glmja.runs.manifest import Manifest
-from glmja.runs.run_folder import RunFolder
 from glmja.runs.trained_state import read_tensors
 
 # what two runs must share if one starts with the weights of the other
@@ -71,24 +69,6 @@ class Origin:
         with torch.no_grad():
             for name, tensor in read_tensors(path, saved).items():
                 parameters[name].copy_(tensor.read_all())
-
-
-def find_parent(path: str | Path, verify: bool) -> tuple[Path, Manifest]:
-    """Finds the checkpoint to start with.
-
-    Args:
-        path: A checkpoint, or the folder of a run, of which the newest complete checkpoint is taken.
-        verify: Whether to verify its files.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ModelError: If it is incomplete or damaged.
-    """
-    run = RunFolder(path)
-    if run.checkpoints.is_dir():
-        newest = manifest.newest(run.checkpoints, verify)
-        return newest, manifest.read(newest, verify=False)
-    return run.path, manifest.read(run.path, verify)
 
 
 def describe_parent(saved: Manifest) -> Mapping[str, Any]:

@@ -68,11 +68,36 @@ def check_run_folder(path: str | Path) -> None:
         raise ModelError(f"{path}: holds the checkpoints of a run; give the run {path.parent}, or one of them")
 
 
-def check_checkpoint_folder(path: str | Path) -> None:
-    """Checks as `check_run_folder`, and that the path is not a whole run."""
-    check_run_folder(path)
-    if not (Path(path) / CHECKPOINT_MANIFEST).exists() and (Path(path) / CHECKPOINTS).is_dir():
-        raise ModelError(f"{path}: a run, not a checkpoint; give one of those in {Path(path) / CHECKPOINTS}")
+def describe_no_checkpoint(path: Path) -> str | None:
+    """Says what a path is instead of a checkpoint, and which one to give; None if it may be one.
+
+    Args:
+        path: A file or folder.
+    """
+    if path.is_file():
+        above = next((folder for folder in path.parents[:2] if (folder / CHECKPOINT_MANIFEST).is_file()), None)
+        return (
+            f"is a file of a checkpoint; give its folder {above}"
+            if above
+            else "is a file; a checkpoint is a folder, such as step=4.ckpt"
+        )
+    if (path / CHECKPOINT_MANIFEST).exists():
+        return None
+    for parent in (path, path / CHECKPOINTS):
+        if names := checkpoint_names(parent):
+            return f"holds checkpoints; give one of them, such as {parent / names[-1]}"
+    if (path.parent / CHECKPOINT_MANIFEST).is_file():
+        return f"is a part of a checkpoint; give its folder {path.parent}"
+    for name, what in ((PACK, "language pack"), (MODEL_CONFIG, "model folder")):
+        if (path / name).is_file():
+            return f"is a {what}, not a checkpoint; give a folder in {CHECKPOINTS}/ of the run"
+    return None
+
+
+def checkpoint_names(parent: Path) -> list[str]:
+    """Returns the names of the checkpoints in a folder, sorted by the numbers in them."""
+    names = [path.parent.name for path in parent.glob(f"{CHECKPOINT}/{CHECKPOINT_MANIFEST}")]
+    return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
 def check_pack_folder(path: str | Path) -> None:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any, TypedDict
 
 from glmja.errors import MachineError, ModelError
 from glmja.files.checksums import sha256_of_file
+from glmja.files.folder_kinds import checkpoint_names, describe_no_checkpoint
 from glmja.runs.identity import RunIdentity
 from glmja.runs.run_folder import RunFolder
 
@@ -144,7 +144,7 @@ def read(folder: str | Path, verify: bool = True) -> Manifest:
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"no such checkpoint: {folder}{_others(folder.parent)}")
-    if wrong := _why_no_checkpoint(folder):
+    if wrong := describe_no_checkpoint(folder):
         raise ModelError(f"{folder} {wrong}")
     try:
         content = json.loads((folder / NAME).read_text(encoding="utf-8"))
@@ -197,6 +197,24 @@ def newest(parent: str | Path, verify: bool = True) -> Path:
     raise FileNotFoundError(f"no complete checkpoint in {parent}")
 
 
+def find(path: str | Path, verify: bool = True) -> tuple[Path, Manifest]:
+    """Returns a checkpoint and its manifest.
+
+    Args:
+        path: The checkpoint, or the folder of a run, of which the newest complete checkpoint is taken.
+        verify: Whether to verify its files.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ModelError: If it is incomplete or damaged.
+    """
+    run = RunFolder(path)
+    if run.checkpoints.is_dir():
+        folder = newest(run.checkpoints, verify)
+        return folder, read(folder, verify=False)
+    return run.path, read(run.path, verify)
+
+
 def any_in(parent: str | Path) -> bool:
     """Returns whether a save into this folder has ever completed; the checkpoint may be damaged by now."""
     return any(not folder.name.startswith(PARTIAL) for folder in Path(parent).glob(RunFolder.CHECKPOINTS))
@@ -211,33 +229,8 @@ def remove(folder: str | Path) -> None:
     shutil.rmtree(removed)
 
 
-def _why_no_checkpoint(path: Path) -> str | None:
-    """Returns what another path than that of a checkpoint is, and which one to give; None if it may be one."""
-    if path.is_file():
-        above = next((folder for folder in path.parents[:2] if (folder / NAME).is_file()), None)
-        return (
-            f"is a file of a checkpoint; give its folder {above}"
-            if above
-            else "is a file; a checkpoint is a folder, such as step=4.ckpt"
-        )
-    if (path / NAME).exists():
-        return None
-    for parent in (path, path / "checkpoints"):
-        if names := _names_in(parent):
-            return f"holds checkpoints; give one of them, such as {parent / names[-1]}"
-    if (path.parent / NAME).is_file():
-        return f"is a part of a checkpoint; give its folder {path.parent}"
-    return "is a model folder, not a checkpoint" if (path / "config.json").is_file() else None
-
-
-def _names_in(parent: Path) -> list[str]:
-    """Returns the names of the folders with a manifest, sorted by the numbers in them."""
-    names = [path.parent.name for path in parent.glob(f"{RunFolder.CHECKPOINTS}/{NAME}")]
-    return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
-
-
 def _others(parent: Path) -> str:
-    names = _names_in(parent)
+    names = checkpoint_names(parent)
     return f"; there are {', '.join(names[-_NUM_SHOWN:])}" if names else ""
 
 

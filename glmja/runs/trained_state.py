@@ -59,10 +59,7 @@ class TrainedState:
             ModelError: If the checkpoint is incomplete, damaged, holds code, or is not one of a GLM.
         """
         check_run_folder(path)
-        run = RunFolder(path)
-        is_run = run.checkpoints.is_dir()
-        folder = manifest.newest(run.checkpoints) if is_run else run.path
-        saved = manifest.read(folder, verify=not is_run)  # `newest` has verified it
+        folder, saved = manifest.find(path)
         known = saved.identity.as_json()
         missing = [name for name in _REQUIRED if name not in known]
         if missing:

@@ -83,8 +83,8 @@ WITH_WEIGHTS = sorted(OF_A_MODEL.keys() - OF_A_TOKENIZER)
 OF_A_RUN = {
     "export --checkpoint": (export, lambda w, f: {"checkpoint": f, "output": w.tmp / "o"}),
     "evaluate --runs": (evaluate, lambda w, f: {"model": w.zero, "runs": f, "output": w.tmp / "o"}),
-    "fit --ckpt_path": (fit, lambda w, f: {**of_a_run(w), "ckpt_path": f}),
 }
+TO_RESUME = fit, lambda w, f: {**of_a_run(w), "ckpt_path": f}
 
 
 def of_a_run(w: World) -> dict[str, object]:
@@ -197,6 +197,36 @@ NO_RUN = {
 }
 
 
+NO_CHECKPOINT = {  # to resume from, where a run does not do
+    **NO_RUN,
+    "a model": (
+        lambda w: w.zero,
+        MODEL,
+        r" is a model folder, not a checkpoint; give a folder in checkpoints/ of the run$",
+    ),
+    "a language pack": (
+        lambda w: w.pack,
+        MODEL,
+        r" is a language pack, not a checkpoint; give a folder in checkpoints/ of",
+    ),
+    "checkpoints": (lambda w: w.run / "checkpoints", MODEL, r" holds checkpoints; give one of them, such as .*/step="),
+    "a run": (lambda w: w.run, MODEL, r" holds checkpoints; give one of them, such as .*/run/checkpoints/step=\d"),
+    "a file": (
+        lambda w: manifest.newest(w.run / "checkpoints") / "state.ckpt",
+        MODEL,
+        r" is a file of a checkpoint; give its folder .*/step=\d+.ckpt$",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NO_CHECKPOINT)
+def test_what_is_no_checkpoint_is_not_resumed_from(kind, world, capsys):
+    make, code, said = NO_CHECKPOINT[kind]
+    found, line = line_of(TO_RESUME, world, make(world), capsys)
+    assert re.search(said, line), line
+    assert found == code
+
+
 @pytest.mark.parametrize("kind", NO_RUN)
 @pytest.mark.parametrize("command", OF_A_RUN)
 def test_what_is_no_run_is_refused_for_what_it_is(command, kind, world, capsys):
@@ -204,12 +234,6 @@ def test_what_is_no_run_is_refused_for_what_it_is(command, kind, world, capsys):
     found, line = line_of(OF_A_RUN[command], world, make(world), capsys)
     assert re.search(said, line), line
     assert found == code
-
-
-def test_a_run_is_not_a_checkpoint_to_resume_from(world, capsys):
-    found, line = line_of(OF_A_RUN["fit --ckpt_path"], world, world.run, capsys)
-    assert "a run, not a checkpoint; give one of those in" in line
-    assert found == MODEL
 
 
 def test_the_folder_of_a_model_does_not_become_a_run(world, capsys):
