@@ -13,10 +13,10 @@ from glmja.runs.contracts import find_training_data
 
 
 class ProgressLines(Callback):
-    """Prints a line every half a minute where standard error is not a terminal, with step, rate, time left and loss.
+    """Prints a line on standard error every half a minute, with step, rate, time left and loss.
 
-    Lightning's progress bar prints to a file only once, at the end. The rate counts the steps since training started,
-    without validation.
+    It prints nothing where both outputs are a terminal, which shows Lightning's progress bar. In a file, the bar would
+    appear only once, at the end. The rate counts the steps since training started, without validation.
     """
 
     def __init__(self, seconds_per_line: float = SECONDS_PER_LINE) -> None:
@@ -66,7 +66,7 @@ class ProgressLines(Callback):
         self._print(f"step {trainer.global_step}", text)
 
     def _is_due(self, trainer: Trainer) -> bool:
-        if not trainer.is_global_zero or sys.stderr.isatty():
+        if not trainer.is_global_zero or (sys.stdout.isatty() and sys.stderr.isatty()):
             return False
         return time.monotonic() - self._last_line >= self.seconds_per_line
 

@@ -46,5 +46,12 @@ def test_a_short_run_has_no_line(lines):
 
 
 def test_a_terminal_gets_no_line(lines, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert lines(0) == []
+
+
+@pytest.mark.parametrize("terminal", ["stdout", "stderr"])
+def test_lines_are_printed_if_one_of_the_outputs_is_a_file(lines, monkeypatch, terminal):
+    monkeypatch.setattr(f"sys.{terminal}.isatty", lambda: True)
+    assert len(lines(0)) >= 4
