@@ -5,7 +5,8 @@ A text that ends within a character ends with some of its bytes. The usual decod
 then whole characters next to a cut one, as 😀 in 😀𠮟, are lost, too. `ByteLevel` replaces only the bytes that belong
 to no character, but reads bytes by the names that GPT-2's vocabulary has for them. So each byte piece is renamed to
 that name; and since a piece such as é looks like the name of a byte, pieces that could be taken for one are marked
-first. Decoding takes longer, since every piece is compared with 128 names.
+first. Every piece is compared with 128 names, so that decoding takes longer: see
+`benchmarks.tokenizer.decoding`.
 """
 
 from __future__ import annotations

@@ -16,13 +16,11 @@ from torch import Tensor
 from glmja.errors import ModelError
 from glmja.files.folder_kinds import check_model_folder
 from glmja.files.json_files import read_json, write_json
-from glmja.files.output_folder import atomic_output_folder
 from glmja.files.progress import progress
 from glmja.weights import chatglm_layout
 from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
 from glmja.weights.config_spellings import with_dtype, with_older_spellings, without_older_spellings
-from glmja.weights.dtypes import common_dtype, dtype_name, dtype_named
-from glmja.weights.options import MAX_SHARD_SIZE, DtypeName
+from glmja.weights.dtypes import common_dtype, dtype_name
 from glmja.weights.quantization import check_not_quantized
 from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource, cast
 from glmja.weights.weight_files import SAFETENSORS_INDEX, open_weights, write_safetensors
@@ -161,36 +159,6 @@ class Checkpoint:
             write_json(folder / SAFETENSORS_INDEX, index)
         config = with_older_spellings(self.config) if self.layout == "glm" else self.config
         write_json(folder / "config.json", with_dtype(config, dtype_name(self.dtype)))
-
-
-def convert(
-    source: str | Path,
-    output: str | Path,
-    to: Layout,
-    dtype: DtypeName | None = None,
-    max_shard_size: int = MAX_SHARD_SIZE,
-    overwrite: bool = False,
-) -> None:
-    """Writes a checkpoint in the other layout; a round trip is bit-exact.
-
-    Args:
-        source: Folder of weights in either layout.
-        output: New folder for weights and config, without a tokenizer.
-        to: The layout to write.
-        dtype: Dtype of the written weights; as stored if None.
-        max_shard_size: Maximum bytes of a shard.
-        overwrite: Whether to replace the contents of `output`.
-
-    Raises:
-        OSError: If a file is missing or the disk has no room.
-        ValueError: If the source is damaged or of another architecture.
-    """
-    opened = Checkpoint.open(source)
-    converted = opened.as_glm() if to == "glm" else opened.as_chatglm()
-    if dtype:
-        converted = converted.astype(dtype_named(dtype))
-    with atomic_output_folder(output, overwrite, converted.num_bytes) as folder:
-        converted.save(folder, max_shard_size)
 
 
 def _apply_plan(plan: Plan, tensors: dict[str, TensorSource]) -> dict[str, TensorSource]:

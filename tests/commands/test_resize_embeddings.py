@@ -292,7 +292,7 @@ def test_zero_of_the_real_layout_keeps_every_old_logit(data, tmp_path):
 
 def test_the_published_resized_model_is_accepted_as_base(data, tmp_path, texts):
     """ChatGLM layout with nine placeholder pieces; here with the twin's weights, since the real ones are 12.5 GB."""
-    from glmja.weights.checkpoint import convert
+    from tests.support.layouts import convert
 
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / FILE_NAME).write_bytes((data / "reference" / "cn_and_ja.model").read_bytes())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from glmja.modeling.loading import load_model
-from glmja.weights.checkpoint import convert
+from tests.support.layouts import convert
 from tests.weights.test_checkpoint import change_config
 
 VERSION = "4.57.6"

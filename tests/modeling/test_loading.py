@@ -10,7 +10,7 @@ IDS = torch.tensor([[5, 300, 7, 900]])
 
 
 def test_both_layouts_are_one_model(base_dir, tmp_path):
-    from glmja.weights.checkpoint import convert
+    from tests.support.layouts import convert
 
     convert(base_dir, tmp_path / "glm", "glm")
     ours, theirs = (load_model(folder, torch.float32)(IDS).logits for folder in (tmp_path / "glm", base_dir))

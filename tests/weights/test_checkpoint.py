@@ -12,9 +12,10 @@ from glmja.modeling.loading import load_model
 from glmja.twin import build as twin
 from glmja.weights import chatglm_layout
 from glmja.weights import tensors as tensor_source
-from glmja.weights.checkpoint import Checkpoint, convert
+from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.config_spellings import with_dtype, with_older_spellings, without_older_spellings
 from glmja.weights.dtypes import dtype_name, dtype_named
+from tests.support.layouts import convert
 
 
 def weights(folder):

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 from glmja.modeling.loading import load_model, outline
 from glmja.resize_embeddings import resize_embeddings
 from glmja.weights.chatglm_layout import EMBEDDING
-from glmja.weights.checkpoint import Checkpoint, convert
+from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.dtypes import common_dtype
+from tests.support.layouts import convert
 
 NORM = "transformer.encoder.final_layernorm.weight"
 QUERIES = "model.layers.0.self_attn.q_proj.weight"
