@@ -95,6 +95,8 @@ class CliParser(ArgumentParser):
         keys = self.get_defaults(skip_validation=True).keys()
         known = [key.removeprefix(group) for key in keys if key.startswith(group)]
         hint = nearest(found["key"], known, self.usual_names)
+        if message.endswith(f"; {hint}"):  # of the parser of a class
+            return message
         return f"{message}; {hint}" + (f" ({self.help_flag} lists all)" if hint.endswith(_MORE) else "")
 
 

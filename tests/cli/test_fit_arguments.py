@@ -85,3 +85,9 @@ def test_a_key_in_the_wrong_place_is_refused_with_the_right_one(flag, message, c
     line = capsys.readouterr().err.splitlines()[-1]
     assert message in line
     assert ("known" in message) == line.endswith("(--help_all lists all)")
+
+
+def test_a_hint_is_given_once(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        fit.main([f"--config={ROOT}/configs/demo_pretrain.yaml", "--data.init_args.sources.0.weight=2"])
+    assert capsys.readouterr().err.splitlines()[-1].endswith("--0.weight=2; did you mean weight?")
