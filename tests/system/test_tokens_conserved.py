@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections import Counter
+from operator import add
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ RECORDS = st.lists(
     ),
     min_size=4, max_size=25,
 )  # fmt: skip
+# most of these alone are too few to share among the devices, and then nothing is checked
+USABLE = st.lists(
+    st.sampled_from("山川海空").map(
+        lambda text: {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "はい"}]}
+    ),
+    max_size=12,
+)
 MACHINES = st.builds(FakeTrainer, world_size=st.integers(1, 3), accumulate=st.integers(1, 2))
 
 
@@ -137,8 +145,8 @@ def test_every_conversation_is_read_once_or_held_out_or_counted(tokenizer_dir, t
 
     @settings(max_examples=num_corpora)
     @given(
-        records=RECORDS, trainer=MACHINES, row_len=st.sampled_from([8, 16, 64]), packing=st.booleans(),
-        val_share=st.sampled_from([0, 0.2]),
+        records=st.builds(add, RECORDS, USABLE), trainer=MACHINES, row_len=st.sampled_from([16, 64, 16, 64, 8]),
+        packing=st.booleans(), val_share=st.sampled_from([0, 0.2]),
     )  # fmt: skip
     def law(records, trainer, row_len, packing, val_share):
         with tempfile.TemporaryDirectory() as folder:
