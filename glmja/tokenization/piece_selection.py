@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import random
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from glmja.errors import DataError
 from glmja.files.progress import progress
-from glmja.tokenization.continued_bpe import BARRIER, ContinuedBPE, Ids
-from glmja.tokenization.vocabulary import (
-    Piece,
-    append_pieces,
-    contains_distinguishing,
-    is_admissible,
-    is_han,
-    is_kana,
-    parse_proto,
-    unreachable_pieces,
-)
-
-_MAX_LINE = 10_000  # characters; longer lines are cut, so that a sample can hold parts of them
-_BATCH = 250_000  # characters that are encoded, and later kept or dropped, together
-_CUT_AFTER = ("。！？．!? 　\t", "、，,；;：")  # where a line is cut: after a sentence or a word, else after a clause
-
-
-def is_joinable(character: str, join_punctuation: bool) -> bool:
-    """Returns whether a learned piece may contain the character: kana, ideographs and, optionally, punctuation.
-
-    Punctuation in ASCII is never joined.
-    """
-    if is_kana(character) or is_han(character) or character in "々〆〇":
-        return True
-    return join_punctuation and not character.isascii() and unicodedata.category(character)[0] == "P"
+from glmja.tokenization.continued_bpe import ContinuedBPE
+from glmja.tokenization.training_corpus import read_corpus
+from glmja.tokenization.vocabulary import Piece, append_pieces, is_admissible, parse_proto, unreachable_pieces
 
 
 def learn_pieces(
@@ -68,21 +42,10 @@ def learn_pieces(
         DataError: If the documents have fewer admissible pieces that save at least two tokens.
         ValueError: If `max_training_tokens` is not positive.
     """
-    if max_training_tokens < 1:
-        raise ValueError(f"`max_training_tokens` ({max_training_tokens}) must be at least 1")
-    # every missing character of the basic plane gets an id, so that one pass over the text suffices
-    present = {piece.piece for piece in base.pieces}
-    basic_plane = (chr(code) for code in range(0x80, 0x10000) if not 0xD800 <= code < 0xE000)
-    missing = [c for c in basic_plane if is_joinable(c, join_punctuation) and c not in present]
-    complete = append_pieces(base, missing)
-    symbols = [piece.piece for piece in complete.pieces]
-    joinable = np.array(
-        [p.type == Piece.NORMAL and all(is_joinable(c, join_punctuation) for c in p.piece) for p in complete.pieces]
+    corpus = read_corpus(base, documents, policy, join_punctuation, max_training_tokens, seed)
+    trainer = ContinuedBPE(
+        corpus.ids, corpus.symbols, corpus.costs, corpus.distinguishing, lambda piece: is_admissible(piece, policy)
     )
-    corpus = _encode_corpus(complete, joinable, documents, max_training_tokens, seed)
-    distinguishing = joinable & np.array([contains_distinguishing(s, policy) for s in symbols])
-    costs = [1] * len(base.pieces) + [len(c.encode()) for c in missing]
-    trainer = ContinuedBPE(corpus, symbols, costs, distinguishing, lambda piece: is_admissible(piece, policy))
     learned: list[str] = []
     with progress("learning pieces", num_pieces, "pieces") as advance:
         for piece, _ in trainer.pieces():
@@ -94,59 +57,6 @@ def learn_pieces(
         f"the corpus has only {len(learned)} pieces to add under the policy {policy!r}, fewer than the {num_pieces} "
         "asked for; give a larger `corpus` or a smaller `num_new_pieces`"
     )
-
-
-def _encode_corpus(
-    proto: spm.ModelProto, joinable: np.ndarray, documents: Iterable[str], max_tokens: int, seed: int
-) -> Ids:
-    """Encodes the documents as one array of ids, with `BARRIER` between lines and for symbols that are not joinable.
-
-    Whenever the array becomes too long, half of the batches are dropped and from then on half as many are kept, so that
-    every batch of lines has the same probability to be in the sample. Batches are small beside `max_tokens`.
-    """
-    processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
-    symbol_of = np.where(joinable, np.arange(len(joinable)), BARRIER).astype(np.int32)
-    rng, share, kept, total = random.Random(seed), 1.0, [np.array([BARRIER], dtype=np.int32)], 1
-    for lines in _batches(_lines(documents), min(_BATCH, max_tokens // 32)):
-        if rng.random() >= share:
-            continue
-        encoded = processor.encode(lines, num_threads=-1)
-        ids = symbol_of[np.concatenate([np.array([*line, BARRIER], dtype=np.int32) for line in encoded])]
-        kept.append(ids)
-        total += len(ids)
-        while total > max_tokens:
-            # never to nothing: the last batch is cut instead
-            kept = [kept[0], *rng.sample(kept[1:], (len(kept) - 1) // 2)] if len(kept) > 2 else [kept[1][:max_tokens]]
-            share, total = share / 2, sum(map(len, kept))
-    return np.concatenate(kept)
-
-
-def _lines(documents: Iterable[str]) -> Iterator[str]:
-    """Yields the lines of documents; longer ones in parts that end with a sentence or a clause where there is one."""
-    for document in documents:
-        for line in document.split("\n"):
-            start = 0
-            while len(line) - start > _MAX_LINE:
-                limit = start + _MAX_LINE
-                ends = (max(line.rfind(mark, start, limit) for mark in marks) + 1 for marks in _CUT_AFTER)
-                end = next(filter(None, ends), limit)
-                yield line[start:end]
-                start = end
-            if start < len(line):
-                yield line[start:]
-
-
-def _batches(lines: Iterable[str], num_characters: int) -> Iterator[list[str]]:
-    """Yields lists of lines with at least so many characters together, and the rest."""
-    batch, size = [], 0
-    for line in lines:
-        batch.append(line)
-        size += len(line)
-        if size >= num_characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def ready_pieces(

@@ -1,14 +1,12 @@
 import io
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sentencepiece import SentencePieceTrainer
 
-from glmja.tokenization import piece_selection
-from glmja.tokenization.piece_selection import _encode_corpus, is_joinable, learn_pieces, ready_pieces
+from glmja.tokenization import huggingface
+from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.tokenization.training_corpus import is_joinable
 from glmja.tokenization.vocabulary import append_pieces, check_premises, is_admissible, unreachable_pieces
 
 
@@ -51,33 +49,26 @@ def test_a_corpus_of_one_long_line_is_sampled_to_the_limit(base_tokenizer, texts
     assert len(set(pieces) & set(learn_pieces(base_tokenizer.proto, [line], 80))) >= 40
 
 
-@pytest.mark.parametrize("limit", [1, 100, 5_000])
-def test_any_limit_gives_a_sample_that_is_not_longer(base_tokenizer, texts, limit):
-    proto = base_tokenizer.proto
-    joinable = np.ones(len(proto.pieces), np.bool_)
-    for documents in (texts["ja"], ["".join(texts["ja"])], ["桜"]):
-        assert 1 <= len(_encode_corpus(proto, joinable, documents, limit, 0)) <= limit
-
-
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_that_is_not_positive_is_refused(base_tokenizer, limit):
     with pytest.raises(ValueError, match=rf"^`max_training_tokens` \({limit}\) must be at least 1$"):
         learn_pieces(base_tokenizer.proto, ["桜"], 1, max_training_tokens=limit)
 
 
-@given(st.lists(st.text(st.sampled_from("あ。 \n"), max_size=60)), st.integers(1, 30))
-def test_long_lines_are_cut_without_loss(documents, longest):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(piece_selection, "_MAX_LINE", longest)
-        parts = list(piece_selection._lines(documents))
-    assert "".join(parts) == "".join(documents).replace("\n", "")
-    assert all(1 <= len(part) <= longest for part in parts)
-
-
 def test_punctuation_is_joined_only_if_wanted(base_tokenizer, texts):
     assert any("。" in piece for piece in learn_pieces(base_tokenizer.proto, texts["ja"], 300))
     assert not any("。" in p for p in learn_pieces(base_tokenizer.proto, texts["ja"], 300, join_punctuation=False))
     assert not is_joinable(".", join_punctuation=True)
+
+
+def test_frequent_kanji_beyond_the_basic_plane_become_pieces(base_tokenizer):
+    text = "子を𠮟る。𠮷野家で𩸽を食べる。"
+    pieces = learn_pieces(base_tokenizer.proto, [text + str(number) for number in range(20)], 15)
+    assert {"𠮟", "𠮷", "𩸽"} <= set(pieces)
+    new = GLMTokenizer(append_pieces(base_tokenizer.proto, pieces))
+    assert check_premises(base_tokenizer.proto, new.proto, "japanese") == [] == huggingface.check(new)
+    assert new.decode(new.encode(text)) == text
+    assert not any(new.piece(i).startswith("<0xF0") for i in new.encode(text))
 
 
 def test_the_error_for_a_small_corpus_names_the_number_of_available_pieces(base_tokenizer):
