@@ -1,9 +1,11 @@
 """`python -m glmja.resize_embeddings`: extends ChatGLM's embeddings to an extended tokenizer: the Zero model.
 
-Every new row of the output head is a convex combination of old rows, so the logit of a new token is the same convex
-combination of old logits and never exceeds their maximum. As long as a prompt contains only old tokens, greedy decoding
-is unchanged. This holds in exact arithmetic: rounding a row to 16 bits changes a logit by about one part in 10⁴, so a
-new token could win where two old logits tie that closely. The check at the end compares the replies of both models.
+Every new row of the output head is a convex combination of old rows (`glmja.weights.row_mixtures`), so the logit of a
+new token is the same convex combination of old logits and never exceeds their maximum. As long as a prompt contains
+only old tokens, greedy decoding is unchanged. This holds in exact arithmetic; rounding a row to 16 bits changes a logit
+by about one part in 10⁴. With `positional`, half of each new row is the mean of all old rows, which keeps the logit
+below the maximum by more than that. With `subtoken_mean`, a new token could win where old logits tie. The check at the
+end compares the replies of both models.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def resize_embeddings(
     base: str,
     tokenizer: str,
     output: str,
-    init: Init = "subtoken_mean",
+    init: Init = "positional",
     pad_to_multiple_of: int = 64,
     dtype: DtypeName | None = None,
     max_shard_size: int = MAX_SHARD_SIZE,
@@ -47,9 +49,10 @@ def resize_embeddings(
         base: Folder of the base model, in ChatGLM2/3's layout or as written by this command.
         tokenizer: Folder of the tokenizer that extends the base's.
         output: New folder, loadable with `AutoModelForCausalLM` and `AutoTokenizer` without remote code.
-        init: Initialization of new rows in both embeddings. `subtoken_mean`: mean of the rows of the old pieces that
-            spell the new piece; `mean`: mean of all old rows; `random`: normal with standard deviation 0.02, for
-            comparison.
+        init: Initialization of new rows in both embeddings. `positional`: of the old pieces that spell the new piece,
+            the input row is the mean with weights that rise by e² from each to the next, and the head row is half their
+            mean and half the mean of all old rows; `subtoken_mean`: their mean in both; `mean`: mean of all old rows;
+            `random`: normal with standard deviation 0.02, for comparison.
         pad_to_multiple_of: Round the number of rows up to a multiple of this, for tensor cores; padding rows get the
             mean of the old rows.
         dtype: Dtype of the written weights; by default the base's.
@@ -70,7 +73,8 @@ def resize_embeddings(
     from glmja.modeling.model_folder import ModelFolder, write_model
     from glmja.verification.zero import verify_zero
     from glmja.weights.dtypes import dtype_named
-    from glmja.weights.embeddings import read_embeddings, resize
+    from glmja.weights.embeddings import random_rows, read_embeddings, resize
+    from glmja.weights.row_mixtures import mix_rows
 
     if pad_to_multiple_of < 1:
         raise ValueError(f"--pad_to_multiple_of {pad_to_multiple_of} must be at least 1")
@@ -78,14 +82,15 @@ def resize_embeddings(
     opened, new = ModelFolder.open(base, family), load_tokenizer(tokenizer, family)
     old = opened.tokenizer
     check_extends(old, new, tokenizer)
-    means, base_sha256 = read_embeddings(opened.checkpoint, len(old))
+    means, base_sha256 = read_embeddings(opened.checkpoint, len(old), dtype_named(dtype) if dtype else None)
     source = opened.checkpoint.astype(dtype_named(dtype)) if dtype else opened.checkpoint
     num_rows = -(-len(new) // pad_to_multiple_of) * pad_to_multiple_of
     spelled = isolated_processor(old.proto).encode([p.piece for p in list(new.proto.pieces)[len(old) :]])
-    resized = {
-        name: resize(source.tensors[name], mean_D, len(old), spelled, num_rows, init, seed)
-        for name, mean_D in means.items()
-    }
+    mixtures = {} if init == "random" else mix_rows(init, spelled)
+    resized = {}
+    for name, mean_D in means.items():
+        new_rows = mixtures[name] if mixtures else random_rows(len(spelled), len(mean_D), seed)
+        resized[name] = resize(source.tensors[name], mean_D, len(old), new_rows, num_rows)
     config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
     zero = replace(source, config=config, tensors=source.tensors | resized)
     with atomic_output_folder(output, overwrite, zero.num_bytes) as folder:
@@ -102,7 +107,7 @@ def resize_embeddings(
             "new_rows": len(new) - len(old),
             "padding_rows": num_rows - len(new),
             "rows_after": num_rows,
-            **verify_zero(opened, source, folder, spelled, init, check_greedy).as_json(),
+            **verify_zero(opened, source, folder, mixtures, check_greedy).as_json(),
         }
         write_json(folder / REPORT, report)
         (folder / "README.md").write_text(zero_card(report, _policy(tokenizer)), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from glmja.errors import ModelError
 from glmja.modeling.model_folder import ModelFolder
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.options import Init
+from glmja.weights.row_mixtures import RowMixtures
 
 PROMPTS = ("你好", "请用一句话介绍北京。", "Write a short poem about the sea.", "1 + 1 = ?")
 _NEW_TOKENS = 16
@@ -26,8 +27,8 @@ class ZeroChecks:
 
     Attributes:
         old_rows_bit_equal: Whether the rows of old tokens are those of the base, bit for bit.
-        largest_distance_from_convexity_in_ulp: Largest distance of a new head row from the mean of old rows, in units
-            in the last place of the stored dtype; None for other initializations.
+        largest_distance_from_convexity_in_ulp: Largest distance of a new row from the convex combination of old rows
+            that it was computed as, in units in the last place of the stored dtype; None for random rows.
         greedy_prompts: Number of prompts with equal greedy replies; None if they were not compared.
         greedy_equal: Whether the greedy replies are equal; None if they were not compared.
     """
@@ -43,7 +44,7 @@ class ZeroChecks:
 
 
 def verify_zero(
-    base: ModelFolder, source: Checkpoint, folder: Path, spelled: list[list[int]], init: Init, check_greedy: bool
+    base: ModelFolder, source: Checkpoint, folder: Path, mixtures: Mapping[str, RowMixtures], check_greedy: bool
 ) -> ZeroChecks:
     """Re-opens a Zero model and compares it with its base.
 
@@ -51,8 +52,7 @@ def verify_zero(
         base: The base model.
         source: The base's weights under Glm's names, in the dtype of the Zero model.
         folder: The folder of the Zero model.
-        spelled: For each new piece, the ids of the old pieces that spell it.
-        init: How new rows were initialized.
+        mixtures: How the new rows of both embeddings were mixed from old ones; empty if they are random.
         check_greedy: Whether to load both models and compare their greedy replies.
 
     Raises:
@@ -60,31 +60,41 @@ def verify_zero(
     """
     opened = ModelFolder.open(folder)
     zero, num_old = opened.checkpoint, len(base.tokenizer)
-    for name in (EMBEDDING, HEAD):
-        blocks = zip(zero.tensors[name].blocks(0, num_old), source.tensors[name].blocks(0, num_old), strict=True)
-        for number, (written, expected) in enumerate(blocks):
-            if not torch.equal(written.view(torch.uint8), expected.view(torch.uint8)):
-                raise ModelError(f"{name}: old rows differ from the base's in block {number}")
+    means = {name: _check_old_rows(name, zero, source, num_old) for name in (EMBEDDING, HEAD)}
+    distances = [
+        _distance_from_convexity(name, source, zero, num_old, mixed, means[name]) for name, mixed in mixtures.items()
+    ]
     return ZeroChecks(
         old_rows_bit_equal=True,
-        largest_distance_from_convexity_in_ulp=(
-            _distance_from_convexity(source, zero, num_old, spelled) if init == "subtoken_mean" else None
-        ),
+        largest_distance_from_convexity_in_ulp=max(distances, default=None),
         greedy_prompts=_check_greedy(base, opened, source.dtype) if check_greedy else None,
         greedy_equal=True if check_greedy else None,
     )
 
 
-def _distance_from_convexity(base: Checkpoint, zero: Checkpoint, num_old: int, spelled: list[list[int]]) -> float:
-    """Returns the largest distance of a new head row from the mean of old rows, in ulp of the stored dtype."""
-    worst, num_new = 0.0, len(spelled)
+def _check_old_rows(name: str, zero: Checkpoint, source: Checkpoint, num_old: int) -> Tensor:
+    """Checks that old rows are those of the base, bit for bit, and returns their mean, (D,), in fp64."""
+    total_D = torch.zeros(source.tensors[name].shape[1:], dtype=torch.float64)
+    blocks = zip(zero.tensors[name].blocks(0, num_old), source.tensors[name].blocks(0, num_old), strict=True)
+    for number, (written_ND, expected_ND) in enumerate(blocks):
+        if not torch.equal(written_ND.view(torch.uint8), expected_ND.view(torch.uint8)):
+            raise ModelError(f"{name}: old rows differ from the base's in block {number}")
+        total_D += written_ND.sum(0, dtype=torch.float64)
+    return total_D / num_old
+
+
+def _distance_from_convexity(
+    name: str, base: Checkpoint, zero: Checkpoint, num_old: int, mixtures: RowMixtures, mean_D: Tensor
+) -> float:
+    """Returns the largest distance of a new row from its convex combination of old rows, in ulp of the stored dtype."""
+    worst, num_new = 0.0, len(mixtures)
     for start in range(0, num_new, _ROWS_PER_BLOCK):
-        groups = spelled[start : start + _ROWS_PER_BLOCK]
-        exact_ND = base.tensors[HEAD].mean_of(groups)
-        stored_ND = zero.tensors[HEAD].read(num_old + start, num_old + start + len(groups))
+        stop = min(start + _ROWS_PER_BLOCK, num_new)
+        exact_ND = mixtures.rows(base.tensors[name], mean_D, start, stop)
+        stored_ND = zero.tensors[name].read(num_old + start, num_old + stop)
         worst = max(worst, float(((stored_ND.double() - exact_ND).abs() / _ulp(exact_ND, stored_ND.dtype)).max()))
     if worst > 1:
-        raise ModelError(f"new head rows are up to {worst:.2f} ulp away from a convex combination of old rows")
+        raise ModelError(f"{name}: new rows are up to {worst:.2f} ulp away from a convex combination of old rows")
     return round(worst, 3)
 
 

@@ -10,19 +10,25 @@ from torch import Tensor
 from glmja.errors import ModelError
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.options import Init
+from glmja.weights.dtypes import dtype_name
+from glmja.weights.row_mixtures import RowMixtures
 from glmja.weights.tensors import ComputedTensor, JoinedTensor, Part, TensorSource, all_finite
 
+_RANDOM_STD = 0.02
 
-def read_embeddings(source: Checkpoint, num_old: int) -> tuple[dict[str, Tensor], str]:
+
+def read_embeddings(
+    source: Checkpoint, num_old: int, dtype: torch.dtype | None = None
+) -> tuple[dict[str, Tensor], str]:
     """Reads the old rows of both embeddings, and returns their means and a hash.
 
     Args:
         source: The base.
         num_old: Number of rows that belong to token ids; the others are padding.
+        dtype: Dtype in which the rows will be written; as stored if None. The means are those of the written rows.
 
     Returns:
-        The mean row of each matrix, (D,) in fp32; and the SHA-256 of the names, dtypes and shapes of all tensors and of
+        The mean row of each matrix, (D,) in fp64; and the SHA-256 of the names, dtypes and shapes of all tensors and of
         the bytes of the old rows.
 
     Raises:
@@ -35,46 +41,48 @@ def read_embeddings(source: Checkpoint, num_old: int) -> tuple[dict[str, Tensor]
         total_D = torch.zeros(tensor.shape[1:], dtype=torch.float64)
         for block_ND in tensor.blocks(0, num_old):
             digest.update(block_ND.contiguous().view(torch.uint8).numpy().data)
-            total_D += block_ND.float().sum(0)
+            total_D += block_ND.to(dtype or tensor.dtype).sum(0, dtype=torch.float64)
         if not all_finite(total_D):  # NaN and infinity propagate to the sum
-            _raise_non_finite(tensor, num_old, name)
-        means[name] = (total_D / num_old).float()
+            _raise_non_finite(tensor, num_old, name, dtype or tensor.dtype)
+        means[name] = total_D / num_old
     return means, digest.hexdigest()
 
 
 def resize(
-    source: TensorSource, mean_D: Tensor, num_old: int, spelled: list[list[int]], num_rows: int, init: Init, seed: int
+    source: TensorSource, mean_D: Tensor, num_old: int, mixtures: RowMixtures | Tensor, num_rows: int
 ) -> TensorSource:
     """Returns an embedding matrix with its old rows unchanged and new rows after them.
 
     Args:
         source: The old matrix, (rows, D); rows from `num_old` on are padding and are dropped.
-        mean_D: The mean of the old rows.
+        mean_D: The mean of the old rows, in fp64; padding rows get it.
         num_old: Number of rows to keep.
-        spelled: For each new piece, the ids of the old pieces that spell it.
+        mixtures: How the new rows are mixed from old ones, or the new rows themselves, (new rows, D).
         num_rows: Number of rows of the new matrix.
-        init: Initialization of new rows.
-        seed: Seed of the initialization `random`.
     """
-    num_new = num_rows - num_old
-    generator = torch.Generator().manual_seed(seed)
-    random_ND = 0.02 * torch.randn(len(spelled) if init == "random" else 0, *mean_D.shape, generator=generator)
+    num_below = num_rows - num_old
 
     def new_rows(start: int, stop: int) -> Tensor:
-        pieces = slice(start, min(stop, len(spelled)))
+        end = min(stop, len(mixtures))
         rows_ND = mean_D.repeat(stop - start, 1)
-        if init == "random":
-            rows_ND[: len(random_ND[pieces])] = random_ND[pieces]
-        elif init == "subtoken_mean" and spelled[pieces]:
-            rows_ND[: len(spelled[pieces])] = source.mean_of(spelled[pieces])
+        if start < end:
+            rows_ND[: end - start] = (
+                mixtures[start:end] if isinstance(mixtures, Tensor) else mixtures.rows(source, mean_D, start, end)
+            )
         return rows_ND.to(source.dtype)
 
-    below = ComputedTensor(source.dtype, (num_new, *source.shape[1:]), new_rows)
-    return JoinedTensor([Part(source, 0, num_old), Part(below, 0, num_new)])
+    below = ComputedTensor(source.dtype, (num_below, *source.shape[1:]), new_rows)
+    return JoinedTensor([Part(source, 0, num_old), Part(below, 0, num_below)])
 
 
-def _raise_non_finite(source: TensorSource, num_rows: int, name: str) -> None:
-    bad_N = torch.cat([~torch.isfinite(block_ND).all(1) for block_ND in source.blocks(0, num_rows)])
+def random_rows(num_rows: int, width: int, seed: int) -> Tensor:
+    """Draws rows from a normal distribution with standard deviation 0.02, (num_rows, width), in fp32."""
+    return _RANDOM_STD * torch.randn(num_rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+def _raise_non_finite(source: TensorSource, num_rows: int, name: str, dtype: torch.dtype) -> None:
+    blocks = source.blocks(0, num_rows)
+    bad_N = torch.cat([~torch.isfinite(block_ND.to(dtype)).all(1) for block_ND in blocks])
     if bad_N.any():
-        first = int(bad_N.nonzero()[0])
-        raise ModelError(f"{name} of the base: row {first} holds NaN or infinity ({int(bad_N.sum())} such rows)")
+        first, where = int(bad_N.nonzero()[0]), "" if dtype == source.dtype else f" in {dtype_name(dtype)}"
+        raise ModelError(f"{name} of the base: row {first} holds NaN or infinity{where} ({int(bad_N.sum())} such rows)")

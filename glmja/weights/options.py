@@ -6,6 +6,6 @@ from typing import Literal
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
-Init = Literal["subtoken_mean", "mean", "random"]  # of new embedding rows; see `glmja.weights.embeddings.resize`
+Init = Literal["positional", "subtoken_mean", "mean", "random"]  # of new rows; see `glmja.weights.row_mixtures`
 
 MAX_SHARD_SIZE = 2_000_000_000  # bytes

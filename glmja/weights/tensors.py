@@ -59,13 +59,14 @@ class TensorSource(ABC):
         """Returns single rows, in the given order."""
         return torch.cat([self.read(row, row + 1) for row in rows])
 
-    def mean_of(self, groups: Sequence[Sequence[int]]) -> Tensor:
-        """Returns the mean row of each group of rows, (groups, …), in fp64, so that cancellation leaves no error."""
+    def weighted_sums_of(self, groups: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]) -> Tensor:
+        """Returns the weighted sum of each group of rows, (groups, D), in fp64: cancellation leaves no error."""
         needed = sorted({row for group in groups for row in group})
         place = {row: i for i, row in enumerate(needed)}
         flat = torch.tensor([place[row] for group in groups for row in group])
         starts = torch.tensor([0, *itertools.accumulate(len(group) for group in groups[:-1])])
-        return F.embedding_bag(flat, self.gather(needed).double(), starts, mode="mean")
+        each = torch.tensor([weight for group in weights for weight in group], dtype=torch.float64)
+        return F.embedding_bag(flat, self.gather(needed).double(), starts, mode="sum", per_sample_weights=each)
 
     def blocks(self, start: int, stop: int) -> Iterator[Tensor]:
         """Yields rows `start` to `stop` in blocks of at most 4 MiB."""

@@ -16,6 +16,7 @@ from glmja.twin import build as twin
 from glmja.verification import zero as verification
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
+from glmja.weights.row_mixtures import mix_rows
 from tests.support.families import as_chatglm2, change_config, without_evidence
 
 IDS = torch.tensor([[5, 300, 7, 900, 2, 41]])
@@ -38,20 +39,36 @@ def test_old_tokens_have_the_logits_of_the_base_bit_for_bit(base_dir, zero_dir, 
 def test_a_new_logit_is_never_above_the_largest_old_one(base_dir, zero_dir, base_tokenizer):
     logits = load_model(zero_dir, torch.float64)(IDS).logits
     num_old = len(base_tokenizer)
-    rounding = 1e-3  # of rows stored in 16 bits
-    assert (logits[..., num_old:].amax(-1) <= logits[..., :num_old].amax(-1) + rounding).all()
+    assert (logits[..., num_old:].amax(-1) < logits[..., :num_old].amax(-1)).all()
 
 
-@pytest.mark.parametrize("name", [EMBEDDING, HEAD])
-def test_a_new_row_is_the_mean_of_the_rows_that_spelled_its_piece(base_dir, zero_dir, base_tokenizer, tokenizer, name):
-    old_ND, new_ND = rows(base_dir, name), rows(zero_dir, name)
+def test_new_rows_are_positional_by_default(base_dir, zero_dir, base_tokenizer, tokenizer):
     num_old, num_new = len(base_tokenizer), len(tokenizer)
-    assert torch.equal(new_ND[:num_old], old_ND[:num_old])
-    expected = [old_ND[ids].float().mean(0).half() for ids in spelled(base_tokenizer, tokenizer)]
-    torch.testing.assert_close(new_ND[num_old:num_new], torch.stack(expected), rtol=1e-3, atol=1e-6)
-    mean_D = old_ND[:num_old].double().mean(0).half()
-    assert len(new_ND) % 64 == 0
-    torch.testing.assert_close(new_ND[num_new:], mean_D.repeat(len(new_ND) - num_new, 1), rtol=1e-3, atol=1e-6)
+    for name in (EMBEDDING, HEAD):
+        old_ND, new_ND = rows(base_dir, name)[:num_old].double(), rows(zero_dir, name).double()
+        mean_D = old_ND.mean(0)
+        expected = []
+        for ids in spelled(base_tokenizer, tokenizer):
+            weights = torch.exp(2 * torch.arange(len(ids), dtype=torch.float64))
+            positional_D, even_D = (weights / weights.sum()) @ old_ND[ids], old_ND[ids].mean(0)
+            expected.append(positional_D if name == EMBEDDING else (even_D + mean_D) / 2)
+        assert torch.equal(new_ND[:num_old], old_ND)
+        torch.testing.assert_close(new_ND[num_old:num_new], torch.stack(expected), rtol=1e-3, atol=1e-6)
+        assert len(new_ND) % 64 == 0
+        torch.testing.assert_close(new_ND[num_new:], mean_D.repeat(len(new_ND) - num_new, 1), rtol=1e-3, atol=1e-6)
+
+
+def test_a_new_row_is_the_mean_of_its_subtokens_on_request(
+    base_dir, tokenizer_dir, tmp_path, base_tokenizer, tokenizer
+):
+    args = ["--base", str(base_dir), "--tokenizer", str(tokenizer_dir), "--init", "subtoken_mean"]
+    report = resize_embeddings.main([*args, "--output", str(tmp_path / "out")])
+    assert report["init"] == "subtoken_mean" and report["greedy_equal"]
+    for name in (EMBEDDING, HEAD):
+        old_ND = rows(base_dir, name).double()
+        expected = torch.stack([old_ND[ids].mean(0).half() for ids in spelled(base_tokenizer, tokenizer)])
+        new_ND = rows(tmp_path / "out", name)[len(base_tokenizer) : len(tokenizer)]
+        torch.testing.assert_close(new_ND, expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("init", ["mean", "random"])
@@ -173,6 +190,15 @@ def test_weights_with_the_tokenizer_of_another_model_are_refused(base_dir, zero_
     assert "the weights were made for a tokenizer with the hash" in line
 
 
+def test_a_base_that_overflows_in_the_requested_dtype_is_refused(base_dir, tokenizer_dir, tmp_path, capsys):
+    base = copy(base_dir, tmp_path / "base")
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(base / "model.safetensors").items()}
+    tensors["transformer.output_layer.weight"][37, 3] = 1e6
+    save_file(tensors, base / "model.safetensors")
+    line = refused(capsys, base=base, tokenizer=tokenizer_dir, output=tmp_path / "out", dtype="float16")
+    assert "lm_head.weight of the base: row 37 holds NaN or infinity in float16 (1 such rows)" in line
+
+
 def test_a_base_with_an_end_of_turn_is_recognized_as_the_same_model(base_dir, tokenizer_dir, base_tokenizer, tmp_path):
     base = copy(base_dir, tmp_path / "base")
     tensors = load_file(base / "model.safetensors")
@@ -238,8 +264,8 @@ class TestVerification:
         return copy(zero_dir, tmp_path / "zero")
 
     def verify(self, base_dir, zero, base_tokenizer, tokenizer, greedy=False):
-        base, spellings = ModelFolder.open(base_dir), spelled(base_tokenizer, tokenizer)
-        return verification.verify_zero(base, base.checkpoint, zero, spellings, "subtoken_mean", greedy)
+        base, mixtures = ModelFolder.open(base_dir), mix_rows("positional", spelled(base_tokenizer, tokenizer))
+        return verification.verify_zero(base, base.checkpoint, zero, mixtures, greedy)
 
     def change(self, zero, name, row, value):
         tensors = load_file(zero / "model.safetensors")
@@ -251,9 +277,10 @@ class TestVerification:
         with pytest.raises(ValueError, match=r"model.embed_tokens.weight: old rows differ from the base's in block 0"):
             self.verify(base_dir, zero, base_tokenizer, tokenizer)
 
-    def test_a_new_row_that_is_no_mean(self, base_dir, zero, base_tokenizer, tokenizer):
-        self.change(zero, HEAD, len(base_tokenizer) + 3, 0.5)
-        with pytest.raises(ValueError, match=r"new head rows are up to .* ulp away from a convex combination"):
+    @pytest.mark.parametrize("name", [EMBEDDING, HEAD])
+    def test_a_new_row_that_is_no_mixture(self, base_dir, zero, base_tokenizer, tokenizer, name):
+        self.change(zero, name, len(base_tokenizer) + 3, 0.5)
+        with pytest.raises(ValueError, match=rf"{name}: new rows are up to .* ulp away from a convex combination"):
             self.verify(base_dir, zero, base_tokenizer, tokenizer)
 
     def test_a_model_that_speaks_differently(self, base_dir, zero, base_tokenizer, tokenizer):
