@@ -10,11 +10,13 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.event_files import flush_event_files, remove_records, remove_records_after
 from glmja.errors import ModelError
 from glmja.runs.contracts import find_training_data
 from glmja.runs.manifest import LightningState
 
 RNG = "rng"  # key of the random states in a checkpoint
+EVENT_FILES = "event_files"  # key of the sizes of TensorBoard's files
 
 
 class RandomState(TypedDict):
@@ -41,18 +43,22 @@ class ExactResume(Callback):
         self.loaded: RandomState | None = None
         self.validation_is_due = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Removes what an earlier attempt logged if the run starts from the beginning."""
+        if trainer.ckpt_path is None:
+            remove_records(trainer)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState) -> None:
-        """Adds the states of all processes, since DeepSpeed saves only those of the first; and flushes the loggers."""
+        """Adds the states of all processes, since DeepSpeed saves only those of the first, and what has been logged."""
         states: list[Any] = [random_state()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, random_state())
         checkpoint[RNG] = states
-        for logger in trainer.loggers:  # a resumed run does not log the steps before its checkpoint again
-            logger.save()
+        checkpoint[EVENT_FILES] = flush_event_files(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: LightningState) -> None:
-        """Keeps the state of this process until training starts.
+        """Keeps the state of this process until training starts, and removes what was logged after the checkpoint.
 
         Raises:
             ModelError: If the checkpoint holds no states.
@@ -71,6 +77,7 @@ class ExactResume(Callback):
         data = find_training_data(trainer)
         if data is not None and data.num_steps > checkpoint["global_step"]:
             _reopen_epoch(checkpoint)
+        remove_records_after(trainer, checkpoint.get(EVENT_FILES, {}), checkpoint["global_step"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the state once all set-up has drawn from it, and runs a validation that is still due."""

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from glmja import fit
@@ -126,6 +128,7 @@ def check_same(folder, whole, unlogged=None):
     """
     assert not _differences(_final_state(folder), _final_state(whole))
     assert _curves(folder, unlogged) == _curves(whole, unlogged)
+    assert not logged_twice(folder)
     assert (folder / "run" / "chats.jsonl").read_bytes() == (whole / "run" / "chats.jsonl").read_bytes()
     assert not list(folder.glob(f"run/checkpoints/{manifest.PARTIAL}*"))
 
@@ -138,6 +141,7 @@ def _final_state(folder):
     name = "state.ckpt" if "state.ckpt" in saved.files else "checkpoint/mp_rank_00_model_states.pt"
     state = torch.load(path / name, weights_only=True)
     assert state.pop("callbacks")
+    assert state.pop("event_files")
     # Lightning counts validation batches here, which nothing reads
     del state["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
     # loading DeepSpeed's optimizer states would run code that they name
@@ -151,6 +155,18 @@ def _curves(folder, unlogged):
         tag: {e.step: e.value for e in events.Scalars(tag) if tag.startswith("val/") or e.step + 1 != unlogged}
         for tag in events.Tags()["scalars"]
     }
+
+
+def logged_twice(folder):
+    """Returns tags and steps that occur twice in the event files, whatever TensorBoard hides of them."""
+    counts = Counter(
+        (value.tag, event.step)
+        for path in folder.glob("run/tensorboard/*")
+        for event in LegacyEventFileLoader(str(path)).Load()
+        for value in event.summary.value
+        if value.tag != "epoch"
+    )
+    return {key for key, count in counts.items() if count > 1}
 
 
 def _differences(ours, theirs):

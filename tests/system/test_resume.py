@@ -12,11 +12,12 @@ from glmja.resize_embeddings import resize_embeddings
 from glmja.runs import manifest
 from glmja.twin import build as twin
 from lit_modules import base
-from tests.support.demo_run import KINDS, args, check_same, unbroken
+from tests.support.demo_run import KINDS, args, check_same, logged_twice, unbroken
 from tests.support.file_reads import counted_opens, reads_of
 from tests.support.programs import counting
 from tests.support.programs.launch import run
 from tests.support.recorder import records
+from tests.support.tiny_run import scalars
 
 
 def test_a_run_resumes_with_another_number_of_workers(zero_dir, tmp_path):
@@ -44,6 +45,26 @@ def test_a_run_ended_by_max_time_or_early_stopping_resumes(zero_dir, tmp_path):
     whole = unbroken(zero_dir, "one_rank", "demo_pretrain")
     assert records(tmp_path / "record") == records(whole / "record")
     check_same(tmp_path, whole)
+
+
+def test_an_attempt_without_a_checkpoint_leaves_nothing_in_the_logs_of_the_next_one(zero_dir, tmp_path):
+    early = args(zero_dir, tmp_path, "demo_sft", **{"trainer.max_steps": 3})
+    fit.main([*early, "--trainer.callbacks+=tests.support.recorder.StopEarly", "--trainer.callbacks.at=3"])
+    assert scalars(tmp_path / "run", "train/loss") and not (tmp_path / "run" / "checkpoints").exists()
+    fit.main(early)
+    assert not logged_twice(tmp_path)
+
+
+def test_a_run_resumed_from_an_older_checkpoint_drops_the_logs_of_later_steps(zero_dir, tmp_path):
+    whole = unbroken(zero_dir, "one_rank", "demo_sft")
+    shutil.copytree(whole / "run", tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step=4.ckpt"
+    shorter = args(zero_dir, tmp_path, "demo_sft", **{"trainer.max_steps": 5, "checkpoint.save_top_k": 0})
+    fit.main([*shorter, f"--ckpt_path={checkpoint}"])
+    losses = scalars(tmp_path / "run", "train/loss")
+    assert list(losses) == [*range(5)]
+    assert {step: scalars(whole / "run", "train/loss")[step] for step in range(4)} == {s: losses[s] for s in range(4)}
+    assert not logged_twice(tmp_path)
 
 
 @pytest.mark.parametrize(
