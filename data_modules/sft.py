@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from data_modules.batches.rows import Rows
 from data_modules.sources import ChatSource
 from data_modules.stores.chat_store import ChatStore
 from glmja.runs.ledger import Count, Ledger
+
+MixBy = Literal["tokens", "conversations"]
 
 
 class PaddedSFTData(RunData[ChatSource, ChatStore]):
@@ -30,6 +33,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         row_len: int = 1024,
         tokens_per_batch: int = 4096,
         packing: bool = False,
+        mix_by: MixBy = "tokens",
         epochs: float | None = None,
         max_bad_share: float = 0.01,
         val_share: float = 0.01,
@@ -47,8 +51,11 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
             row_len: Maximum number of tokens of a conversation; a longer one loses its oldest turns.
             tokens_per_batch: Maximum number of tokens per device and micro-batch, padding included.
             packing: Whether a row holds several whole conversations, which do not attend to each other.
-            epochs: Length of the run, as a multiple of the tokens of all sources together. With weights, a single
-                source may be read more or less often than that.
+            mix_by: What the weights of the sources share out: the `tokens` of an epoch, or its `conversations`, whose
+                lengths differ between sources. The ledger shows both shares.
+            epochs: Length of the run, as a multiple of the tokens, or with `mix_by: conversations` of the
+                conversations, of all sources together. With weights, a single source may be read more or less often
+                than that.
             max_bad_share: Maximum share of the records of a source that may be dropped because they have no target
                 tokens. If more would be dropped, the run does not start.
             val_share: Share of the conversations of each source without `val_files` that is held out for validation;
@@ -70,6 +77,8 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
             )
         if not 0 <= max_bad_share <= 1:
             raise ValueError(f"max_bad_share ({max_bad_share}) must be a share from 0 to 1")
+        if mix_by not in get_args(MixBy):
+            raise ValueError(f"mix_by ({mix_by!r}) must be tokens or conversations")
         check_sources(sources)
         for source in sources:
             source.find_files()
@@ -77,7 +86,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
                 source.validation().find_files()
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.tokens_per_batch, self.packing = row_len, tokens_per_batch, packing
-        self.max_bad_share = max_bad_share
+        self.max_bad_share, self.mix_by = max_bad_share, mix_by
 
     def _create_stores(self, source: ChatSource) -> list[ChatStore]:
         parts = [source]
@@ -97,8 +106,9 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
             for store in self._stores[source.name]:
                 store.check_dropped(source.name, self.max_bad_share)
         stores, streams = self._split_sources()
-        quotas = self._quotas([stream.tokens_per_pass for stream in streams])
-        members, batches = self._plan_epochs(stores, streams, quotas)
+        mixed = [self._mixed(stream) for stream in streams]
+        quotas = self._quotas([stream.tokens_per_pass for stream in mixed])
+        members, batches = self._plan_epochs(stores, mixed, quotas)
         rows = ConversationRows(stores, members, [row for batch in batches for row in batch])
         ends = np.cumsum([len(batch) for batch in batches])
         settings = {
@@ -106,16 +116,27 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
             "row_len": self.row_len,
             "tokens": self.tokens_per_batch,
             "packing": self.packing,
+            **({} if self.mix_by == "tokens" else {"mix_by": self.mix_by}),  # runs by tokens keep their fingerprint
         }
         self._plan(rows, np.split(np.arange(len(rows)), ends[:-1]), stores, streams, settings)
         self.ledger = self._count(stores, streams, rows, quotas)
 
-    def _quotas(self, tokens: Sequence[int]) -> list[int]:
-        """Returns the number of tokens of each source in an epoch."""
+    def _mixed(self, stream: DocumentStream) -> DocumentStream:
+        """Returns the stream in whose positions an epoch is measured; of conversations, each counts as one."""
+        if self.mix_by == "tokens":
+            return stream
+        return DocumentStream(np.ones_like(stream.lengths), stream.documents, stream.seed)
+
+    def _quotas(self, sizes: Sequence[int]) -> list[int]:
+        """Returns how many tokens, or conversations, of each source are read in an epoch.
+
+        Args:
+            sizes: Number of tokens, or conversations, that each source has.
+        """
         if self.sources[0].weight is None:
-            return list(tokens)
+            return list(sizes)
         weights = np.array([source.weight for source in self.sources], dtype=np.float64)
-        return [int(share * sum(tokens)) for share in weights / weights.sum()]
+        return [int(share * sum(sizes)) for share in weights / weights.sum()]
 
     def _plan_epochs(
         self, stores: Sequence[ChatStore], streams: Sequence[DocumentStream], quotas: Sequence[int]
@@ -179,6 +200,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         """Counts the conversations and tokens of each source, and asserts the sums."""
         entries: list[dict[str, Count]] = []
         read = rows.members[np.concatenate(rows.conversations)]
+        num_tokens = int(rows.lengths.sum())
         for i, (source, store, stream, quota) in enumerate(zip(self.sources, stores, streams, quotas, strict=True)):
             of_source = read[read[:, 0] == i, 1]
             tokens = int(store.lengths[of_source].sum())
@@ -187,10 +209,12 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
                 "tokens": stream.tokens_per_pass, **self._left_out(i),
                 "dropped": store.num_dropped, "shortened": store.num_shortened, "read": len(of_source),
                 "tokens_read": tokens, "target_tokens": int(store.num_target_tokens[of_source].sum()),
-                "passes": tokens / stream.tokens_per_pass, "share_wanted": quota / sum(quotas),
+                "passes": tokens / stream.tokens_per_pass, "share_of_tokens": tokens / num_tokens,
+                "share_of_conversations": len(of_source) / len(read),
+                f"{self.mix_by[:-1]}_share_wanted": quota / sum(quotas),
             })  # fmt: skip
         total, targets = (sum(int(e[key]) for e in entries) for key in ("tokens_read", "target_tokens"))
-        assert total == rows.lengths.sum() and len(read) == sum(int(entry["read"]) for entry in entries)
+        assert total == num_tokens and len(read) == sum(int(entry["read"]) for entry in entries)
         widths = np.maximum.reduceat(rows.lengths, [numbers[0] for numbers in self.plan])
         widths += -widths % self.multiple
         computed = int(sum(len(numbers) * width for numbers, width in zip(self.plan, widths, strict=True)))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from glmja.conversation.formats import KEYS, ChatFormat
 from glmja.conversation.turns import Learn
 from glmja.files.documents import check_document_files
-from glmja.files.input_files import CONVERSATION_KINDS, DOCUMENT_KINDS, InputFile, find_files
+from glmja.files.hub_datasets import HubDataset
+from glmja.files.input_files import CONVERSATION_KINDS, DOCUMENT_KINDS, DataFile, find_files
 from glmja.files.records import check_record_files
 
 
@@ -21,14 +23,17 @@ class TextSource:
         name: Name of the source, as in `val/NAME/loss`.
         lang: Language of the source, as in `val/LANG/bits_per_char`.
         files: Files, folders, or patterns such as `data/*.jsonl`, as `glmja.files.documents.read_documents` takes them.
-            `FILE:KEY` names the key of the text in one of them.
+            `FILE:KEY` names the key of the text in one of them, and `hub:NAME,split=SPLIT` is a dataset; see
+            `glmja.files.hub_datasets.HubDataset.parse`.
         text_key: Key or column of the text; `translation.ja` is the key `ja` of the object `translation`.
         documents: What is a document of a text file: a `line`, or the whole `file`, as a book.
         limit: Maximum number of records of `files` or `hub` to read; None reads all.
         hub: Name of a dataset on the Hugging Face Hub, or of a local folder of data files or from
             `Dataset.save_to_disk`, instead of `files`.
         hub_config: Configuration of the dataset, if it has several.
-        split: Split of the dataset; `train[:10%]` takes a part.
+        split: Split of the dataset; `train[:10%]` takes a part, but downloads all.
+        data_files: Names or patterns of files of the dataset; only these are downloaded. All by default.
+        revision: Branch, tag or commit of the dataset.
         weight: Share of the source in the tokens of the run, relative to the weights of the other sources. None, for
             all sources, means shares in proportion to their sizes.
         val_files: Paths of files with validation documents, instead of a held-out share of the source.
@@ -43,6 +48,8 @@ class TextSource:
     hub: str | None = None
     hub_config: str | None = None
     split: str = "train"
+    data_files: list[str] = field(default_factory=list)
+    revision: str | None = None
     weight: float | None = None
     val_files: list[str] = field(default_factory=list)
 
@@ -50,39 +57,38 @@ class TextSource:
         """Checks the fields against each other and their ranges.
 
         Raises:
-            ValueError: If there are both files and a dataset, or neither, `documents` is unknown, or the weight or the
-                limit is not a positive number.
+            ValueError: If there are both files and a dataset, or neither, a key of a dataset stands beside files,
+                `documents` is unknown, or the weight or the limit is not a positive number.
         """
-        if bool(self.files) == bool(self.hub):
-            found = f"files {self.files} and hub {self.hub!r}" if self.files else "neither"
-            raise ValueError(f"source {self.name!r} has {found}; set either `files` or `hub`")
+        _check_origin(self)
         if self.documents not in ("line", "file"):
             raise ValueError(f"documents of source {self.name!r} is {self.documents!r}; set line or file")
         _check_limit(self.name, self.limit)
         if self.weight is not None and not 0 < self.weight < math.inf:
             raise ValueError(f"weight of source {self.name!r} is {self.weight}; set a positive number, or leave it out")
 
-    def find_files(self) -> list[InputFile]:
-        """Returns the files to train on, sorted within a folder or pattern.
+    def find_files(self) -> list[DataFile]:
+        """Returns the files to train on, sorted within a folder or pattern, or the dataset.
 
         Raises:
             FileNotFoundError: If a file does not exist.
             ValueError: If one is of an unknown kind.
         """
-        return find_files(self.files, DOCUMENT_KINDS, self.documents == "file")
+        return find_files(_origin_of(self), DOCUMENT_KINDS, self.documents == "file")
 
     def check_files(self) -> None:
-        """Reads the first record of each file.
+        """Reads the first record of each file; of a dataset, only checks that it exists.
 
         Raises:
             FileNotFoundError: If a file does not exist.
-            ValueError: If one is of an unknown kind or damaged, or its first record is no document.
+            ValueError: If one is of an unknown kind or damaged, its first record is no document, or there is no such
+                dataset.
         """
-        check_document_files([*self.files, *self.val_files], self.text_key, self.documents == "file")
+        check_document_files([*_origin_of(self), *self.val_files], self.text_key, self.documents == "file")
 
     def validation(self) -> TextSource:
         """Returns the validation files as a source of their own."""
-        return replace(self, files=self.val_files, hub=None, val_files=[], limit=None)
+        return replace(self, files=self.val_files, val_files=[], limit=None, **_NO_DATASET)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ class ChatSource:
         name: Name of the source, as in `val/NAME/loss`.
         lang: Language of the source, as in `val/LANG/bits_per_char`; `code` for programs.
         files: Files, folders, or patterns: `.jsonl` and `.json` (an object per line, an array, or objects over several
-            lines), `.csv`, `.parquet`, `.arrow`, and folders from `Dataset.save_to_disk`.
+            lines), `.csv`, `.parquet`, `.arrow`, and folders from `Dataset.save_to_disk`. `hub:NAME,split=SPLIT` is a
+            dataset; see `glmja.files.hub_datasets.HubDataset.parse`.
         format: Format of the records: `messages` (role, content), `sharegpt` (conversations of from, value),
             `chatglm3` (conversations of role, content, as for ChatGLM3's own fine-tuning code), `alpaca` (instruction,
             input, output, history, system), `prompt_response` (prompt, response, history, system), or `adgen`
@@ -102,31 +109,42 @@ class ChatSource:
             `a.b` is the key `b` of the object `a`.
         learn: Which answers are trained on: `all` of a conversation, or only the `last`, which is everything the
             assistant says after the user's last message. Messages with `loss: false` or `weight: 0` are excluded.
-        limit: Maximum number of records of `files` to read; None reads all.
-        weight: Share of the source in the tokens of the run, relative to the weights of the other sources. None, for
-            all sources, means shares in proportion to their sizes.
+        limit: Maximum number of records of `files` or `hub` to read; None reads all.
+        weight: Share of the source in the tokens of the run, or with `mix_by: conversations` in its conversations,
+            relative to the weights of the other sources. None, for all sources, means shares in proportion to their
+            sizes.
         val_files: Paths of files with validation conversations, instead of a held-out share of the source.
+        hub: Name of a dataset on the Hugging Face Hub, or of a local folder of data files or from
+            `Dataset.save_to_disk`, instead of `files`.
+        hub_config: Configuration of the dataset, if it has several.
+        split: Split of the dataset; `train[:10%]` takes a part, but downloads all.
+        data_files: Names or patterns of files of the dataset; only these are downloaded. All by default.
+        revision: Branch, tag or commit of the dataset.
     """
 
     name: str
     lang: str
-    files: list[str]
+    files: list[str] = field(default_factory=list)
     format: ChatFormat = "messages"
     columns: dict[str, str] = field(default_factory=dict)
     learn: Learn = "all"
     limit: int | None = None
     weight: float | None = None
     val_files: list[str] = field(default_factory=list)
+    hub: str | None = None
+    hub_config: str | None = None
+    split: str = "train"
+    data_files: list[str] = field(default_factory=list)
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the ranges of the fields.
 
         Raises:
-            ValueError: If there is no file, the format or a key of it is unknown, or the weight or the limit is not a
-                positive number.
+            ValueError: If there are both files and a dataset, or neither, a key of a dataset stands beside files, the
+                format or a key of it is unknown, or the weight or the limit is not a positive number.
         """
-        if not self.files:
-            raise ValueError(f"source {self.name!r} has no files")
+        _check_origin(self)
         _check_limit(self.name, self.limit)
         if self.format not in get_args(ChatFormat):
             raise ValueError(
@@ -143,27 +161,51 @@ class ChatSource:
         if self.weight is not None and not 0 < self.weight < math.inf:
             raise ValueError(f"weight of source {self.name!r} is {self.weight}; set a positive number, or leave it out")
 
-    def find_files(self) -> list[InputFile]:
-        """Returns the files to train on, sorted within a folder or pattern.
+    def find_files(self) -> list[DataFile]:
+        """Returns the files to train on, sorted within a folder or pattern, or the dataset.
 
         Raises:
             FileNotFoundError: If a file does not exist.
             ValueError: If one is of an unknown kind.
         """
-        return find_files(self.files, CONVERSATION_KINDS)
+        return find_files(_origin_of(self), CONVERSATION_KINDS)
 
     def check_files(self) -> None:
         """Reads the first record of each file, which may be a bad one: those are counted later.
 
+        Of a dataset, only checks that it exists.
+
         Raises:
             FileNotFoundError: If a file does not exist.
-            ValueError: If one is of an unknown kind or damaged.
+            ValueError: If one is of an unknown kind or damaged, or there is no such dataset.
         """
-        check_record_files([*self.files, *self.val_files], CONVERSATION_KINDS)
+        check_record_files([*_origin_of(self), *self.val_files], CONVERSATION_KINDS)
 
     def validation(self) -> ChatSource:
         """Returns the validation files as a source of their own."""
-        return replace(self, files=self.val_files, val_files=[], limit=None)
+        return replace(self, files=self.val_files, val_files=[], limit=None, **_NO_DATASET)
+
+
+_NO_DATASET: dict[str, Any] = {"hub": None, "hub_config": None, "split": "train", "data_files": [], "revision": None}
+
+
+def _origin_of(source: TextSource | ChatSource) -> Sequence[str | HubDataset]:
+    """Returns the files of a source as they are named, or its dataset."""
+    if source.hub is None:
+        return source.files
+    files = tuple(source.data_files)
+    return [HubDataset(source.hub, source.hub_config, source.split, files, source.revision)]
+
+
+def _check_origin(source: TextSource | ChatSource) -> None:
+    if bool(source.files) == bool(source.hub):
+        found = f"files {source.files} and hub {source.hub!r}" if source.files else "neither"
+        raise ValueError(f"source {source.name!r} has {found}; set either `files` or `hub`")
+    given = [key for key, unset in _NO_DATASET.items() if getattr(source, key) != unset]
+    if given and source.hub is None:
+        raise ValueError(
+            f"source {source.name!r} has {given[0]}, a key of datasets, but files; set `hub`, or remove it"
+        )
 
 
 def _check_limit(name: str, limit: int | None) -> None:

@@ -43,6 +43,8 @@ def build_tokenizer(
         output: New folder for the tokenizer, loadable with `AutoTokenizer` and `GLMTokenizer`.
         corpus: Japanese text to learn pieces from: files, folders or patterns of .txt (one document per line), .jsonl,
             .json, .csv, .parquet or .arrow, also with .gz, .zst, .bz2 or .xz. FILE:KEY names the key of the text.
+            hub:NAME is a dataset of the Hugging Face Hub, as in hub:wikimedia/wikipedia,config=20231101.ja; its options
+            are config, split, data_files, revision and key.
         num_new_pieces: Number of pieces to add; each takes one row in both embeddings.
         policy: Which text is guaranteed to keep its token ids, because every new piece contains a character that this
             text never contains. `kana`: a kana; protects text without kana. `shinjitai`: a kana, or an ideograph

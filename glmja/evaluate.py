@@ -17,7 +17,7 @@ from glmja.cli.command import run_command
 from glmja.evaluation.scores import Scores, as_json
 from glmja.families.names import FamilyName
 from glmja.files.documents import check_document_files
-from glmja.files.input_files import CONVERSATION_KINDS, InputFile
+from glmja.files.input_files import CONVERSATION_KINDS, DataFile, InputFile
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.files.records import check_record_files
@@ -69,7 +69,8 @@ def evaluate(
         baseline: Folder of the model that `model` was extended from. Retention is measured against it.
         text: Held-out texts for bits and tokens per character, LANG=FILE each. LANG is ja, zh, en or code; FILE is a
             file, folder or pattern of .txt (a document a line), .jsonl, .json, .csv, .parquet or .arrow, also with .gz,
-            .zst, .bz2 or .xz. FILE:KEY names the key of the text in it.
+            .zst, .bz2 or .xz. FILE:KEY names the key of the text in it. hub:NAME is a dataset of the Hugging Face
+            Hub, as in ja=hub:NAME,split=test; its options are config, split, data_files, revision and key.
         text_key: Key or column of the text; a.b is the key b of the object a.
         documents: What is a document of a .txt file: a `line`, or the whole `file`, as a book.
         generate: Conversations with reference answers for BLEU-4, ROUGE and exact match, LANG=FILE each, as for
@@ -115,7 +116,8 @@ def evaluate(
     texts = files_by_language("--text", text, find_documents, LANGUAGES)
     chats = files_by_language("--generate", generate, partial(check_record_files, kinds=CONVERSATION_KINDS), LANGUAGES)
     folders = [folder for folder in (baseline, model) if folder]
-    sources = [file.path for files in (*texts.values(), *chats.values()) for file in files]
+    found = [file for files in (*texts.values(), *chats.values()) for file in files]
+    sources = [file.path for file in found if isinstance(file, InputFile)]
     check_free(output, overwrite, [*folders, *runs, *sources])
     place = check_device(device)
     retained = _check_languages(retain) or _RETAINED
@@ -154,9 +156,9 @@ def _check_languages(languages: list[str]) -> list[str]:
 
 
 def _read_tasks(
-    texts: Mapping[str, Sequence[InputFile]],
+    texts: Mapping[str, Sequence[DataFile]],
     text_key: str,
-    chats: Mapping[str, Sequence[InputFile]],
+    chats: Mapping[str, Sequence[DataFile]],
     questions: bool,
     retained: Sequence[str],
     limits: EvalLimits,

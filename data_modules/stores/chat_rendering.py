@@ -15,7 +15,8 @@ from glmja.conversation.formats import ChatFormat, read_conversation
 from glmja.conversation.record_fields import BadConversation
 from glmja.conversation.rendering import render_within
 from glmja.conversation.turns import Learn, check_turns, learning, without_unanswered
-from glmja.files.records import Chunk, records_of
+from glmja.files.chunks import Chunk
+from glmja.files.records import records_of
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 _NO_TARGETS = "no assistant text within the first row_len tokens"

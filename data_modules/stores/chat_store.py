@@ -24,6 +24,8 @@ from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.errors import DataError
 from glmja.files.checksums import sha256_of_file
+from glmja.files.hub_datasets import HubDataset
+from glmja.files.input_files import DataFile
 from glmja.files.json_files import read_json
 from glmja.files.records import read_chunks
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -110,11 +112,12 @@ class ChatStore(Store):
             OSError: If a file does not exist or the disk has no room.
             ValueError: If a file is damaged or not UTF-8, or no conversation has a target token; gives `path:line`.
         """
-        write = partial(_write, source, tokenizer, row_len)
-        key, former_key = _keys(source, tokenizer, row_len)
+        files = source.find_files()
+        write = partial(_write, source, files, tokenizer, row_len)
+        key, former_key = _keys(source, files, tokenizer, row_len)
         store = cls._open_or_create(cache_dir, key, write)
         store.find_former(cache_dir, former_key)
-        store.report.name_files([str(file) for file in source.find_files()])
+        store.report.name_files([str(file) for file in files])
         return store
 
     def check_dropped(self, name: str, max_bad_share: float) -> None:
@@ -152,7 +155,7 @@ def _moved(place: str, moved: Mapping[str, str]) -> str:
     return place
 
 
-def _keys(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> tuple[str, str]:
+def _keys(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenizer, row_len: int) -> tuple[str, str]:
     """Hashes the tokenizer, the settings and the content of the files.
 
     Returns:
@@ -161,7 +164,10 @@ def _keys(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> tuple[st
     settings, former_settings = _settings(source, row_len), f"{source.format} {row_len}"
     key = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {settings}".encode())
     former = hashlib.sha256(f"2 {tokenizer.fingerprint} {former_settings}".encode())
-    for file in source.find_files():
+    for file in files:
+        if isinstance(file, HubDataset):
+            key.update(file.content())
+            continue
         content = bytes.fromhex(sha256_of_file(file))
         key.update(content + file.kind.encode())
         former.update(content + str(file).encode())
@@ -172,8 +178,7 @@ def _settings(source: ChatSource, row_len: int) -> str:
     return json.dumps([source.format, sorted(source.columns.items()), source.learn, row_len, source.limit])
 
 
-def _write(source: ChatSource, tokenizer: GLMTokenizer, row_len: int, folder: Path) -> None:
-    files = source.find_files()
+def _write(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenizer, row_len: int, folder: Path) -> None:
     lengths: list[int] = []
     num_target_tokens: list[int] = []
     digests: list[bytes] = []

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
 from data_modules.stores.store import digest_of
+from glmja.files.chunks import Chunk
 from glmja.files.documents import documents_of
-from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import WORD_BOUNDARY, isolated_processor
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +21,12 @@ from data_modules.stores.document_encoder import DocumentEncoder
 from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.files.checksums import sha256_of_file
+from glmja.files.chunks import Chunk
 from glmja.files.compression import without_compression
 from glmja.files.documents import no_text, read_document_chunks
-from glmja.files.hub_datasets import load_hub, read_hub_chunks
-from glmja.files.input_files import InputFile
+from glmja.files.hub_datasets import HubDataset
+from glmja.files.input_files import DataFile, InputFile
 from glmja.files.json_files import read_json
-from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 _FORMAT = "2"  # increase when the content of a store for the same text changes
@@ -64,29 +63,25 @@ class TokenStore(Store):
         Raises:
             ChildProcessError: If a worker process dies, for example when the machine runs out of memory.
             OSError: If a file does not exist or the disk has no room.
-            ValueError: As `glmja.files.documents.read_documents` and `glmja.files.hub_datasets.load_hub`.
+            ValueError: As `glmja.files.documents.read_documents` and `glmja.files.hub_datasets.HubDataset.rows`.
         """
-        dataset = None
-        if source.hub:
-            dataset = load_hub(source.hub, source.hub_config, source.split, source.text_key, source.limit)
-        write = partial(_write, source, dataset, tokenizer, num_workers)
-        return cls._open_or_create(cache_dir, _key(source, dataset, tokenizer), write)
+        files = source.find_files()
+        write = partial(_write, source, files, tokenizer, num_workers)
+        return cls._open_or_create(cache_dir, _key(source, files, tokenizer), write)
 
 
-def _key(source: TextSource, dataset: Any, tokenizer: GLMTokenizer) -> str:
-    """Hashes the tokenizer, what is read of the files, and the content of these or of the dataset's Arrow files.
+def _key(source: TextSource, files: Sequence[DataFile], tokenizer: GLMTokenizer) -> str:
+    """Hashes the tokenizer, what is read of the files, and the content of these or of a dataset's Arrow files.
 
     Names of files do not count.
     """
     digest = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {source.text_key}".encode())
-    if dataset is not None:
-        digest.update(f"{source.split} {len(dataset)}".encode())  # a part of a split has the files of the whole
-        for file in dataset.cache_files:
-            digest.update(bytes.fromhex(sha256_of_file(file["filename"])) + Path(file["filename"]).suffix.encode())
-        return digest.hexdigest()[:32]
-    for path in source.find_files():
-        digest.update(bytes.fromhex(sha256_of_file(path)) + _kind_tag(path).encode())
-    if source.limit is not None:
+    for file in files:
+        if isinstance(file, HubDataset):
+            digest.update(file.content(source.limit if source.hub else None) + (file.key or "").encode())
+        else:
+            digest.update(bytes.fromhex(sha256_of_file(file)) + _kind_tag(file).encode())
+    if source.limit is not None and not source.hub:
         digest.update(f"limit {source.limit}".encode())
     return digest.hexdigest()[:32]
 
@@ -100,14 +95,16 @@ def _kind_tag(file: InputFile) -> str:
     return known.get((file.kind, is_packed), file.kind)
 
 
-def _write(source: TextSource, dataset: Any, tokenizer: GLMTokenizer, num_workers: int | None, folder: Path) -> None:
+def _write(
+    source: TextSource, files: Sequence[DataFile], tokenizer: GLMTokenizer, num_workers: int | None, folder: Path
+) -> None:
     encoder = DocumentEncoder(tokenizer, source.text_key)
     lengths: list[NDArray[np.int64]] = []
     seen: dict[bytes, None] = {}  # in the order of the documents; about 100 bytes of memory per document
     num_blank = num_repeated = 0
     with (
         (folder / TOKENS).open("wb") as out,
-        closing(_chunks(source, dataset)) as chunks,
+        closing(read_document_chunks(files, source.text_key, f"tokenizing {source.name}", source.limit)) as chunks,
         closing(map_in_processes(encoder, chunks, num_workers)) as encoded,
     ):
         for part in encoded:
@@ -117,16 +114,13 @@ def _write(source: TextSource, dataset: Any, tokenizer: GLMTokenizer, num_worker
             num_blank, num_repeated = num_blank + part.num_blank, num_repeated + int((~is_new).sum())
     all_lengths = np.concatenate([np.empty(0, np.int64), *lengths])
     if not len(all_lengths):
-        raise no_text(source.files or [_origin(source)])
+        raise no_text(source.files or files)
     finish_store(folder, all_lengths, list(seen), {"blank": num_blank, "repeated": num_repeated})
     log.info("%s: %d documents, %d tokens", source.name, len(all_lengths), all_lengths.sum())
 
 
 def read_source_chunks(source: TextSource) -> Generator[Chunk, None, None]:
     """Yields the documents of a source that are not tokenized, without showing progress."""
-    if source.hub:
-        dataset = load_hub(source.hub, source.hub_config, source.split, source.text_key, source.limit)
-        return read_hub_chunks(dataset, _origin(source), source.text_key, None)
     return read_document_chunks(source.find_files(), source.text_key, None, source.limit)
 
 
@@ -134,14 +128,3 @@ def _is_new(digest: bytes, seen: dict[bytes, None]) -> bool:
     before = len(seen)
     seen[digest] = None
     return len(seen) > before
-
-
-def _origin(source: TextSource) -> str:
-    return f"dataset {source.hub!r}, split {source.split!r}"
-
-
-def _chunks(source: TextSource, dataset: Any) -> Generator[Chunk, None, None]:
-    description = f"tokenizing {source.name}"
-    if dataset is None:
-        return read_document_chunks(source.find_files(), source.text_key, description, source.limit)
-    return read_hub_chunks(dataset, _origin(source), source.text_key, description)

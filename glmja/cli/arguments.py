@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from glmja.files.input_files import InputFile
+from glmja.files.input_files import DataFile
 
 LANGUAGES = ("ja", "zh", "en", "code")
 
@@ -12,15 +12,15 @@ LANGUAGES = ("ja", "zh", "en", "code")
 def files_by_language(
     flag: str,
     items: Sequence[str],
-    find: Callable[[Sequence[str]], list[InputFile]],
+    find: Callable[[Sequence[str]], list[DataFile]],
     known: Collection[str] | None = None,
-) -> dict[str, list[InputFile]]:
+) -> dict[str, list[DataFile]]:
     """Groups files by language.
 
     Args:
         flag: Flag that the items were given to, for error messages.
-        items: LANG=FILE each, such as `ja=data/ja.jsonl`, where FILE may be a folder or a pattern; a language may occur
-            several times.
+        items: LANG=FILE each, such as `ja=data/ja.jsonl`, where FILE may be a folder, a pattern or `hub:NAME`; a
+            language may occur several times.
         find: Finds and checks the files of an item.
         known: Languages that are accepted; all if None.
 
@@ -31,7 +31,7 @@ def files_by_language(
         FileNotFoundError: If a file does not exist.
         ValueError: If an item has another form, or names an unknown language or a file of an unsupported type.
     """
-    files: dict[str, list[InputFile]] = {}
+    files: dict[str, list[DataFile]] = {}
     for item in items:
         language, separator, path = item.partition("=")
         if not (language and separator and path):

@@ -8,8 +8,10 @@ from contextlib import closing
 from typing import Any
 
 from glmja.errors import DataError
-from glmja.files.input_files import DOCUMENT_KINDS, InputFile, InputPath, find_files
-from glmja.files.records import Chunk, read_chunks, records_of
+from glmja.files.chunks import Chunk
+from glmja.files.hub_datasets import HubDataset
+from glmja.files.input_files import DOCUMENT_KINDS, DataFile, InputPath, find_files
+from glmja.files.records import read_chunks, records_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def read_documents(paths: Sequence[InputPath], text_key: str = "text", descripti
 
 def check_document_files(
     paths: Iterable[InputPath], text_key: str = "text", whole_texts: bool = False
-) -> list[InputFile]:
+) -> list[DataFile]:
     """Finds files and reads the first record of each, so that a wrong file ends a command before its long work.
 
     Args:
@@ -62,6 +64,9 @@ def check_document_files(
     """
     files = find_files(paths, DOCUMENT_KINDS, whole_texts)
     for file in files:
+        if isinstance(file, HubDataset):
+            file.check()  # downloads nothing
+            continue
         with closing(read_chunks([file], text_key, limit=1)) as chunks:
             for chunk in chunks:
                 next(documents_of(chunk, text_key), None)

@@ -10,17 +10,17 @@ import glob
 import json
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from glmja.errors import DataError
 from glmja.files.compression import COMPRESSION_SUFFIXES, open_unpacked, without_compression
+from glmja.files.hub_datasets import PREFIX, HubDataset
 from glmja.files.placeholders import describe_placeholder
 
 Kind = Literal["text", "wiki", "whole", "json", "csv", "parquet", "arrow"]
-InputPath = str | os.PathLike[str]
 
 CONVERSATION_KINDS: tuple[Kind, ...] = ("json", "csv", "parquet", "arrow")
 DOCUMENT_KINDS: tuple[Kind, ...] = ("text", "wiki", *CONVERSATION_KINDS)
@@ -57,6 +57,11 @@ class InputFile:
     kind: Kind
     key: str | None = None
 
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return self.path.stat().st_size
+
     def __fspath__(self) -> str:
         """Returns the path."""
         return str(self.path)
@@ -66,13 +71,18 @@ class InputFile:
         return str(self.path)
 
 
+DataFile = InputFile | HubDataset
+InputPath = str | os.PathLike[str] | HubDataset
+
+
 def find_files(
     items: Iterable[InputPath], kinds: Collection[Kind] = DOCUMENT_KINDS, whole_texts: bool = False
-) -> list[InputFile]:
+) -> list[DataFile]:
     """Finds the files that a user names.
 
     Args:
         items: Paths of files or folders, or patterns such as `data/*.jsonl`; `PATH:KEY` names the key of the text.
+            `hub:NAME` is a dataset of the Hugging Face Hub; see `HubDataset.parse`.
         kinds: Accepted kinds. Other files are refused if they are named, and left out of a folder.
         whole_texts: Whether a text file is one document instead of one a line.
 
@@ -86,13 +96,16 @@ def find_files(
     found = [file for item in items for file in _files_of(item, kinds)]
     if not whole_texts:
         return found
+    whole: list[DataFile] = []
     for file in found:
-        if file.kind not in ("text", "whole"):
-            raise DataError(f"{file}: only a text file can be one document as a whole; this is a {file.kind} file")
-    return [replace(file, kind="whole") for file in found]
+        kind = f"{file.kind} file" if isinstance(file, InputFile) else "dataset"
+        if isinstance(file, HubDataset) or file.kind not in ("text", "whole"):
+            raise DataError(f"{file}: only a text file can be one document as a whole; this is a {kind}")
+        whole.append(replace(file, kind="whole"))
+    return whole
 
 
-def check_is_data(path: InputPath) -> None:
+def check_is_data(path: str | os.PathLike[str]) -> None:
     """Checks that a file is not what Git LFS or a server left in its place; see `describe_placeholder`.
 
     Raises:
@@ -102,9 +115,11 @@ def check_is_data(path: InputPath) -> None:
         raise DataError(f"{path}: {placeholder}")
 
 
-def _files_of(item: InputPath, kinds: Collection[Kind]) -> list[InputFile]:
-    if isinstance(item, InputFile):
+def _files_of(item: InputPath, kinds: Collection[Kind]) -> Sequence[DataFile]:
+    if isinstance(item, InputFile | HubDataset):
         return [item]
+    if str(item).startswith(PREFIX):
+        return [HubDataset.parse(str(item))]
     named, key = os.path.expandvars(Path(item).expanduser()), ""
     paths = _matches(named)
     if paths is None and ":" in named:

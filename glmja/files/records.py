@@ -9,42 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from glmja.errors import DataError
+from glmja.files.chunks import CHUNK_BYTES, Chunk, row_chunks
 from glmja.files.compression import UnpackError, open_unpacked
-from glmja.files.input_files import InputFile, InputPath, Kind, find_files
+from glmja.files.hub_datasets import HubDataset
+from glmja.files.input_files import DataFile, InputPath, Kind, find_files
 from glmja.files.json_files import parse_json
 from glmja.files.json_values import is_begun, json_values
 from glmja.files.progress import progress
 from glmja.files.tables import arrow_rows, csv_rows, parquet_rows
 from glmja.files.text_lines import MAX_LINE_BYTES, blocks_of, decode, lines_of
 
-_CHUNK_BYTES = 1 << 18  # large compared to the cost of handing a chunk to a process, small compared to its memory
 _FIRST_LINE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive raw records of a file or dataset.
-
-    Attributes:
-        origin: Path of the file or name of the dataset, for error messages.
-        first: Number of the first record, from 1.
-        raw: The records: lines as bytes, or documents or rows as they were read.
-        layout: Content of a record: a line of text, a line of JSON, a whole document, or a row of a table or array.
-        done: Amount of the file or dataset read so far, in bytes or rows.
-        key: Key or column of the text; None if the file has none of its own.
-    """
-
-    origin: str
-    first: int
-    raw: list[Any]
-    layout: Literal["text", "json", "document", "row"]
-    done: int
-    key: str | None = None
 
 
 def read_chunks(
@@ -53,7 +33,7 @@ def read_chunks(
     """Yields the records of files in order, in chunks that are not parsed yet.
 
     Args:
-        paths: Files, folders and patterns, as `glmja.files.input_files.find_files` takes them.
+        paths: Files, folders, patterns and datasets, as `glmja.files.input_files.find_files` takes them.
         column: Column to read of tables that name none; all if None.
         description: Text of a progress bar over the bytes read; no progress bar if None.
         limit: Maximum number of records, blank lines not counted; None reads all.
@@ -63,11 +43,11 @@ def read_chunks(
             damage are yielded first.
     """
     files = find_files(paths)
-    with progress(description, sum(file.path.stat().st_size for file in files)) as advance:
+    with progress(description, sum(file.size for file in files)) as advance:
         left = limit
         for file in files:
             done = 0
-            for chunk in _READERS[file.kind](file.path, file.key or column):
+            for chunk in _chunks_of(file, file.key or column):
                 part = chunk if left is None else _first_records(chunk, left)
                 advance(part.done - done)
                 done = part.done
@@ -76,7 +56,13 @@ def read_chunks(
                     left -= sum(map(_is_record, part.raw))
                     if left == 0:
                         return
-            advance(file.path.stat().st_size - done)
+            advance(file.size - done)
+
+
+def _chunks_of(file: DataFile, column: str | None) -> Iterator[Chunk]:
+    if isinstance(file, HubDataset):
+        return file.chunks(column)
+    return _READERS[file.kind](file.path, column)
 
 
 def records_of(chunk: Chunk) -> Iterator[tuple[str, Any]]:
@@ -107,36 +93,19 @@ def read_records(paths: Sequence[InputPath]) -> Generator[tuple[str, Any], None,
             yield from records_of(chunk)
 
 
-def check_record_files(paths: Iterable[InputPath], kinds: Collection[Kind]) -> list[InputFile]:
-    """Finds files and parses the first record of each; arguments and errors as `find_files` and `read_records`."""
+def check_record_files(paths: Iterable[InputPath], kinds: Collection[Kind]) -> list[DataFile]:
+    """Finds files and parses the first record of each; arguments and errors as `find_files` and `read_records`.
+
+    Nothing of a dataset of the Hub is downloaded; see `HubDataset.check`.
+    """
     files = find_files(paths, kinds)
     for file in files:
+        if isinstance(file, HubDataset):
+            file.check()
+            continue
         with closing(read_records([file])) as records:
             next(records, None)
     return files
-
-
-def row_chunks(
-    origin: str,
-    reads: Iterable[tuple[list[Any], int]],
-    position: Callable[[int], int],
-    layout: Literal["document", "row"] = "row",
-) -> Iterator[Chunk]:
-    """Cuts rows into chunks.
-
-    Args:
-        origin: Path of the file or name of the dataset.
-        reads: Rows in the portions in which they are read, each with its size in bytes.
-        position: Returns `Chunk.done` after a given number of rows.
-        layout: Content of a row.
-    """
-    first = 1
-    for rows, num_bytes in reads:
-        step = max(1, _CHUNK_BYTES * len(rows) // max(1, num_bytes))
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
-            yield Chunk(origin, first, part, layout, position(first + len(part) - 1))
-            first += len(part)
 
 
 def _is_record(raw: Any) -> bool:
@@ -161,7 +130,7 @@ def _line_chunks(path: Path, layout: Literal["text", "json"]) -> Iterator[Chunk]
             raw: list[bytes] = []
             size = 0
             try:
-                while size < _CHUNK_BYTES:
+                while size < CHUNK_BYTES:
                     raw.append(next(lines))
                     size += len(raw[-1])
             except (StopIteration, ValueError) as error:
@@ -237,7 +206,7 @@ def _portions(values: Iterable[tuple[list[Any], int]]) -> Iterator[tuple[list[An
         for value, length in values:
             rows += value
             size += length
-            if size >= _CHUNK_BYTES:
+            if size >= CHUNK_BYTES:
                 yield rows, size
                 rows, size = [], 0
     except DataError as error:

@@ -12,9 +12,8 @@ from data_modules.sources import TextSource
 from data_modules.stores import document_encoder, token_store
 from data_modules.stores.token_store import TokenStore
 from glmja.families.recognition import load_tokenizer
-from glmja.files import records
+from glmja.files.chunks import Chunk
 from glmja.files.documents import documents_of, read_document_chunks
-from glmja.files.records import Chunk
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import Piece
 from glmja.twin import build as twin
@@ -81,7 +80,8 @@ def test_a_store_that_another_process_finished_first_is_read(tmp_path, tokenizer
 
 @pytest.mark.parametrize("num_workers", [0, 2, 3])
 def test_a_store_is_the_same_whatever_the_number_of_workers(tmp_path, tokenizer, texts, num_workers, monkeypatch):
-    monkeypatch.setattr(records, "_CHUNK_BYTES", 300)
+    for module in ("chunks", "records"):
+        monkeypatch.setattr(f"glmja.files.{module}.CHUNK_BYTES", 300)
     files = [str(twin.text_file(language)) for language in ("ja", "zh")]
     store = TokenStore.of(TextSource("a", "ja", files), tokenizer, tmp_path, num_workers)
     expected = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts["ja"] + texts["zh"]]
@@ -157,7 +157,8 @@ def test_a_vocabulary_that_sees_across_cuts_is_not_cut(tokenizer, change, monkey
 def test_bad_text_is_named_with_its_line_and_leaves_no_store(
     tmp_path, tokenizer, num_workers, content, message, monkeypatch
 ):
-    monkeypatch.setattr(records, "_CHUNK_BYTES", 30)
+    for module in ("chunks", "records"):
+        monkeypatch.setattr(f"glmja.files.{module}.CHUNK_BYTES", 30)
     path = tmp_path / "a.jsonl"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):

@@ -5,7 +5,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glmja.files import records
 from glmja.files.documents import documents_of, read_document_chunks, read_documents
 
 COMPRESSED = gzip.compress(
@@ -47,7 +46,8 @@ def test_empty_documents_and_a_byte_order_mark_are_dropped(tmp_path):
 @pytest.mark.parametrize("size", [1, 20, 1 << 18])
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "jsonl.gz", "parquet"])
 def test_chunks_of_any_size_hold_every_unit_once_with_its_number(tmp_path, kind, size, monkeypatch):
-    monkeypatch.setattr(records, "_CHUNK_BYTES", size)
+    for module in ("chunks", "records"):
+        monkeypatch.setattr(f"glmja.files.{module}.CHUNK_BYTES", size)
     path, texts = tmp_path / f"a.{kind}", [f"text {i}" for i in range(600)]
     if kind == "parquet":
         pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)

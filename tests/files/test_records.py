@@ -5,7 +5,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from glmja.files import records
 from glmja.files.records import read_chunks, read_records, records_of
 
 ROWS = [{"text": f"text {i}", "number": i} for i in range(600)]
@@ -25,7 +24,8 @@ def written(folder, name):
 @pytest.mark.parametrize("size", [1, 100, 1 << 18])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "array.json", "a.parquet"])
 def test_every_kind_of_file_gives_the_same_records_in_chunks_of_any_size(tmp_path, name, size, monkeypatch):
-    monkeypatch.setattr(records, "_CHUNK_BYTES", size)
+    for module in ("chunks", "records"):
+        monkeypatch.setattr(f"glmja.files.{module}.CHUNK_BYTES", size)
     path = written(tmp_path, name)
     is_table = name in ("array.json", "a.parquet")
     places = [f"{path}: row {i}" if is_table else f"{path}:{i}" for i in range(1, 601)]
