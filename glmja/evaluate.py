@@ -6,7 +6,7 @@ Scores of two models are comparable if they were measured with the same options.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from glmja.modeling.model_folder import ModelFolder
 
 SCORES, PAGE, ANSWERS = "scores.json", "report.html", "answers.jsonl"
-RETENTION_FAILED = 7  # exit code
+RETENTION_FAILED, INCONCLUSIVE = 7, 8  # exit codes
 _RETAINED = ("zh", "en")
 
 
@@ -49,6 +49,9 @@ def evaluate(
     runs: list[str] = [],  # noqa: B006
     retain: list[str] = [],  # noqa: B006
     max_drift: float = 0.02,
+    max_kl: float = 0.15,
+    min_unchanged: float = 0.1,
+    min_documents: int = 20,
     segmentation: Segmentation = "characters",
     max_characters: int = 1_000_000,
     max_references: int = 200,
@@ -80,8 +83,12 @@ def evaluate(
             fit; one always may, unless this is 0.
         questions: Ask eight questions in Chinese and Japanese.
         runs: Folders of training runs whose curves the report shows.
-        retain: Languages of the texts in which the model must not lose quality; zh and en by default.
-        max_drift: Largest relative increase of bits per character allowed in a retained language; 0.02 is 2 %.
+        retain: Languages of the texts in which the model must be as its baseline; zh and en by default.
+        max_drift: Largest relative increase of bits per character allowed in a retained language; 0.02 is 2 %. The
+            whole 95 % confidence interval must be below it.
+        max_kl: Largest mean KL divergence from the baseline allowed in a retained language, in nats per token.
+        min_unchanged: Smallest share of greedy continuations that must be the baseline's.
+        min_documents: Number of documents of a retained language below which there is no verdict.
         segmentation: Segmentation of Chinese and Japanese for BLEU-4 and ROUGE; `words` requires jieba and
             sacrebleu[ja]. Other languages are split into words and marks. scores.json holds a signature of each
             score: segmentation, smoothing, library and version. With sacrebleu[ja], BLEU and chrF are also computed
@@ -101,26 +108,27 @@ def evaluate(
         overwrite: Replace the contents of `output`.
 
     Returns:
-        The scores as written to scores.json. The command exits with code 7 if retention failed.
+        The scores as written to scores.json. The command exits with code 7 if a language is lost or changed, and with
+        code 8 if the texts do not suffice to tell.
 
     Raises:
         ValueError: If an argument is out of range, an input is malformed, or the model has no chat format but has to
             answer.
         OSError: If a file does not exist, or the disk is full.
     """
+    from glmja.evaluation.retention import RetentionLimits
     from glmja.evaluation.tasks import EvalLimits
 
     limits = EvalLimits(max_characters, max_references, max_new_tokens, row_len, batch_size, stride)
-    _check_limits(max_bad_share, max_drift)
-    find_documents = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
-    texts = files_by_language("--text", text, find_documents, LANGUAGES)
-    chats = files_by_language("--generate", generate, partial(check_record_files, kinds=CONVERSATION_KINDS), LANGUAGES)
+    allowed = RetentionLimits(max_drift, max_kl, min_unchanged, min_documents)
+    _check_share(max_bad_share)
+    texts, chats = _find_files(text, text_key, documents, generate)
     folders = [folder for folder in (baseline, model) if folder]
     found = [file for files in (*texts.values(), *chats.values()) for file in files]
     sources = [file.path for file in found if isinstance(file, InputFile)]
     check_free(output, overwrite, [*folders, *runs, *sources])
     place = check_device(device)
-    retained = _check_languages(retain) or _RETAINED
+    retained = _check_languages(retain, texts) or _RETAINED
     tasks = _read_tasks(texts, text_key, chats, questions, retained if baseline else (), limits)
     _fit_references(tasks, (), max_bad_share)  # what is wrong already, before the models are opened
     opened = _open(folders, tasks, family)
@@ -134,7 +142,7 @@ def evaluate(
 
     outputs = _run(opened, tasks, place, dtype)
     both = outputs[-1], outputs[0] if baseline else None
-    scores = score(tasks, *both, max_drift=max_drift, segmentation=segmentation, segmenters=segmenters, device=place)
+    scores = score(tasks, *both, limits=allowed, segmentation=segmentation, segmenters=segmenters, device=place)
     answers = list_answers(tasks, *both)
     page = render(scores, answers, tokenize_samples(tasks, *both), run_curves)
     _write(output, overwrite, scores, answers, page)
@@ -142,16 +150,26 @@ def evaluate(
     return scores
 
 
-def _check_limits(max_bad_share: float, max_drift: float) -> None:
+def _find_files(
+    text: list[str], text_key: str, documents: Literal["line", "file"], generate: list[str]
+) -> tuple[dict[str, list[DataFile]], dict[str, list[DataFile]]]:
+    """Returns the texts and the conversations of each language."""
+    find_documents = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
+    find_chats = partial(check_record_files, kinds=CONVERSATION_KINDS)
+    texts = files_by_language("--text", text, find_documents, LANGUAGES)
+    return texts, files_by_language("--generate", generate, find_chats, LANGUAGES)
+
+
+def _check_share(max_bad_share: float) -> None:
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"`max_bad_share` ({max_bad_share}) must be a share from 0 to 1")
-    if not 0 <= max_drift < float("inf"):
-        raise ValueError(f"`max_drift` ({max_drift}) must be at least 0; 0.02 allows 2 % more bits per character")
 
 
-def _check_languages(languages: list[str]) -> list[str]:
+def _check_languages(languages: list[str], texts: Collection[str]) -> list[str]:
     if unknown := sorted(set(languages) - set(LANGUAGES)):
         raise ValueError(f"`retain` {unknown[0]}: unknown language; known are {', '.join(LANGUAGES)}")
+    if missing := [lang for lang in languages if lang not in texts]:
+        raise ValueError(f"`retain` {missing[0]}: there is no `text` of it to measure retention with")
     return languages
 
 
@@ -236,9 +254,9 @@ def _show(scores: Scores, answers: Sequence[Answer], tasks: EvalTasks, page: Pat
     from glmja.evaluation.tables import tables
 
     show(*tables(scores, answers))
-    if scores.baseline and not scores.retention:
-        languages = " or ".join(retained)
-        show(f"retention was not measured: there is no --text of {languages}", style="bold yellow")
+    if scores.baseline and (missing := [lang for lang in retained if lang not in tasks.retained]):
+        languages = " or ".join(missing)
+        show(f"retention of {languages} was not measured: there is no --text of it", style="bold yellow")
     for lang, found in tasks.references.items():
         show(*(f"--generate {lang}: {note}" for note in found.notes()), style="bold yellow")
     show(f"Report: {page}")
@@ -247,8 +265,8 @@ def _show(scores: Scores, answers: Sequence[Answer], tasks: EvalTasks, page: Pat
 def main(args: list[str] | None = None) -> Scores:
     """Runs the command line."""
     scores = run_command(evaluate, args)
-    if scores.retention and not scores.retention.passed:
-        raise SystemExit(RETENTION_FAILED)
+    if scores.retention and scores.retention.verdict != "kept":
+        raise SystemExit(INCONCLUSIVE if scores.retention.verdict == "inconclusive" else RETENTION_FAILED)
     return scores
 
 

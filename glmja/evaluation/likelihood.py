@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -34,16 +34,24 @@ class Likelihood:
     """Likelihood of a text.
 
     Attributes:
-        documents: Number of documents.
         characters: Number of characters.
         tokens: Number of tokens.
-        nats: Total negative log-likelihood in nats.
+        document_nats: Negative log-likelihood of each document, in nats.
     """
 
-    documents: int = 0
     characters: int = 0
     tokens: int = 0
-    nats: float = 0.0
+    document_nats: list[float] = field(default_factory=list)
+
+    @property
+    def documents(self) -> int:
+        """Number of documents."""
+        return len(self.document_nats)
+
+    @property
+    def nats(self) -> float:
+        """Total negative log-likelihood, in nats."""
+        return math.fsum(self.document_nats)
 
     @property
     def bits_per_char(self) -> float:
@@ -109,7 +117,8 @@ def measure(
     kept: list[Row] = []
     kept_states: list[Tensor] = []
     rows = _count(documents, lambda document: to_rows(document, tokenizer, row_len, stride, beside), found)
-    while block := list(islice(rows, _ROWS_SORTED)):
+    while numbered := list(islice(rows, _ROWS_SORTED)):
+        block = [row for _, row in numbered]
         states: dict[int, Tensor] = {}
         num_kept = _num_rows(block, keep - sum(map(_num_predicted, kept)))
         order = sorted(range(len(block)), key=lambda i: -len(block[i].ids))
@@ -121,7 +130,8 @@ def measure(
             hidden_BTD = model.model(ids_BT, use_cache=False).last_hidden_state
             targets = [[IGNORE_INDEX] * row.num_given + row.ids[row.num_given :] for row in batch]
             labels_BT = pad_sequences(targets, IGNORE_INDEX).to(model.device)
-            found.nats += next_token_loss(hidden_BTD, head_VD, labels_BT, _CHUNK_LEN)[0].item()
+            for i, nats in zip(numbers, _row_nats(hidden_BTD, head_VD, labels_BT), strict=True):
+                found.document_nats[numbered[i][0]] += nats
             for i, hidden_TD in zip(numbers, hidden_BTD, strict=True):
                 if i < num_kept:  # the state at a position predicts the next token; a view would keep the whole batch
                     predicting = slice(block[i].num_given - 1, len(block[i].ids) - 1)
@@ -174,14 +184,20 @@ def mean_kl(old: Distributions, new: Distributions, device: torch.device | str =
     return (total / num_positions if num_positions else None), num_positions
 
 
-def _count(documents: Iterable[str], split: Callable[[str], list[Row]], found: Likelihood) -> Iterator[Row]:
-    """Yields the rows of the documents and adds up documents, characters and tokens."""
-    for document in documents:
+def _count(documents: Iterable[str], split: Callable[[str], list[Row]], found: Likelihood) -> Iterator[tuple[int, Row]]:
+    """Yields the rows of the documents with the document's number, and adds up documents, characters and tokens."""
+    for number, document in enumerate(documents):
         rows = split(document)
-        found.documents += 1
+        found.document_nats.append(0.0)
         found.characters += len(document)
         found.tokens += sum(map(_num_predicted, rows))
-        yield from rows
+        yield from ((number, row) for row in rows)
+
+
+def _row_nats(hidden_BTD: Tensor, head_VD: Tensor, labels_BT: Tensor) -> list[float]:
+    """Returns the negative log-likelihood of each row, in nats."""
+    rows = zip(hidden_BTD.split(1), labels_BT.split(1), strict=True)
+    return torch.stack([next_token_loss(hidden, head_VD, labels, _CHUNK_LEN)[0] for hidden, labels in rows]).tolist()
 
 
 def _num_predicted(row: Row) -> int:

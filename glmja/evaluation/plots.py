@@ -42,25 +42,25 @@ def bars(values: Mapping[str, Sequence[float]], groups: Sequence[str], label: st
     return _uri(figure)
 
 
-def drifts(values: Mapping[str, float], limit: float) -> str:
-    """Plots relative changes of bits per character as horizontal bars with the allowed limit.
+def drifts(values: Mapping[str, tuple[float, float, float]], limit: float) -> str:
+    """Plots relative changes of bits per character with their confidence intervals and the allowed limit.
 
     Args:
-        values: Relative change of each language; 0.01 is 1 %.
+        values: Relative change of each language, and the ends of its interval; 0.01 is 1 %.
         limit: Largest change allowed.
 
     Returns:
         A `data:` URI.
     """
     figure, axes = _figure("", height=0.9 + 0.45 * len(values))
-    names, percents = list(values), [100 * value for value in values.values()]
-    colors = [COLORS[2] if value <= limit else COLORS[4] for value in values.values()]
-    drawn = axes.barh(names, percents, 0.5, color=colors)
-    axes.bar_label(drawn, fmt="%+.2f %%", fontsize=9, padding=4)
-    axes.axvline(100 * limit, color=COLORS[4], linestyle="--", label=f"limit: {limit:+.1%}")
+    for name, (value, low, high) in values.items():
+        axes.plot([100 * low, 100 * high], [name, name], color=COLORS[0], linewidth=2, solid_capstyle="butt")
+        axes.plot([100 * value], [name], color=COLORS[0], marker="o")
+        axes.annotate(f"{value:+.2%}", (100 * value, name), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+    axes.axvline(100 * limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit:+.1%}")
     axes.axvline(0, color="black", linewidth=0.8)
-    reach = 1.5 * max(100 * limit, *map(abs, percents), 0.1)
-    axes.set(xlim=(-reach, reach), xlabel="change of bits per character, %")
+    reach = 1.2 * max(100 * limit, 0.1, *(100 * abs(end) for ends in values.values() for end in ends))
+    axes.set(xlim=(-reach, reach), ylim=(-0.6, len(values) - 0.4), xlabel="change of bits per character, %")
     axes.invert_yaxis()
     axes.legend(frameon=False, fontsize=8)
     return _uri(figure)

@@ -38,7 +38,7 @@ def render(
     return environment.get_template("report_page.html").render(
         scores=scores,
         names=scores.compared,
-        verdict=str(verdict(scores.retention)) if scores.retention else None,
+        verdict=list(map(str, verdict(scores.retention))) if scores.retention else [],
         questions=[answer for answer in answers if answer.reference is None],
         examples=_examples(answers),
         samples=samples,
@@ -50,8 +50,9 @@ def render(
 def _plots(scores: Scores) -> dict[str, str]:
     found, text = {}, scores.text
     if scores.retention:
-        drift = {lang: retained.drift for lang, retained in scores.retention.languages.items()}
-        found["drift"] = plots.drifts(drift, scores.retention.max_drift)
+        languages = scores.retention.languages
+        drift = {lang: (kept.drift, kept.drift_low, kept.drift_high) for lang, kept in languages.items()}
+        found["drift"] = plots.drifts(drift, scores.retention.limits.max_drift)
     for key, label in (("bits_per_char", "bits per character"), ("tokens_per_char", "tokens per character")):
         if text:
             values = {name: [getattr(getattr(one, name), key) for one in text.values()] for name in scores.compared}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from glmja.evaluation.retention import Retention
 from glmja.text.overlap import Overlap, Segmentation
 
 
@@ -29,42 +30,6 @@ class TextComparison:
     characters: int
     model: TextScores
     baseline: TextScores | None = None
-
-
-@dataclass(frozen=True)
-class LanguageRetention:
-    """How far the model has moved from its baseline in one language.
-
-    Attributes:
-        drift: Relative change of bits per character; positive is worse.
-        mean_kl_nats: Mean KL divergence in nats per token; None if no row is tokenized alike.
-        kl_tokens: Number of positions that the mean is over.
-        greedy_unchanged: Share of greedy continuations that are identical, id by id.
-        greedy_continuations: Number of continuations compared.
-    """
-
-    drift: float
-    mean_kl_nats: float | None
-    kl_tokens: int
-    greedy_unchanged: float
-    greedy_continuations: int
-
-
-@dataclass(frozen=True)
-class Retention:
-    """Retention of what the baseline could do.
-
-    Attributes:
-        languages: Results of each language.
-        max_drift: Largest drift allowed.
-        worst: The language with the largest drift.
-        passed: Whether no drift exceeds `max_drift`.
-    """
-
-    languages: dict[str, LanguageRetention]
-    max_drift: float
-    worst: str
-    passed: bool
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,20 @@ from glmja.conversation.replies import Reply
 from glmja.evaluation.evaluator import ModelOutputs
 from glmja.evaluation.likelihood import mean_kl
 from glmja.evaluation.references import Reference
-from glmja.evaluation.scores import (
+from glmja.evaluation.retention import (
     LanguageRetention,
+    Retention,
+    RetentionLimits,
+    judge,
+    measure_drift,
+    retention,
+)
+from glmja.evaluation.scores import (
     ModelInfo,
     Quality,
     QuestionComparison,
     ReplyComparison,
     ReplyScores,
-    Retention,
     Scores,
     TextComparison,
     TextScores,
@@ -36,7 +42,7 @@ def score(
     model: ModelOutputs,
     baseline: ModelOutputs | None,
     *,
-    max_drift: float,
+    limits: RetentionLimits,
     segmentation: Segmentation,
     segmenters: Mapping[str, Segmenter],
     device: str = "cpu",
@@ -47,7 +53,7 @@ def score(
         tasks: Inputs of the evaluation.
         model: Outputs of the model.
         baseline: Outputs of the baseline, if there is one.
-        max_drift: Largest relative increase of bits per character allowed in a retained language.
+        limits: What the model may change of its baseline in a retained language.
         segmentation: Name of the segmentation of Chinese and Japanese.
         segmenters: Segmenter of each language with references.
         device: Device to compute KL divergences on.
@@ -55,7 +61,7 @@ def score(
     return Scores(
         glmja=__version__,
         text={lang: _text(lang, model, baseline) for lang in tasks.texts},
-        retention=_retention(tasks.retained, model, baseline, max_drift, device),
+        retention=_retention(tasks.retained, model, baseline, limits, device),
         generation={
             lang: _generation(lang, tasks, model, baseline, segmenters[lang], segmentation) for lang in tasks.references
         },
@@ -83,25 +89,34 @@ def _text(lang: str, model: ModelOutputs, baseline: ModelOutputs | None) -> Text
 
 
 def _retention(
-    languages: Sequence[str], model: ModelOutputs, baseline: ModelOutputs | None, max_drift: float, device: str
+    languages: Sequence[str],
+    model: ModelOutputs,
+    baseline: ModelOutputs | None,
+    limits: RetentionLimits,
+    device: str,
 ) -> Retention | None:
     if not baseline or not languages:
         return None
-    found = {lang: _language_retention(lang, model, baseline, device) for lang in languages}
-    worst = max(found, key=lambda lang: found[lang].drift)
-    return Retention(found, max_drift, worst, found[worst].drift <= max_drift)
+    return retention({lang: _retained(lang, model, baseline, limits, device) for lang in languages}, limits)
 
 
-def _language_retention(lang: str, model: ModelOutputs, baseline: ModelOutputs, device: str) -> LanguageRetention:
-    before, after = (outputs.likelihoods[lang].bits_per_char for outputs in (baseline, model))
+def _retained(
+    lang: str, model: ModelOutputs, baseline: ModelOutputs, limits: RetentionLimits, device: str
+) -> LanguageRetention:
+    before, after = (outputs.likelihoods[lang].document_nats for outputs in (baseline, model))
     pairs = list(zip(baseline.continuations[lang], model.continuations[lang], strict=True))
     kl, kl_tokens = mean_kl(baseline.distributions[lang], model.distributions[lang], device)
+    drift, unchanged = measure_drift(before, after), sum(old == new for old, new in pairs) / len(pairs)
+    verdict, reasons = judge(drift, kl, unchanged, len(before), limits)
     return LanguageRetention(
-        drift=after / before - 1 if before else 0.0,
+        **vars(drift),
+        documents=len(before),
         mean_kl_nats=kl,
         kl_tokens=kl_tokens,
-        greedy_unchanged=sum(old == new for old, new in pairs) / len(pairs),
+        greedy_unchanged=unchanged,
         greedy_continuations=len(pairs),
+        verdict=verdict,
+        reasons=reasons,
     )
 
 

@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from glmja.evaluation.answers import Answer
-from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Retention, Scores, TextComparison
+from glmja.evaluation.retention import Retention
+from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Scores, TextComparison
 from glmja.text.printable import printable
 from glmja.text.sacrebleu_scores import INSTALL
 from glmja.text.terminal import as_text, make_table
@@ -22,6 +23,7 @@ _MEASURES = {  # short headers: the table fits into 80 columns
     "exact_match": "exact",
     "right_tool": "right tool",
 }
+_VERDICT_STYLES = {"kept": "bold green", "changed": "bold red", "lost": "bold red", "inconclusive": "bold yellow"}
 _QUALITY = {"repetition": "repeats", "script_purity": "script", "stopped": "ended"}
 
 
@@ -42,18 +44,18 @@ def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
     if scores.text:
         shown += [_text(scores.text, names), as_text(f"bits/char: {scores.text_signature}", "dim")]
     if scores.retention:
-        shown += [_retention(scores.retention), verdict(scores.retention)]
+        shown += [_retention(scores.retention), *verdict(scores.retention)]
     return shown
 
 
-def verdict(retention: Retention) -> Text:
-    """Formats in one line whether retention passed."""
-    drift = retention.languages[retention.worst].drift
-    return Text(
-        f"retention {'passed' if retention.passed else 'FAILED'}: bits per character of {retention.worst} changed by "
-        f"{drift:+.2%} (limit {retention.max_drift:+.2%})",
-        style="bold green" if retention.passed else "bold red",
-    )
+def verdict(retention: Retention) -> list[Text]:
+    """Formats the verdict on retention in a line, and the reasons of each language in a line each."""
+    languages = ", ".join(f"{lang} {found.verdict}" for lang, found in retention.languages.items())
+    lines = [Text(f"retention: {retention.verdict} ({languages})", style=_VERDICT_STYLES[retention.verdict])]
+    reasons = [
+        f"{lang} {found.verdict}: {reason}" for lang, found in retention.languages.items() for reason in found.reasons
+    ]
+    return lines + [Text(reason) for reason in reasons]
 
 
 def _ended(questions: Mapping[str, QuestionComparison], names: Sequence[str]) -> Text:
@@ -83,12 +85,18 @@ def _text(text: Mapping[str, TextComparison], names: Sequence[str]) -> Table:
 
 
 def _retention(retention: Retention) -> Table:
-    headings = ["", "change of bits/char", "mean KL, nats/token", "greedy continuations unchanged"]
+    headings = ["", "documents", "change of\nbits/char", "95 %\ninterval", "without\nextremes", "KL, nats\nper token",
+                "unchanged\ncontinuations"]  # fmt: skip
     rows = []
     for lang, found in retention.languages.items():
+        interval = f"{found.drift_low:+.2%}\n{found.drift_high:+.2%}"
         kl = "–" if found.mean_kl_nats is None else f"{found.mean_kl_nats:.4f}"
         share = f"{found.greedy_unchanged:.0%} of {found.greedy_continuations}"
-        rows.append([lang, f"{found.drift:+.2%}", kl, share])
+        trimmed = f"{found.drift_trimmed:+.2%}"
+        rows.append([lang, f"{found.documents:,}", f"{found.drift:+.2%}", interval, trimmed, kl, share])
+    limits = retention.limits
+    bounds = [f"≥ {limits.min_documents}", f"≤ {limits.max_drift:+.2%}", "", "", f"≤ {limits.max_kl:g}"]
+    rows.append(["limit", *bounds, f"≥ {limits.min_unchanged:.0%}"])
     return make_table(headings, rows, title="Retention", align="right")
 
 

@@ -1,4 +1,5 @@
-from glmja.evaluation.scores import LanguageRetention, ModelInfo, Retention, Scores, TextComparison, TextScores, as_json
+from glmja.evaluation.retention import LanguageRetention, RetentionLimits, retention
+from glmja.evaluation.scores import ModelInfo, Scores, TextComparison, TextScores, as_json
 from glmja.evaluation.tables import tables, verdict
 
 
@@ -25,11 +26,18 @@ def scores(**values):
     return Scores(**empty | {"model": info, "baseline": info} | values)
 
 
-def test_the_verdict_names_the_worst_language_its_drift_and_the_limit():
-    zh, en = (LanguageRetention(drift, None, 0, 1.0, 3) for drift in (0.0312, -0.01))
-    failed = verdict(Retention({"zh": zh, "en": en}, 0.02, "zh", False))
-    assert failed.plain == "retention FAILED: bits per character of zh changed by +3.12% (limit +2.00%)"
-    assert verdict(Retention({"en": en}, 0.02, "en", True)).plain.startswith("retention passed: ")
+def test_the_verdict_names_each_language_and_why_it_is_not_kept():
+    values = {"drift": 0.0312, "drift_low": 0.025, "drift_high": 0.04, "drift_trimmed": 0.03, "documents": 99,
+              "mean_kl_nats": None, "kl_tokens": 0, "greedy_unchanged": 0.5, "greedy_continuations": 4}  # fmt: skip
+    zh = LanguageRetention(**values, verdict="lost", reasons=["bits per character changed"])
+    en = LanguageRetention(**values, verdict="kept", reasons=[])
+    both = retention({"zh": zh, "en": en}, RetentionLimits())
+    assert [str(line) for line in verdict(both)] == [
+        "retention: lost (zh lost, en kept)", "zh lost: bits per character changed"
+    ]  # fmt: skip
+    assert [str(line) for line in verdict(retention({"en": en}, RetentionLimits()))] == ["retention: kept (en kept)"]
+    table, *_ = tables(scores(retention=both), [])
+    assert [str(cell) for cell in list(table.columns[3].cells)] == ["+2.50%\n+4.00%", "+2.50%\n+4.00%", ""]
 
 
 def test_only_measured_tasks_have_a_table():

@@ -9,6 +9,7 @@ from glmja.conversation.replies import Reply
 from glmja.evaluation.evaluator import ModelOutputs
 from glmja.evaluation.likelihood import Distributions, Likelihood
 from glmja.evaluation.references import Reference, References
+from glmja.evaluation.retention import RetentionLimits
 from glmja.evaluation.scoring import score
 from glmja.evaluation.tasks import EvalLimits, EvalTasks
 from glmja.text.overlap import segmenter
@@ -26,9 +27,10 @@ def reply(text, metadata="", ids=(5, 6), stopped=True):
     return Reply(text, metadata, list(ids), 3, stopped)
 
 
-def scored(given, model, baseline=None, max_drift=0.02):
+def scored(given, model, baseline=None, **limits):
     segmenters = {lang: segmenter(lang, "characters") for lang in given.references}
-    return score(given, model, baseline, max_drift=max_drift, segmentation="characters", segmenters=segmenters)
+    allowed = RetentionLimits(min_documents=2, **limits)
+    return score(given, model, baseline, limits=allowed, segmentation="characters", segmenters=segmenters)
 
 
 @pytest.fixture
@@ -76,24 +78,30 @@ def test_records_that_were_left_out_are_counted(outputs):
 
 
 def with_text(outputs, bits, continuations):
-    nothing = Distributions([], [], torch.zeros(2, 4))
-    likelihood = Likelihood(1, 3, 2, bits * 3 * 0.6931471805599453)
+    states, head = torch.eye(4)[:3], torch.eye(4)
+    likelihood = Likelihood(6, 4, [bits * 3 * 0.6931471805599453] * 2)
     return replace(
         outputs,
         likelihoods={"zh": likelihood},
-        distributions={"zh": nothing},
+        distributions={"zh": Distributions([[1, 2, 3, 4]], [states], head)},
         continuations={"zh": continuations},
     )
 
 
-@pytest.mark.parametrize(("bits", "passed"), [(2.0, True), (2.03, True), (2.05, False), (1.0, True)])
-def test_retention_passes_up_to_the_limit(outputs, bits, passed):
+@pytest.mark.parametrize(
+    ("bits", "continuation", "verdict"),
+    [(2.0, 2, "kept"), (2.03, 2, "kept"), (2.05, 2, "lost"), (1.0, 2, "kept"), (1.0, 3, "changed")],
+)
+def test_a_model_is_kept_if_its_text_is_as_likely_and_its_continuations_are_the_same(
+    outputs, bits, continuation, verdict
+):
     given = tasks(texts=["zh"], retained=["zh"])
-    before, after = with_text(outputs, 2.0, [[1], [2]]), with_text(outputs, bits, [[1], [3]])
-    found = scored(given, after, before)
-    assert found.retention.passed == passed and found.retention.worst == "zh"
+    before, after = with_text(outputs, 2.0, [[1], [2]]), with_text(outputs, bits, [[1], [continuation]])
+    found = scored(given, after, before, min_unchanged=0.6)
+    assert found.retention.verdict == verdict
     assert found.retention.languages["zh"].drift == pytest.approx(bits / 2 - 1)
-    assert found.retention.languages["zh"].greedy_unchanged == 0.5
+    assert found.retention.languages["zh"].greedy_unchanged == (1 if continuation == 2 else 0.5)
+    assert found.retention.languages["zh"].mean_kl_nats == pytest.approx(0, abs=1e-6)
     assert found.text["zh"].model.bits_per_char == pytest.approx(bits)
     assert found.text["zh"].baseline.bits_per_char == pytest.approx(2.0)
     assert scored(given, after).retention is None
