@@ -112,8 +112,8 @@ def render_rounds(
 
     The format is plain text, so user text can imitate a round. Sources: `build_prompt` in
     https://huggingface.co/THUDM/chatglm2-6b/blob/main/tokenization_chatglm.py and `chat` in
-    https://huggingface.co/THUDM/chatglm-6b/blob/main/modeling_chatglm.py, which sends a first question unchanged. The
-    ids begin with `[gMASK] <sop>`, as in ChatGLM2; ChatGLM-6B puts them last, but its weights cannot be loaded here.
+    https://huggingface.co/THUDM/chatglm-6b/blob/main/modeling_chatglm.py, which sends a first question unchanged. Where
+    `[gMASK] <sop>` are, before the text or after it, the tokenizer decides.
 
     Args:
         messages: Questions of a user and answers of an assistant in turns, a question last.
@@ -130,7 +130,7 @@ def render_rounds(
         for i, message in enumerate(messages)
     )
     alone = prompt_format == "chatglm" and len(messages) == 1
-    return [*tokenizer.prefix_ids, *tokenizer.encode(messages[0]["content"] if alone else text)]
+    return tokenizer.prompt_ids(tokenizer.encode(messages[0]["content"] if alone else text))
 
 
 def _check_rounds(messages: Sequence[Message], prompt_format: str) -> None:
@@ -148,7 +148,7 @@ def question_ids(text: str, tokenizer: GLMTokenizer) -> list[int]:
     """Renders a user's text as a prompt, or as plain text to continue if the tokenizer has no role tokens."""
     if family_of(tokenizer).has_roles:
         return render_prompt([{"role": "user", "content": text}], tokenizer)
-    return [*tokenizer.prefix_ids, *tokenizer.encode(text)]
+    return tokenizer.prompt_ids(tokenizer.encode(text))
 
 
 def _body_ids(message: Message, tokenizer: GLMTokenizer) -> list[int]:

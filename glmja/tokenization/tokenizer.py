@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
@@ -20,6 +20,7 @@ from glmja.files.placeholders import describe_placeholder
 from glmja.tokenization.vocabulary import Piece, parse_proto
 
 Role = Literal["system", "user", "assistant", "observation"]
+Algorithm = Literal["BPE", "UNIGRAM"]
 
 FILE_NAME = "tokenizer.model"
 
@@ -48,15 +49,25 @@ class GLMTokenizer:
     """Encodes text to token ids and decodes it, for ChatGLM2, ChatGLM3 and their extensions.
 
     Attributes:
+        file_name: Name of the tokenizer's file in a model folder.
+        algorithm: The algorithm of SentencePiece that its vocabulary is made for.
         proto: The SentencePiece model, control pieces included.
     """
+
+    file_name: ClassVar[str] = FILE_NAME
+    algorithm: ClassVar[Algorithm] = "BPE"
 
     def __init__(self, proto: spm.ModelProto) -> None:
         """Wraps a SentencePiece model that defines its control tokens as pieces of type CONTROL.
 
         Raises:
-            ModelError: If SentencePiece rejects the model, or its end-of-text token is not a control token.
+            ModelError: If the model is of another algorithm, SentencePiece rejects it, or its end-of-text token is not
+                a control token.
         """
+        found = spm.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type)
+        if found != self.algorithm:
+            what = " (ChatGLM-6B of March 2023 has such a one, in ice_text.model)" if found == "UNIGRAM" else ""
+            raise ModelError(f"its vocabulary is made for the algorithm {found}, not {self.algorithm}{what}")
         self.proto = proto
         try:
             self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
@@ -119,7 +130,11 @@ class GLMTokenizer:
         """
         if ids and not 0 <= min(ids) <= max(ids) < len(self):
             raise ValueError(f"ids {min(ids)} to {max(ids)} are not all in the vocabulary of {len(self)} ids")
-        return self._processor.decode(list(ids))
+        return self._decoder.decode(list(ids))
+
+    @property
+    def _decoder(self) -> SentencePieceProcessor:
+        return self._processor
 
     def piece(self, token_id: int) -> str:
         """Returns the piece of an id as SentencePiece writes it, with ▁ for a space."""
@@ -151,8 +166,12 @@ class GLMTokenizer:
 
     @property
     def prefix_ids(self) -> list[int]:
-        """Ids of `[gMASK] <sop>`, with which every sequence begins."""
+        """Ids of `[gMASK] <sop>`, with which every document begins."""
         return [self.control_id("[gMASK]"), self.control_id("<sop>")]
+
+    def prompt_ids(self, text_ids: Sequence[int]) -> list[int]:
+        """Returns the ids of a text as a prompt: with `[gMASK] <sop>` where the model expects them."""
+        return [*self.prefix_ids, *text_ids]
 
     @property
     def has_roles(self) -> bool:
@@ -180,7 +199,7 @@ class GLMTokenizer:
 
         A character that is encoded as bytes counts at its first byte; control tokens have none.
         """
-        return [_num_characters(piece) for piece in self.proto.pieces]
+        return [num_characters(piece) for piece in self.proto.pieces]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -188,8 +207,8 @@ class GLMTokenizer:
         return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Writes `tokenizer.model` into an existing folder."""
-        (Path(folder) / FILE_NAME).write_bytes(self.proto.SerializeToString(deterministic=True))
+        """Writes the tokenizer's file into an existing folder."""
+        (Path(folder) / self.file_name).write_bytes(self.proto.SerializeToString(deterministic=True))
 
 
 def _surrogate(texts: Sequence[str], error: Exception) -> Exception:
@@ -241,7 +260,8 @@ def _defines_control_tokens(proto: spm.ModelProto) -> bool:
     return any(p.type == Piece.CONTROL and p.piece == "[gMASK]" for p in proto.pieces)
 
 
-def _num_characters(piece: spm.ModelProto.SentencePiece) -> int:
+def num_characters(piece: spm.ModelProto.SentencePiece) -> int:
+    """Returns the number of characters that a piece stands for; see `GLMTokenizer.num_characters`."""
     if piece.type == Piece.BYTE:
         return int(not 0x80 <= int(piece.piece[3:5], 16) < 0xC0)  # "<0xE3>"; 10xxxxxx continues a character
     return len(piece.piece) if piece.type == Piece.NORMAL else 0

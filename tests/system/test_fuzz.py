@@ -248,7 +248,7 @@ def tokenizers(tokenizer_dir):
     normalising = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(["日本語の文です。", "ﾊﾝｶｸ fullwidth ＡＢＣ", "中文 hello world " * 3]),
-        model_writer=normalising, vocab_size=330, model_type="unigram", byte_fallback=True, hard_vocab_limit=False,
+        model_writer=normalising, vocab_size=330, model_type="bpe", byte_fallback=True, hard_vocab_limit=False,
         minloglevel=2,
     )  # fmt: skip
     # ChatGLM2 has five control tokens
