@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from glmja.cli.arguments import files_by_language
@@ -10,14 +13,20 @@ from glmja.cli.command import run_command
 from glmja.families.names import FamilyName
 from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import check_document_files, read_documents
+from glmja.files.input_files import InputFile
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.text.corpus_survey import CorpusSurvey
 from glmja.text.terminal import make_table, show
 from glmja.tokenization import huggingface
-from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
+from glmja.tokenization.piece_selection import SelectedPieces, TooFewPiecesError, learn_pieces, ready_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.tokenization.training_corpus import TrainingCorpus, read_corpus
 from glmja.tokenization.vocabulary import append_pieces, check_premises, unreachable_pieces
+from glmja.verification.corpus_table import corpus_table
 from glmja.verification.tokenizer import REPORT_FILE, TokenizerReport, compare_on_texts, table_of
+
+_log = logging.getLogger(__name__)
 
 
 def build_tokenizer(
@@ -31,6 +40,8 @@ def build_tokenizer(
     check: list[str] = [],  # noqa: B006
     text_key: str = "text",
     documents: Literal["line", "file"] = "line",
+    normalize: Literal["none", "nfc"] = "none",
+    strip_aozora: bool = False,
     max_training_tokens: int = 50_000_000,
     seed: int = 0,
     family: FamilyName | None = None,
@@ -44,7 +55,7 @@ def build_tokenizer(
         corpus: Japanese text to learn pieces from: files, folders or patterns of .txt (one document per line), .jsonl,
             .json, .csv, .parquet or .arrow, also with .gz, .zst, .bz2 or .xz. FILE:KEY names the key of the text.
             hub:NAME is a dataset of the Hugging Face Hub, as in hub:wikimedia/wikipedia,config=20231101.ja; its options
-            are config, split, data_files, revision and key.
+            are config, split, data_files, revision and key. A line that occurs several times counts once.
         num_new_pieces: Number of pieces to add; each takes one row in both embeddings.
         policy: Which text is guaranteed to keep its token ids, because every new piece contains a character that this
             text never contains. `kana`: a kana; protects text without kana. `shinjitai`: a kana, or an ideograph
@@ -57,6 +68,9 @@ def build_tokenizer(
             language are read as one.
         text_key: Key or column of the text; a.b is the key b of the object a.
         documents: What is a document of a .txt file: a `line`, or the whole `file`, as a book.
+        normalize: Normal form of the corpus: `nfc` composes what macOS decomposes (か and a mark become が), and
+            replaces compatibility ideographs. The tokenizer itself normalizes no text, as its base does not.
+        strip_aozora: Leave out the ruby and notes of Aozora Bunko's files, and what stands around the works.
         max_training_tokens: Learn from a random sample of the corpus above this number of tokens; takes 60 bytes of
             memory per token.
         seed: Seed of the sample.
@@ -79,40 +93,85 @@ def build_tokenizer(
     find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
     texts, corpus_files = files_by_language("--check", check, find), find(corpus)
     old = load_tokenizer(base, family)
+
+    def read(survey: CorpusSurvey) -> TrainingCorpus:
+        text = survey.read(read_documents(corpus_files, text_key, "reading the corpus"))
+        return read_corpus(old.proto, text, policy, join_punctuation, max_training_tokens, seed)
+
     if pieces:
-        chosen, rejected, num_present = ready_pieces(old.proto, pieces, num_new_pieces, policy)
+        survey, selected = None, ready_pieces(old.proto, pieces, num_new_pieces, policy)
     else:
-        text = read_documents(corpus_files, text_key, "reading the corpus")
-        chosen = learn_pieces(old.proto, text, num_new_pieces, policy, join_punctuation, max_training_tokens, seed)
-        rejected, num_present = [], 0
+        survey, selected = _learn(partial(CorpusSurvey, strip_aozora, normalize == "nfc"), read, num_new_pieces)
     with atomic_output_folder(output, overwrite) as folder:
-        left_out = huggingface.save(GLMTokenizer(append_pieces(old.proto, chosen)), folder)
-        new = GLMTokenizer.load(folder)  # the verification is about the saved file
-        _raise_if_any(check_premises(old.proto, new.proto, policy))
-        fast = None if left_out else huggingface.load_backend(folder)
-        compared = {
-            language: compare_on_texts(read_documents(files, text_key, f"checking {language}"), old, new, policy, fast)
-            for language, files in texts.items()
-        }
-        _raise_if_any([line for language, found in compared.items() for line in found.failures(language, policy)])
-        report = TokenizerReport(
-            policy=policy,
-            base_tokenizer_sha256=old.fingerprint,
-            tokenizer_sha256=new.fingerprint,
-            hugging_face_tokenizer=huggingface.describe_saved(left_out),
-            pieces_before=len(old),
-            pieces_after=len(new),
-            control_tokens=new.control_tokens,
-            premises="hold" if policy != "none" else "hold, but the policy protects no text",
-            unreachable_pieces=len(unreachable_pieces(new.proto, len(old))),
-            pieces_already_there=num_present,
-            rejected_pieces=len(rejected),
-            rejected_examples=rejected[:20],
-            texts=compared,
-        )
-        write_json(folder / REPORT_FILE, report.as_json())
+        report = _write(folder, old, selected, policy, survey, texts, text_key)
     _print(report, output)
     return report.as_json()
+
+
+def _write(
+    folder: Path,
+    old: GLMTokenizer,
+    selected: SelectedPieces,
+    policy: str,
+    survey: CorpusSurvey | None,
+    texts: dict[str, list[InputFile]],
+    text_key: str,
+) -> TokenizerReport:
+    """Writes the extended tokenizer and the report of its verification.
+
+    Raises:
+        ValueError: If the verification fails.
+    """
+    left_out = huggingface.save(GLMTokenizer(append_pieces(old.proto, selected.pieces)), folder)
+    new = GLMTokenizer.load(folder)  # the verification is about the saved file
+    _raise_if_any(check_premises(old.proto, new.proto, policy))
+    fast = None if left_out else huggingface.load_backend(folder)
+    compared = {
+        language: compare_on_texts(read_documents(files, text_key, f"checking {language}"), old, new, policy, fast)
+        for language, files in texts.items()
+    }
+    _raise_if_any([line for language, found in compared.items() for line in found.failures(language, policy)])
+    report = TokenizerReport(
+        policy=policy,
+        corpus=survey.as_json() if survey else None,
+        base_tokenizer_sha256=old.fingerprint,
+        tokenizer_sha256=new.fingerprint,
+        hugging_face_tokenizer=huggingface.describe_saved(left_out),
+        pieces_before=len(old),
+        pieces_after=len(new),
+        control_tokens=new.control_tokens,
+        premises="hold" if policy != "none" else "hold, but the policy protects no text",
+        unreachable_pieces=len(unreachable_pieces(new.proto, len(old))),
+        pieces_already_there=selected.num_present,
+        rejected_pieces=len(selected.rejected),
+        rejected_examples=selected.rejected[:20],
+        texts=compared,
+    )
+    write_json(folder / REPORT_FILE, report.as_json())
+    return report
+
+
+def _learn(
+    begin: Callable[..., CorpusSurvey], read: Callable[[CorpusSurvey], TrainingCorpus], num_pieces: int
+) -> tuple[CorpusSurvey, SelectedPieces]:
+    """Learns pieces from the lines of a corpus, each counted once, or as often as they occur if these are too few.
+
+    Args:
+        begin: Returns an empty survey; `once` says whether lines count once.
+        read: Reads the corpus and counts it.
+        num_pieces: Number of pieces.
+    """
+    survey = begin(once=True)
+    corpus = read(survey)
+    show(corpus_table(survey, {name: f"--{name}" for name in ("strip_aozora", "normalize")}))
+    try:
+        return survey, learn_pieces(corpus, num_pieces)
+    except TooFewPiecesError:
+        if not survey.repeated_lines:
+            raise
+    _log.warning("without repetitions, the corpus has too few pieces: repeated lines count as often as they occur")
+    survey = begin(once=False)
+    return survey, learn_pieces(read(survey), num_pieces)
 
 
 def _raise_if_any(failures: list[str]) -> None:

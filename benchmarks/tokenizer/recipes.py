@@ -22,6 +22,7 @@ from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
+from glmja.tokenization.training_corpus import read_corpus
 from glmja.tokenization.vocabulary import Piece, append_pieces, parse_proto
 
 _KNOWN_VOCABULARY = 20_460
@@ -61,13 +62,13 @@ def grow(recipe: Recipe, base: spm.ModelProto, text: Path, num_pieces: int) -> s
     """Appends the recipe's pieces to the base."""
     documents = read_documents([text])
     if recipe.kind == "glmja":
-        policy = recipe.policy or "none"
-        return append_pieces(base, learn_pieces(base, documents, num_pieces, policy, recipe.join_punctuation))
+        corpus = read_corpus(base, documents, recipe.policy or "none", recipe.join_punctuation)
+        return append_pieces(base, learn_pieces(corpus, num_pieces).pieces)
     if recipe.kind == "filtered":
         model = text.parent / "filtered.model"
         model.write_bytes(_train(_without_ascii(documents), _FILTERED_VOCABULARY, byte_fallback=True,
                                  split_digits=True, normalization_rule_name="identity"))  # fmt: skip
-        return append_pieces(base, ready_pieces(base, model, num_pieces, recipe.policy or "none")[0])
+        return append_pieces(base, ready_pieces(base, model, num_pieces, recipe.policy or "none").pieces)
     return _append_tied(base, parse_proto(_train(_lines(documents), _KNOWN_VOCABULARY)), num_pieces)
 
 

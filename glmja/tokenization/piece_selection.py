@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sentencepiece import sentencepiece_model_pb2 as spm
@@ -10,41 +10,48 @@ from sentencepiece import sentencepiece_model_pb2 as spm
 from glmja.errors import DataError
 from glmja.files.progress import progress
 from glmja.tokenization.continued_bpe import ContinuedBPE
-from glmja.tokenization.training_corpus import read_corpus
+from glmja.tokenization.training_corpus import TrainingCorpus
 from glmja.tokenization.vocabulary import Piece, append_pieces, is_admissible, parse_proto, unreachable_pieces
 
 
-def learn_pieces(
-    base: spm.ModelProto,
-    documents: Iterable[str],
-    num_pieces: int,
-    policy: str = "japanese",
-    join_punctuation: bool = True,
-    max_training_tokens: int = 50_000_000,
-    seed: int = 0,
-) -> list[str]:
-    """Continues the BPE training of a vocabulary on documents.
+class TooFewPiecesError(DataError):
+    """Raised when a corpus has fewer admissible pieces than asked for."""
+
+
+@dataclass(frozen=True)
+class SelectedPieces:
+    """Pieces to add to a vocabulary.
+
+    Attributes:
+        pieces: The pieces, by rank.
+        rejected: Given pieces that the policy rejects.
+        num_present: Number of given pieces that the vocabulary already has, which keep their ids, or that occur twice.
+    """
+
+    pieces: list[str]
+    rejected: list[str] = field(default_factory=list)
+    num_present: int = 0
+
+
+def learn_pieces(corpus: TrainingCorpus, num_pieces: int) -> SelectedPieces:
+    """Continues the BPE training of a vocabulary on a corpus.
 
     Args:
-        base: The vocabulary, control pieces included.
-        documents: Texts; they are read once and kept with 4 bytes per token.
+        corpus: The corpus; its ids are modified.
         num_pieces: Number of pieces to learn.
-        policy: The policy that admits pieces.
-        join_punctuation: Whether an admissible piece may contain punctuation (です。).
-        max_training_tokens: Maximum number of tokens; of larger corpora, lines are sampled. Training takes about 60
-            bytes per token.
-        seed: Seed of the sample.
 
     Returns:
         The pieces in the order in which they were learned.
 
     Raises:
-        DataError: If the documents have fewer admissible pieces that save at least two tokens.
-        ValueError: If `max_training_tokens` is not positive.
+        TooFewPiecesError: If the corpus has fewer admissible pieces that save at least two tokens.
     """
-    corpus = read_corpus(base, documents, policy, join_punctuation, max_training_tokens, seed)
     trainer = ContinuedBPE(
-        corpus.ids, corpus.symbols, corpus.costs, corpus.distinguishing, lambda piece: is_admissible(piece, policy)
+        corpus.ids,
+        corpus.symbols,
+        corpus.costs,
+        corpus.distinguishing,
+        lambda piece: is_admissible(piece, corpus.policy),
     )
     learned: list[str] = []
     with progress("learning pieces", num_pieces, "pieces") as advance:
@@ -52,16 +59,14 @@ def learn_pieces(
             learned.append(piece)
             advance(1)
             if len(learned) == num_pieces:
-                return learned
-    raise DataError(
-        f"the corpus has only {len(learned)} pieces to add under the policy {policy!r}, fewer than the {num_pieces} "
-        "asked for; give a larger `corpus` or a smaller `num_new_pieces`"
+                return SelectedPieces(learned)
+    raise TooFewPiecesError(
+        f"the corpus has only {len(learned)} pieces to add under the policy {corpus.policy!r}, fewer than the "
+        f"{num_pieces} asked for; give a larger `corpus` or a smaller `num_new_pieces`"
     )
 
 
-def ready_pieces(
-    base: spm.ModelProto, model: str | Path, num_pieces: int, policy: str = "japanese"
-) -> tuple[list[str], list[str], int]:
+def ready_pieces(base: spm.ModelProto, model: str | Path, num_pieces: int, policy: str = "japanese") -> SelectedPieces:
     """Takes the admissible pieces with the highest scores from a SentencePiece model.
 
     Args:
@@ -71,8 +76,7 @@ def ready_pieces(
         policy: The policy that admits pieces.
 
     Returns:
-        The pieces; the pieces that the policy rejects; and the number of pieces that the vocabulary already has, which
-        keep their ids, or that occur twice in the model.
+        The pieces, and what was not taken.
 
     Raises:
         ValueError: If the file is not a SentencePiece model, or has too few admissible pieces.
@@ -93,7 +97,7 @@ def ready_pieces(
             f"{model} has only {len(candidates)} reachable pieces to add under the policy {policy!r}, fewer than the "
             f"{num_pieces} asked for; give a smaller `num_new_pieces`"
         )
-    return candidates[:num_pieces], rejected, len(pieces) - len(new)
+    return SelectedPieces(candidates[:num_pieces], rejected, len(pieces) - len(new))
 
 
 def _with_their_characters(pieces: list[str], present: set[str]) -> list[str]:

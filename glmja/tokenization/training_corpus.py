@@ -37,12 +37,14 @@ class TrainingCorpus:
         symbols: Text of each symbol.
         costs: Number of tokens of each symbol in the base: 1, or the number of bytes of a missing character.
         distinguishing: Whether a symbol makes every piece that contains it admissible, (S,).
+        policy: The policy that admits pieces.
     """
 
     ids: Ids
     symbols: list[str]
     costs: list[int]
     distinguishing: NDArray[np.bool_]
+    policy: str
 
 
 def read_corpus(
@@ -78,6 +80,7 @@ def read_corpus(
         symbols=symbols,
         costs=[1] * len(base.pieces) + [len(c.encode()) for c in missing],
         distinguishing=joinable & np.array([contains_distinguishing(symbol, policy) for symbol in symbols]),
+        policy=policy,
     )
 
 

@@ -80,6 +80,7 @@ class TokenizerReport:
 
     Attributes:
         policy: The policy that defines distinguishing characters.
+        corpus: The counts of the corpus that the pieces were learned from; None if they were given.
         base_tokenizer_sha256: Fingerprint of the base's tokenizer.
         tokenizer_sha256: Fingerprint of the extended tokenizer.
         hugging_face_tokenizer: Whether Hugging Face's files were written, or why not.
@@ -95,6 +96,7 @@ class TokenizerReport:
     """
 
     policy: str
+    corpus: dict[str, object] | None
     base_tokenizer_sha256: str
     tokenizer_sha256: str
     hugging_face_tokenizer: str

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import unicodedata
 
 import pytest
 from sentencepiece import SentencePieceTrainer
@@ -192,10 +193,56 @@ def test_no_protected_sentence_of_real_text_changes(data, tmp_path, policy):
     from glmja.verification.tokenizer import compare_on_texts
 
     old = load_tokenizer(data / "chatglm3")
-    pieces, *_ = ready_pieces(old.proto, data / "reference" / "ja_bpe.model", 5000, policy)
+    pieces = ready_pieces(old.proto, data / "reference" / "ja_bpe.model", 5000, policy).pieces
     new = GLMTokenizer(append_pieces(old.proto, pieces))
     for language in ("zh", "en"):
         documents = list(read_documents([data / "text" / f"{language}.jsonl.gz"]))[::10]
         report = compare_on_texts(documents, old, new, policy)
         assert report.protected_changed == 0
         assert report.protected > 1000
+
+
+def aozora_line(number):
+    return f"主人《あるじ》は書斎《しょさい》に籠《こも》って居る。［＃「居る」に傍点］［＃改ページ］ {number}\n"
+
+
+def test_markup_of_aozora_is_named_and_stripped_on_request(base_dir, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("".join(map(aozora_line, range(100))), encoding="utf-8")
+    args = flags(base_dir, tmp_path / "out", corpus=tmp_path / "a.txt", num_new_pieces=10, overwrite="true")
+    report = build_tokenizer.main(args)
+    assert report["corpus"]["aozora_marks"] == 500
+    assert "--strip_aozora leaves them out" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    build_tokenizer.main([*args, "--strip_aozora"])
+    new = GLMTokenizer.load(tmp_path / "out")
+    assert not set("《》［］＃") & set("".join(map(new.piece, new.new_ids)))
+
+
+def test_repeated_lines_do_not_become_pieces(base_dir, tmp_path):
+    text = twin.text_file("ja").read_text(encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(text + '{"text": "ページのトップへもどる"}\n' * 500, encoding="utf-8")
+    report = build_tokenizer.main(flags(base_dir, tmp_path / "out", corpus=tmp_path / "a.jsonl"))
+    assert report["corpus"]["repeated_lines"] >= 499
+    new = GLMTokenizer.load(tmp_path / "out")
+    assert not [new.piece(i) for i in new.new_ids if "トップ" in new.piece(i)]
+
+
+def test_a_corpus_of_repeated_lines_alone_is_learned_from_with_a_warning(base_dir, tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("だからガラスが割れたのではないでしょうか。\n" * 30, encoding="utf-8")
+    build_tokenizer.main(flags(base_dir, tmp_path / "out", corpus=tmp_path / "a.txt", num_new_pieces=25))
+    assert "repeated lines count as often as they occur" in caplog.text
+    assert len(GLMTokenizer.load(tmp_path / "out").new_ids) == 25
+
+
+def test_a_decomposed_corpus_is_named_and_composed_on_request(base_dir, tmp_path, capsys):
+    lines = [f"だからガラスが割れたのではないでしょうか。{number}\n" for number in range(30)]
+    (tmp_path / "nfd.txt").write_text(unicodedata.normalize("NFD", "".join(lines)), encoding="utf-8")
+    (tmp_path / "nfc.txt").write_text("".join(lines), encoding="utf-8")
+    found = {}
+    for name, normalize in (("nfc", "none"), ("nfd", "none"), ("nfd", "nfc")):
+        args = flags(base_dir, tmp_path / "out", corpus=tmp_path / f"{name}.txt", num_new_pieces=10, overwrite="true")
+        report = build_tokenizer.main([*args, f"--normalize={normalize}"])
+        assert report["corpus"]["decomposed_characters"] == (0 if name == "nfc" else 30 * 5)
+        new = GLMTokenizer.load(tmp_path / "out")
+        found[name, normalize] = [new.piece(i) for i in new.new_ids]
+    assert "--normalize nfc composes them" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert found["nfc", "none"] == found["nfd", "nfc"] != found["nfd", "none"]

@@ -6,8 +6,12 @@ from sentencepiece import SentencePieceTrainer
 from glmja.tokenization import huggingface
 from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.tokenization.training_corpus import is_joinable
+from glmja.tokenization.training_corpus import is_joinable, read_corpus
 from glmja.tokenization.vocabulary import append_pieces, check_premises, is_admissible, unreachable_pieces
+
+
+def learn(proto, documents, num_pieces, **options):
+    return learn_pieces(read_corpus(proto, documents, **options), num_pieces).pieces
 
 
 def tokens(tokenizer, texts):
@@ -15,7 +19,7 @@ def tokens(tokenizer, texts):
 
 
 def test_learned_pieces_meet_every_condition_and_shorten_japanese_only(base_tokenizer, texts):
-    pieces = learn_pieces(base_tokenizer.proto, texts["ja"], 400)
+    pieces = learn(base_tokenizer.proto, texts["ja"], 400)
     new = GLMTokenizer(append_pieces(base_tokenizer.proto, pieces))
     assert check_premises(base_tokenizer.proto, new.proto, "japanese") == []
     assert tokens(new, texts["ja"]) < 0.5 * tokens(base_tokenizer, texts["ja"])
@@ -23,7 +27,7 @@ def test_learned_pieces_meet_every_condition_and_shorten_japanese_only(base_toke
 
 
 def test_more_pieces_never_make_more_tokens(base_tokenizer, texts):
-    pieces = learn_pieces(base_tokenizer.proto, texts["ja"], 500)
+    pieces = learn(base_tokenizer.proto, texts["ja"], 500)
     counts = [
         tokens(GLMTokenizer(append_pieces(base_tokenizer.proto, pieces[:n])), texts["ja"]) for n in (0, 100, 300, 500)
     ]
@@ -31,39 +35,39 @@ def test_more_pieces_never_make_more_tokens(base_tokenizer, texts):
 
 
 def test_learning_is_reproducible(base_tokenizer, texts):
-    once, again = (learn_pieces(base_tokenizer.proto, texts["ja"], 100) for _ in range(2))
+    once, again = (learn(base_tokenizer.proto, texts["ja"], 100) for _ in range(2))
     assert once == again
 
 
 def test_pieces_are_learned_from_a_sample_of_a_large_corpus(base_tokenizer, texts):
     lines = texts["ja"] * 200
-    pieces = learn_pieces(base_tokenizer.proto, lines, 50, max_training_tokens=150_000)
-    assert len(set(pieces) & set(learn_pieces(base_tokenizer.proto, texts["ja"], 80))) >= 45
-    assert pieces == learn_pieces(base_tokenizer.proto, lines, 50, max_training_tokens=150_000)
+    pieces = learn(base_tokenizer.proto, lines, 50, max_tokens=150_000)
+    assert len(set(pieces) & set(learn(base_tokenizer.proto, texts["ja"], 80))) >= 45
+    assert pieces == learn(base_tokenizer.proto, lines, 50, max_tokens=150_000)
 
 
 @pytest.mark.parametrize("separator", ["。", ""], ids=["sentences", "no sentence ends"])
 def test_a_corpus_of_one_long_line_is_sampled_to_the_limit(base_tokenizer, texts, separator):
     line = separator.join(text.replace("\n", "").replace("。", separator) for text in texts["ja"] * 50)
-    pieces = learn_pieces(base_tokenizer.proto, [line], 50, max_training_tokens=150_000)
-    assert len(set(pieces) & set(learn_pieces(base_tokenizer.proto, [line], 80))) >= 40
+    pieces = learn(base_tokenizer.proto, [line], 50, max_tokens=150_000)
+    assert len(set(pieces) & set(learn(base_tokenizer.proto, [line], 80))) >= 40
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_that_is_not_positive_is_refused(base_tokenizer, limit):
     with pytest.raises(ValueError, match=rf"^`max_training_tokens` \({limit}\) must be at least 1$"):
-        learn_pieces(base_tokenizer.proto, ["桜"], 1, max_training_tokens=limit)
+        learn(base_tokenizer.proto, ["桜"], 1, max_tokens=limit)
 
 
 def test_punctuation_is_joined_only_if_wanted(base_tokenizer, texts):
-    assert any("。" in piece for piece in learn_pieces(base_tokenizer.proto, texts["ja"], 300))
-    assert not any("。" in p for p in learn_pieces(base_tokenizer.proto, texts["ja"], 300, join_punctuation=False))
+    assert any("。" in piece for piece in learn(base_tokenizer.proto, texts["ja"], 300))
+    assert not any("。" in p for p in learn(base_tokenizer.proto, texts["ja"], 300, join_punctuation=False))
     assert not is_joinable(".", join_punctuation=True)
 
 
 def test_frequent_kanji_beyond_the_basic_plane_become_pieces(base_tokenizer):
     text = "子を𠮟る。𠮷野家で𩸽を食べる。"
-    pieces = learn_pieces(base_tokenizer.proto, [text + str(number) for number in range(20)], 15)
+    pieces = learn(base_tokenizer.proto, [text + str(number) for number in range(20)], 15)
     assert {"𠮟", "𠮷", "𩸽"} <= set(pieces)
     new = GLMTokenizer(append_pieces(base_tokenizer.proto, pieces))
     assert check_premises(base_tokenizer.proto, new.proto, "japanese") == [] == huggingface.check(new)
@@ -73,7 +77,7 @@ def test_frequent_kanji_beyond_the_basic_plane_become_pieces(base_tokenizer):
 
 def test_the_error_for_a_small_corpus_names_the_number_of_available_pieces(base_tokenizer):
     with pytest.raises(ValueError, match=r"only 2 pieces to add under the policy 'japanese', fewer than the 10 asked"):
-        learn_pieces(base_tokenizer.proto, ["の の 図"], 10)
+        learn(base_tokenizer.proto, ["の の 図"], 10)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +94,9 @@ def ja_model(tmp_path_factory, texts):
 
 
 def test_ready_pieces_are_filtered_reachable_and_complete(base_tokenizer, ja_model):
-    pieces, rejected, num_present = ready_pieces(base_tokenizer.proto, ja_model, 500)
-    assert num_present > 0  # punctuation, Latin letters, ideographs
+    selected = ready_pieces(base_tokenizer.proto, ja_model, 500)
+    pieces, rejected = selected.pieces, selected.rejected
+    assert selected.num_present > 0  # punctuation, Latin letters, ideographs
     assert len(pieces) == len(set(pieces)) == 500
     assert all(is_admissible(piece, "japanese") for piece in pieces)
     assert rejected and not any(is_admissible(piece, "japanese") for piece in rejected)
@@ -102,8 +107,8 @@ def test_ready_pieces_are_filtered_reachable_and_complete(base_tokenizer, ja_mod
 
 
 def test_learned_pieces_shorten_text_more_than_ready_ones(base_tokenizer, ja_model, texts):
-    ready, *_ = ready_pieces(base_tokenizer.proto, ja_model, 500)
-    learned = learn_pieces(base_tokenizer.proto, texts["ja"], 500, join_punctuation=False)
+    ready = ready_pieces(base_tokenizer.proto, ja_model, 500).pieces
+    learned = learn(base_tokenizer.proto, texts["ja"], 500, join_punctuation=False)
     ours, theirs = (GLMTokenizer(append_pieces(base_tokenizer.proto, pieces)) for pieces in (learned, ready))
     assert tokens(ours, texts["ja"]) < tokens(theirs, texts["ja"])
 

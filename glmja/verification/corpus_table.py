@@ -1,0 +1,62 @@
+"""Shows what a corpus consists of, with the parameters that change it."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from glmja.text.corpus_survey import CorpusSurvey
+from glmja.text.terminal import make_table
+
+
+def corpus_table(survey: CorpusSurvey, parameters: dict[str, str]) -> Table:
+    """Returns a table of the counts of a corpus.
+
+    Args:
+        survey: The counts.
+        parameters: How the command calls the parameters `strip_aozora` and `normalize`.
+    """
+    characters = max(1, survey.characters)
+    rows: list[tuple[str, int, float | None, str]] = [
+        ("documents", survey.documents, None, ""),
+        ("… repeated", survey.repeated_documents, survey.repeated_documents / max(1, survey.documents), ""),
+        ("lines", survey.lines, None, ""),
+        ("… repeated", survey.repeated_lines, survey.repeated_share, _once(survey)),
+        ("readings and notes of Aozora", survey.aozora_marks, None, _aozora(survey, parameters["strip_aozora"])),
+        ("wiki markup", survey.wiki_marks, None, _if_any(survey.wiki_marks, "if it is no code, remove it first")),
+        (
+            "HTML tags and entities",
+            survey.html_marks,
+            None,
+            _if_any(survey.html_marks, "if they are no code, remove them first"),
+        ),
+        (
+            "decomposed characters (NFD)",
+            survey.decomposed_characters,
+            survey.decomposed_characters / characters,
+            _composed(survey, parameters["normalize"]),
+        ),
+    ]
+    cells = [(what, f"{count:,}", _percent(share), advice) for what, count, share, advice in rows]
+    cells += [(kind, "", _percent(share), "") for kind, share in survey.scripts().items()]
+    return make_table(["corpus", "count", "share", ""], cells, title="The corpus before learning")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}".replace("%", " %")
+
+
+def _if_any(count: int, advice: str) -> str:
+    return advice if count else ""
+
+
+def _once(survey: CorpusSurvey) -> str:
+    done = "counted once; share of characters" if survey.once else "counted as often as they occur"
+    return _if_any(survey.repeated_lines, done)
+
+
+def _aozora(survey: CorpusSurvey, parameter: str) -> str:
+    return _if_any(survey.aozora_marks, "left out" if survey.strip_markup else f"{parameter} leaves them out")
+
+
+def _composed(survey: CorpusSurvey, parameter: str) -> str:
+    return _if_any(survey.decomposed_characters, "composed" if survey.compose else f"{parameter} nfc composes them")
