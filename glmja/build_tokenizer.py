@@ -13,7 +13,7 @@ from glmja.cli.command import run_command
 from glmja.families.names import FamilyName
 from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import check_document_files, read_documents
-from glmja.files.input_files import InputFile
+from glmja.files.input_files import DataFile
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.corpus_survey import CorpusSurvey
@@ -114,7 +114,7 @@ def _write(
     selected: SelectedPieces,
     policy: str,
     survey: CorpusSurvey | None,
-    texts: dict[str, list[InputFile]],
+    texts: dict[str, list[DataFile]],
     text_key: str,
 ) -> TokenizerReport:
     """Writes the extended tokenizer and the report of its verification.
