@@ -38,6 +38,7 @@ def render(
     return environment.get_template("report_page.html").render(
         scores=scores,
         names=scores.compared,
+        failures=scores.failures(),
         verdict=list(map(str, verdict(scores.retention))) if scores.retention else [],
         questions=[answer for answer in answers if answer.reference is None],
         examples=_examples(answers),

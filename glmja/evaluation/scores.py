@@ -32,24 +32,35 @@ class TextComparison:
     baseline: TextScores | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Means over replies, without references.
+    """What can be said of replies without references.
 
     Attributes:
-        repetition: Share of 4-grams of tokens that repeat an earlier one.
-        script_purity: Share of letters in scripts of the language.
+        empty: Number of replies without a character.
+        blank: Number of replies with nothing but white space and invisible characters.
+        looping: Number of replies that end in a loop.
+        repetition: Mean share of 4-grams of tokens that repeat an earlier one.
+        script_purity: Mean share of letters in scripts of the language, over replies with letters; None if there are
+            none.
+        latin: Mean share of letters that are Latin, over replies with letters.
+        simplified_only: Mean share of Han characters that only simplified Chinese has, over replies with these.
         stopped: Share of replies that ended with a stop token.
     """
 
+    empty: int
+    blank: int
+    looping: int
     repetition: float
-    script_purity: float
+    script_purity: float | None
+    latin: float | None
+    simplified_only: float | None
     stopped: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplyScores(Overlap):
-    """Overlap of replies with references, and the means of `Quality`.
+class ReplyScores(Quality, Overlap):
+    """Overlap of replies with references, and their quality.
 
     Attributes:
         sacrebleu: BLEU as sacrebleu computes it; None if it, or MeCab for Japanese, is not installed.
@@ -57,9 +68,6 @@ class ReplyScores(Overlap):
         right_tool: Share of the references that call a tool whose replies call the same tool; None if none does.
     """
 
-    repetition: float
-    script_purity: float
-    stopped: float
     sacrebleu: float | None = None
     chrf: float | None = None
     right_tool: float | None = None
@@ -101,6 +109,34 @@ class QuestionComparison:
     model: Quality
     baseline: Quality | None = None
     identical: int | None = None
+
+
+@dataclass(frozen=True)
+class Failures:
+    """How many answers of a model in a language are none.
+
+    Attributes:
+        lang: The language.
+        asked: `questions` or `conversations`.
+        name: `model` or `baseline`.
+        answers: Number of answers.
+        empty: Number of those without a character.
+        blank: Number of those with nothing but white space and invisible characters.
+        looping: Number of those that end in a loop.
+    """
+
+    lang: str
+    asked: str
+    name: str
+    answers: int
+    empty: int
+    blank: int
+    looping: int
+
+    @property
+    def total(self) -> int:
+        """Number of answers that are empty, blank or looping."""
+        return self.empty + self.blank + self.looping
 
 
 @dataclass(frozen=True)
@@ -146,6 +182,20 @@ class Scores:
     def compared(self) -> list[str]:
         """The names `baseline`, if there is one, and `model`."""
         return ["baseline", "model"] if self.baseline else ["model"]
+
+    def failures(self) -> list[Failures]:
+        """Returns how many answers are empty, blank or looping: to the questions first, then to the conversations."""
+        found = []
+        for name in self.compared:
+            for lang, asked in (self.questions or {}).items():
+                found.append(_failures(lang, "questions", name, asked.questions, getattr(asked, name)))
+            for lang, compared in self.generation.items():
+                found.append(_failures(lang, "conversations", name, compared.references, getattr(compared, name)))
+        return found
+
+
+def _failures(lang: str, asked: str, name: str, answers: int, quality: Quality) -> Failures:
+    return Failures(lang, asked, name, answers, quality.empty, quality.blank, quality.looping)
 
 
 def as_json(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from glmja import __version__
@@ -29,7 +30,7 @@ from glmja.evaluation.scores import (
 )
 from glmja.evaluation.tasks import EvalLimits, EvalTasks
 from glmja.text.overlap import Segmentation, overlap, signatures
-from glmja.text.quality import repetition_rate, script_purity
+from glmja.text.quality import failure_of, repetition_rate, script_shares
 from glmja.text.sacrebleu_scores import sacrebleu_scores
 from glmja.text.scripts import language_of
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -198,10 +199,18 @@ def _language_questions(
 
 
 def _quality(lang: str, replies: Sequence[Reply], tokenizer: GLMTokenizer) -> Quality:
-    """Returns means over replies. One tokenizer counts for both models: shorter tokens repeat more often."""
+    """Returns counts and means. One tokenizer counts for both models: shorter tokens repeat more often."""
+    texts = [reply.whole for reply in replies]
+    failures = Counter(map(failure_of, texts))
+    shares = [script_shares(text, lang) for text in texts]
     return Quality(
-        repetition=_mean([repetition_rate(tokenizer.encode(reply.whole)) for reply in replies]),
-        script_purity=_mean([script_purity(reply.whole, lang) for reply in replies]),
+        empty=failures["empty"],
+        blank=failures["blank"],
+        looping=failures["looping"],
+        repetition=_mean([repetition_rate(tokenizer.encode(text)) for text in texts]),
+        script_purity=_mean_of_known([share.purity for share in shares]),
+        latin=_mean_of_known([share.latin for share in shares]),
+        simplified_only=_mean_of_known([share.simplified_only for share in shares]),
         stopped=_mean([float(reply.stopped) for reply in replies]),
     )
 
@@ -212,3 +221,8 @@ def _info(outputs: ModelOutputs) -> ModelInfo:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _mean(known) if known else None

@@ -24,7 +24,13 @@ _MEASURES = {  # short headers: the table fits into 80 columns
     "right_tool": "right tool",
 }
 _VERDICT_STYLES = {"kept": "bold green", "changed": "bold red", "lost": "bold red", "inconclusive": "bold yellow"}
-_QUALITY = {"repetition": "repeats", "script_purity": "script", "stopped": "ended"}
+_QUALITY = {
+    "repetition": "repeats",
+    "script_purity": "script",
+    "latin": "Latin",
+    "simplified_only": "simplified",
+    "stopped": "ended",
+}
 
 
 def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
@@ -35,7 +41,7 @@ def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
         answers: All answers; only those to the questions are shown.
     """
     names = scores.compared
-    shown: list[Table | Text] = []
+    shown: list[Table | Text] = _failures(scores)
     questions = [answer for answer in answers if answer.reference is None]
     if questions and scores.questions:
         shown += [_questions(questions, names), _ended(scores.questions, names), *_identical(scores.questions)]
@@ -56,6 +62,20 @@ def verdict(retention: Retention) -> list[Text]:
         f"{lang} {found.verdict}: {reason}" for lang, found in retention.languages.items() for reason in found.reasons
     ]
     return lines + [Text(reason) for reason in reasons]
+
+
+def _failures(scores: Scores) -> list[Table | Text]:
+    """Returns a table of answers that are none, or a line if there are none of these."""
+    counted = scores.failures()
+    if not any(found.total for found in counted):
+        number = sum(found.answers for found in counted)
+        return [Text(f"none of {number} answers is empty, blank or looping", style="green")] if counted else []
+    rows = [
+        [f"{found.lang} {found.asked}", found.name, *map(str, (found.answers, found.empty, found.blank, found.looping))]
+        for found in counted
+    ]
+    headings = ["", "model", "answers", "empty", "blank", "looping"]
+    return [make_table(headings, rows, title="Failed answers", align="right")]
 
 
 def _ended(questions: Mapping[str, QuestionComparison], names: Sequence[str]) -> Text:

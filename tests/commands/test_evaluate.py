@@ -76,7 +76,9 @@ def test_the_keys_of_the_files_are_stable(zero_test):
         return {key: keys(held) for key, held in value.items()} if isinstance(value, dict) else None
 
     output, _ = zero_test
-    quality = dict.fromkeys(["repetition", "script_purity", "stopped"])
+    quality = dict.fromkeys(
+        ["empty", "blank", "looping", "repetition", "script_purity", "latin", "simplified_only", "stopped"]
+    )
     replies = dict.fromkeys(["bleu4", "rouge1", "rouge2", "rougeL", "exact_match", "sacrebleu", "chrf"]) | quality
     signatures = dict.fromkeys(["answers", "bleu4", "rouge", "exact_match", "sacrebleu", "chrf"])
     compared_replies = {"references": None, "left_out": {}, "shortened": None, "signatures": signatures}

@@ -5,9 +5,9 @@ from glmja.evaluation.report import render
 from glmja.evaluation.scores import ModelInfo, Quality, QuestionComparison, ReplyComparison, ReplyScores, Scores
 from glmja.evaluation.tables import tables
 
-REPLIES = ReplyScores(
-    bleu4=None, rouge1=1.5, rouge2=2.5, rougeL=3.5, exact_match=44.25, repetition=0.1, script_purity=0.9, stopped=0.75
-)
+QUALITY = {"empty": 0, "blank": 1, "looping": 2, "repetition": 0.1, "script_purity": 0.9, "latin": 0.05,
+           "simplified_only": None, "stopped": 0.75}  # fmt: skip
+REPLIES = ReplyScores(bleu4=None, rouge1=1.5, rouge2=2.5, rougeL=3.5, exact_match=44.25, **QUALITY)
 
 
 def scores(**values):
@@ -21,7 +21,7 @@ def scores(**values):
             model=REPLIES,
         )
     }
-    questions = {"zh": QuestionComparison(2, Quality(0, 1, 0.5))}
+    questions = {"zh": QuestionComparison(2, Quality(**QUALITY | {"stopped": 0.5, "blank": 0, "looping": 0}))}
     given = {"glmja": "0", "text": {}, "retention": None, "generation": generation, "questions": questions}
     return Scores(**given | {"model": info, "baseline": None, "segmentation": "words", "text_signature": "-"} | values)
 
@@ -36,7 +36,7 @@ def text_of(page):
 
 def test_the_page_shows_figures_signatures_and_skipped_tasks():
     page = text_of(render(scores(), [answer(), answer(reference=None)], [], {}))
-    assert "ja model 4 – 1.50 2.50 3.50 44.25 – – – 0.100 0.900 0.750" in page
+    assert "ja model 4 – 1.50 2.50 3.50 44.25 – – – 0.100 0.900 0.050 – 0.750" in page
     assert "ja bleu4: tok:&lt;x&gt;" in page
     assert "ja: 2 left out: too long" in page and "ja: 3 without their oldest turns, to fit" in page
     assert "Answers that ended by themselves: zh model 50 %" in page
@@ -67,5 +67,27 @@ def test_the_terminal_shows_the_same_figures_and_what_is_missing(capsys):
     assert "ja: no BLEU-4, because no reference has four segments; see exact" in lines
     assert "ja: no BLEU and chrF of sacrebleu; it needs: pip install 'sacrebleu[ja]'" in lines
     assert [str(part.title) for part in shown if hasattr(part, "columns")] == [
-        "Eight questions, greedy decoding", "Answers compared with references", "Quality of these answers"
+        "Failed answers", "Eight questions, greedy decoding", "Answers compared with references",
+        "Quality of these answers",
     ]  # fmt: skip
+
+
+def test_failed_answers_are_shown_first_and_counted_by_kind():
+    table, *_ = tables(scores(), [answer(reference=None)])
+    assert [list(column.cells)[1].plain for column in table.columns] == [
+        "ja conversations",
+        "model",
+        "4",
+        "0",
+        "1",
+        "2",
+    ]
+    page = text_of(render(scores(), [answer()], [], {}))
+    assert page.index("ja conversations model 4 0 1 2") < page.index("Answers compared with references")
+
+
+def test_a_line_says_that_all_answers_have_content():
+    quality = Quality(**QUALITY | {"blank": 0, "looping": 0})
+    given = scores(generation={}, questions={"zh": QuestionComparison(2, quality)})
+    assert str(tables(given, [])[0]) == "none of 2 answers is empty, blank or looping"
+    assert "None of 2 answers is empty, blank or looping." in text_of(render(given, [], [], {}))

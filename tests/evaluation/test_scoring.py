@@ -114,3 +114,11 @@ def test_questions_are_compared_by_language_and_id_by_id(outputs):
     found = scored(given, model, baseline).questions
     assert (found["zh"].questions, found["zh"].identical) == (1, 1)
     assert (found["ja"].questions, found["ja"].identical, found["ja"].model.stopped) == (2, 1, 0.5)
+
+
+def test_failed_answers_are_counted_and_means_of_scripts_leave_out_answers_without_letters(outputs):
+    given = tasks(questions=["あ", "い", "う", "え", "お"])
+    said = ["", " \n", "はい" * 12, "12。", "I know"]
+    found = scored(given, replace(outputs, answers=[reply(text) for text in said])).questions["ja"].model
+    assert (found.empty, found.blank, found.looping) == (1, 1, 1)
+    assert (found.script_purity, found.latin, found.simplified_only) == (0.5, 0.5, None)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmja.text.quality import repetition_rate, script_purity, simplified_only_share
+from glmja.text.quality import failure_of, repetition_rate, script_shares, simplified_only_share
 from glmja.text.scripts import is_simplified_only
 
 
@@ -53,18 +53,58 @@ def test_japanese_text_has_hardly_any_simplified_only_characters_and_chinese_man
 
 
 @pytest.mark.parametrize(
-    ("text", "lang", "purity"),
+    ("text", "lang", "purity", "latin", "simplified_only"),
     [
-        ("これはペンです。", "ja", 1.0),
-        ("私は学生です", "ja", 1.0),
-        ("这是测试", "ja", 0.25),  # Japanese uses 是, too
-        ("我喜欢の猫", "zh", 0.8),
-        ("Python を使う", "zh", 7 / 9),
-        ("abc说", "en", 0.75),
-        ("Ωmega", "en", 0.8),
-        ("12。！", "ja", 1.0),
-        ("", "zh", 1.0),
+        ("これはペンです。", "ja", 1, 0, None),
+        ("私は学生です", "ja", 1, 0, 0),
+        ("人々は〆切を守る", "ja", 1, 0, 0),
+        ("这是测试", "ja", 1 / 4, 0, 3 / 4),  # Japanese uses 是, too
+        ("这是测试", "zh", 1, 0, 3 / 4),
+        ("我喜欢の猫", "zh", 4 / 5, 0, 1 / 4),
+        ("Python を使う", "ja", 3 / 9, 6 / 9, 0),
+        ("Python を使う", "zh", 1 / 9, 6 / 9, 0),
+        ("I do not know.", "ja", 0, 1, None),
+        ("abc说", "en", 3 / 4, 3 / 4, 1),
+        ("Ωmega", "en", 4 / 5, 4 / 5, None),
+        ("12。！", "ja", None, None, None),
+        ("", "zh", None, None, None),
     ],
 )
-def test_script_purity_is_the_share_of_letters_in_scripts_of_the_language(text, lang, purity):
-    assert script_purity(text, lang) == pytest.approx(purity)
+def test_shares_of_scripts_are_over_letters_and_absent_without_them(text, lang, purity, latin, simplified_only):
+    assert vars(script_shares(text, lang)) == {
+        "purity": purity if purity is None else pytest.approx(purity),
+        "latin": latin if latin is None else pytest.approx(latin),
+        "simplified_only": simplified_only if simplified_only is None else pytest.approx(simplified_only),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "failure"),
+    [
+        ("", "empty"),
+        (" \n\u3000\u200b", "blank"),
+        ("。", None),
+        ("はい。", None),
+        ("ははははは、面白いですね。", None),
+        ("答えは" + "------------------", None),
+        ("A" * 24, "looping"),
+        ("A" * 23, None),
+        ("はじめに、" + "今日は" * 8, "looping"),
+        ("はじめに、" + "今日は" * 8 + "今", "looping"),  # cut off by the maximum number of tokens
+        ("はじめに、" + "今日は" * 8 + "\n", "looping"),
+        ("今日は" * 8 + "良い天気です。", None),
+        ("これは長い文章です。" * 3, None),
+        ("これは長い文章です。" * 4, "looping"),
+    ],
+)
+def test_empty_blank_and_looping_texts_are_recognized(text, failure):
+    assert failure_of(text) == failure
+
+
+@given(st.text("あいう", min_size=6, max_size=20), st.text("えお", max_size=9), st.integers(4, 6))
+def test_a_text_that_ends_with_four_repetitions_of_a_sentence_is_a_loop(sentence, start, repeats):
+    assert failure_of(start + sentence * repeats) == "looping"
+
+
+def test_no_shipped_text_is_a_failure(texts):
+    assert {failure_of(text) for documents in texts.values() for text in documents} == {None}
