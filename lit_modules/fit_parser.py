@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glmja.cli.fit_arguments import (
     CKPT_PATH_HELP,
@@ -17,6 +21,7 @@ from glmja.cli.fit_arguments import (
     RUN_DIR_HELP,
     USUAL_NAMES,
 )
+from glmja.cli.named_lists import MODE, merge_named
 from glmja.cli.parser import CliParser
 from glmja.runs.run_folder import RunFolder
 
@@ -57,6 +62,17 @@ class FitParser(CliParser, LightningArgumentParser):
 
     help_flag = "--help_all"  # --help is the short one of glmja.cli.fit_arguments
     usual_names = USUAL_NAMES
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Creates a parser that knows lists by the names of their entries; see `glmja.cli.named_lists`."""
+        super().__init__(*args, **{"parser_mode": MODE} | kwargs)
+
+    def prepare_args(self, args: Sequence[str]) -> list[str]:
+        """Returns the arguments with whole lists in the place of their entries."""
+        try:
+            return merge_named(super().prepare_args(args))
+        except (ValueError, YAMLError) as error:
+            self.error(str(error))
 
     def add_config(self) -> None:
         """Adds the option `--config`, and the help with all options."""

@@ -30,8 +30,8 @@ RUN_DIR = "runs/run"
 
 # what a flag of fit can begin with
 GROUPS = (
-    "config", "run_dir", "ckpt_path", "model", "data", "trainer", "checkpoint", "seed_everything", "print_config",
-    "help_all", "resume_with_new_optimizer", "init_from", "preview",
+    "config", "run_dir", "ckpt_path", "model", "data", "trainer", "callbacks", "checkpoint", "seed_everything",
+    "print_config", "help_all", "resume_with_new_optimizer", "init_from", "preview",
 )  # fmt: skip
 
 _OPTIMIZER, _SCHEDULER = "model.init_args.optimizer.init_args", "model.init_args.lr_scheduler.init_args"
@@ -80,10 +80,12 @@ examples:
   {prog} --config configs/sft.yaml --run_dir runs/sft --trainer.max_steps 1000
   {prog} --config configs/sft.yaml --run_dir runs/sft --ckpt_path last
   {prog} --config runs/sft/config.yaml --run_dir runs/more --init_from runs/sft --data.init_args.sources '[…]'
+  {prog} --config configs/sft.yaml --data.sources.ja.weight 0.7 --callbacks.ChatSampler.every_n_steps 100
   {prog} --config configs/sft.yaml --preview
   {prog} --model.help lit_modules.PackedPretraining
 
-A key of a YAML file is also a flag: `trainer: {{max_steps: 1000}}` is --trainer.max_steps 1000.
+A key of a YAML file is also a flag: `trainer: {{max_steps: 1000}}` is --trainer.max_steps 1000. Sources and callbacks
+can also be written by name: `sources: {{ja: {{weight: 0.7}}}}` changes one value, and `en: false` removes a source.
 """
 
 
@@ -135,7 +137,9 @@ class _EarlyParser(argparse.ArgumentParser):
         for group, what, help_flag in (
             ("model", "what is trained and how", "--model.help CLASS"),
             ("data", "documents or conversations, and how they are batched", "--data.help CLASS"),
-            ("trainer", "steps, devices, precision, callbacks", "--help_all"),
+            ("trainer", "steps, devices, precision", "--help_all"),
+            ("data.sources.NAME", "a source that the configuration names", "--data.help CLASS"),
+            ("callbacks.NAME", "a callback that the configuration names", "--help_all"),
             ("checkpoint", "how often checkpoints are saved and how many are kept", "--help_all"),
         ):
             add(f"--{group}.KEY", metavar="VALUE", help=f"Key of `{group}`: {what}. {help_flag} lists the keys.")

@@ -54,8 +54,11 @@ class CliParser(ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         """Parses the arguments, those of the process by default."""
         given = sys.argv[1:] if args is None else args
-        spelled = spell_flags(expand_arguments(given), self._boolean_flags())
-        return expand_home(super().parse_args(spelled, *more, **kwargs))
+        return expand_home(super().parse_args(self.prepare_args(given), *more, **kwargs))
+
+    def prepare_args(self, args: Sequence[str]) -> list[str]:
+        """Returns arguments as jsonargparse takes them."""
+        return spell_flags(expand_arguments(args), self._boolean_flags())
 
     def _boolean_flags(self) -> set[str]:
         return {key for key, value in self.get_defaults(skip_validation=True).items() if isinstance(value, bool)}
