@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from data_modules.sources import ChatSource
 from data_modules.stores.chat_rendering import Reading, Rendered, render_chunk
-from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
+from data_modules.stores.store import REPORT, TOKENS, Store, as_numbers, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.errors import DataError
 from glmja.files.checksums import sha256_of_file
@@ -203,4 +203,4 @@ def _write(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenize
             f"source {source.name!r} has no conversation with target tokens: {report.first or 'there are no records'}"
         )
     np.save(folder / _NUM_TARGETS, np.array(num_target_tokens, dtype=np.int64))
-    finish_store(folder, lengths, digests, vars(report))
+    finish_store(folder, lengths, as_numbers(digests), vars(report))

@@ -61,7 +61,7 @@ class Store:
         if (self.folder / _DIGESTS).is_file():
             return np.load(self.folder / _DIGESTS, mmap_mode="r")
         bounds = zip(self.starts[:-1], self.starts[1:], strict=True)  # the store is older than the file
-        return _as_numbers([digest_of(self.tokens[start:end]) for start, end in bounds])
+        return as_numbers([digest_of(self.tokens[start:end]) for start, end in bounds])
 
     def find_former(self, cache_dir: str | Path, key: str) -> None:
         """Sets `former_key` if the cache has a store of that key whose tokens are those of this store."""
@@ -108,17 +108,20 @@ class Store:
 
 
 def finish_store(
-    folder: Path, lengths: Sequence[int] | NDArray[np.int64], digests: Sequence[bytes], report: Mapping[str, object]
+    folder: Path,
+    lengths: Sequence[int] | NDArray[np.int64],
+    digests: NDArray[np.uint64],
+    report: Mapping[str, object],
 ) -> None:
     """Completes a folder that holds `TOKENS` already.
 
     Args:
         folder: Folder of the store.
         lengths: Number of tokens of each record.
-        digests: `digest_of` each record.
+        digests: A hash of each record, as `as_numbers` returns them.
         report: Content of `REPORT`.
     """
-    np.save(folder / _DIGESTS, _as_numbers(digests))
+    np.save(folder / _DIGESTS, digests)
     np.save(folder / STARTS, np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64))
     write_json(folder / REPORT, dict(report))
     write_checksums(folder)
@@ -129,8 +132,8 @@ def digest_of(ids: NDArray[np.uint32]) -> bytes:
     return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
 
 
-def _as_numbers(digests: Sequence[bytes]) -> NDArray[np.uint64]:
-    # half of a digest: of 10^8 records, none is taken for another with a probability above 0.999
+def as_numbers(digests: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Returns the first half of each `digest_of`: of 10^8 records, two collide with a probability below 0.001."""
     return np.frombuffer(b"".join(digest[:8] for digest in digests), dtype="<u8").astype(np.uint64)
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from data_modules.sources import TextSource
 from data_modules.stores.document_encoder import DocumentEncoder
-from data_modules.stores.store import REPORT, TOKENS, Store, finish_store
+from data_modules.stores.joining import join_stores
+from data_modules.stores.store import REPORT, TOKENS, Store, as_numbers, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.files.checksums import sha256_of_file
 from glmja.files.chunks import Chunk
@@ -54,6 +55,8 @@ class TokenStore(Store):
     ) -> TokenStore:
         """Opens the store of a source, and creates it first if there is none. Reads the source files for the key.
 
+        If the cache has a store for each of its files, these are joined instead of tokenizing the files.
+
         Args:
             source: Source of the documents.
             tokenizer: Tokenizer; its fingerprint is part of the key.
@@ -66,21 +69,33 @@ class TokenStore(Store):
             ValueError: As `glmja.files.documents.read_documents` and `glmja.files.hub_datasets.HubDataset.rows`.
         """
         files = source.find_files()
+        contents = [_content(source, file) for file in files]
         write = partial(_write, source, files, tokenizer, num_workers)
-        return cls._open_or_create(cache_dir, _key(source, files, tokenizer), write)
+        parts = [Path(cache_dir).expanduser() / _key(source, [content], tokenizer) for content in contents]
+        if len(parts) > 1 and source.limit is None and all(part.is_dir() for part in parts):
+            write = partial(cls._join, source, parts)
+        return cls._open_or_create(cache_dir, _key(source, contents, tokenizer), write)
+
+    @classmethod
+    def _join(cls, source: TextSource, folders: Sequence[Path], folder: Path) -> None:
+        parts = [cls.open(part.parent, part.name) for part in folders]
+        reports = [{"blank": part.num_blank, "repeated": part.num_repeated} for part in parts]
+        join_stores(parts, reports, folder)
+        log.info("%s: joined %d files that were tokenized one by one", source.name, len(parts))
 
 
-def _key(source: TextSource, files: Sequence[DataFile], tokenizer: GLMTokenizer) -> str:
-    """Hashes the tokenizer, what is read of the files, and the content of these or of a dataset's Arrow files.
+def _content(source: TextSource, file: DataFile) -> bytes:
+    """Returns a hash of a file, or of a dataset's Arrow files, and how its bytes are read; its name does not count."""
+    if isinstance(file, HubDataset):
+        return file.content(source.limit if source.hub else None) + (file.key or "").encode()
+    return bytes.fromhex(sha256_of_file(file)) + _kind_tag(file).encode()
 
-    Names of files do not count.
-    """
+
+def _key(source: TextSource, contents: Sequence[bytes], tokenizer: GLMTokenizer) -> str:
+    """Hashes the tokenizer, what is read of the files, and `_content` of each."""
     digest = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {source.text_key}".encode())
-    for file in files:
-        if isinstance(file, HubDataset):
-            digest.update(file.content(source.limit if source.hub else None) + (file.key or "").encode())
-        else:
-            digest.update(bytes.fromhex(sha256_of_file(file)) + _kind_tag(file).encode())
+    for content in contents:
+        digest.update(content)
     if source.limit is not None and not source.hub:
         digest.update(f"limit {source.limit}".encode())
     return digest.hexdigest()[:32]
@@ -115,7 +130,7 @@ def _write(
     all_lengths = np.concatenate([np.empty(0, np.int64), *lengths])
     if not len(all_lengths):
         raise no_text(source.files or files)
-    finish_store(folder, all_lengths, list(seen), {"blank": num_blank, "repeated": num_repeated})
+    finish_store(folder, all_lengths, as_numbers(list(seen)), {"blank": num_blank, "repeated": num_repeated})
     log.info("%s: %d documents, %d tokens", source.name, len(all_lengths), all_lengths.sum())
 
 

@@ -129,7 +129,6 @@ def without_bytes(proto):
         lambda proto: setattr(proto.normalizer_spec, "add_dummy_prefix", False),
         without_bytes,
         lambda proto: setattr(proto.trainer_spec, "treat_whitespace_as_suffix", True),
-        lambda proto: setattr(proto.trainer_spec, "model_type", spm.TrainerSpec.UNIGRAM),
     ],
 )
 def test_a_vocabulary_that_sees_across_cuts_is_not_cut(tokenizer, change, monkeypatch):
@@ -238,3 +237,43 @@ def test_a_source_that_contradicts_itself_is_refused(others, message):
 def test_a_source_has_files_or_a_dataset(hub):
     assert source("a", weight=0.5, val_files=["b"]).files == ["a"]
     assert hub_source(hub).files == []
+
+
+def part_files(folder, texts):
+    """Writes the Japanese texts to three files, some of them twice and with blank ones."""
+    lines = [json.dumps({"text": text}) + "\n" for text in [*texts["ja"], " ", *texts["ja"][:5]]]
+    paths = [folder / f"{i}.jsonl" for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_text("".join(lines[i::3] + lines[:2]))
+    return paths
+
+
+def test_stores_of_single_files_are_joined_to_the_store_of_a_source(tmp_path, tokenizer, texts, monkeypatch):
+    paths = part_files(tmp_path, texts)
+    files = [str(path) for path in paths]
+    whole = TokenStore.of(TextSource("ja", "ja", files), tokenizer, tmp_path / "direct")
+    for path in reversed(paths):
+        TokenStore.of(source(path), tokenizer, tmp_path / "parts")
+    monkeypatch.setattr(token_store, "_write", lambda *_: pytest.fail("tokenized again"))
+    joined = TokenStore.of(TextSource("ja", "ja", files), tokenizer, tmp_path / "parts")
+    assert joined.key == whole.key and joined.num_repeated == whole.num_repeated > 5 and joined.num_blank == 1
+    ours, theirs = ({path.name: path.read_bytes() for path in store.folder.iterdir()} for store in (joined, whole))
+    assert len(ours) == 5
+    assert ours == theirs
+
+
+def test_a_file_whose_part_is_missing_lets_all_be_tokenized(tmp_path, tokenizer, texts):
+    paths = part_files(tmp_path, texts)
+    TokenStore.of(source(paths[0]), tokenizer, tmp_path / "cache")
+    store = TokenStore.of(TextSource("ja", "ja", [str(path) for path in paths]), tokenizer, tmp_path / "cache")
+    assert len(store.lengths) == len(set(texts["ja"]))
+
+
+def test_a_damaged_part_is_refused(tmp_path, tokenizer, texts):
+    paths = part_files(tmp_path, texts)
+    for path in paths:
+        part = TokenStore.of(source(path), tokenizer, tmp_path / "cache")
+    with (part.folder / "tokens.bin").open("r+b") as file:
+        file.write(b"\1\2")
+    with pytest.raises(ValueError, match=f"{part.folder} is damaged"):
+        TokenStore.of(TextSource("ja", "ja", [str(path) for path in paths]), tokenizer, tmp_path / "cache")
