@@ -48,7 +48,8 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         Args:
             tokenizer_dir: Folder of the tokenizer; linked to the folder of the model.
             sources: Sources of the conversations.
-            row_len: Maximum number of tokens of a conversation; a longer one loses its oldest turns.
+            row_len: Maximum number of tokens of a conversation; a longer one loses its oldest turns. If the last turn
+                alone is too long, the user's text in it is cut to make room for the answer, down to half of the row.
             tokens_per_batch: Maximum number of tokens per device and micro-batch, padding included.
             packing: Whether a row holds several whole conversations, which do not attend to each other.
             mix_by: What the weights of the sources share out: the `tokens` of an epoch, or its `conversations`, whose

@@ -30,7 +30,7 @@ class Reading:
         chat_format: Format of the records.
         columns: The names that the records have for keys of the format.
         learn: Which answers are trained on.
-        row_len: Maximum number of tokens of a conversation; a longer one loses its oldest turns.
+        row_len: Maximum number of tokens of a conversation; see `glmja.conversation.rendering.render_within`.
     """
 
     chat_format: ChatFormat

@@ -30,7 +30,7 @@ from glmja.files.json_files import read_json
 from glmja.files.records import read_chunks
 from glmja.tokenization.tokenizer import GLMTokenizer
 
-_FORMAT = "3"  # increase when the content of a store for the same conversations changes
+_FORMAT = "4"  # increase when the content of a store for the same conversations changes
 _LOSS_MASK, _NUM_TARGETS = "learnt.bin", "num_target_tokens.npy"  # the names that existing stores have
 _PLACES_SHOWN = 3
 _KEYS_SHOWN = 8
@@ -114,9 +114,9 @@ class ChatStore(Store):
         """
         files = source.find_files()
         write = partial(_write, source, files, tokenizer, row_len)
-        key, former_key = _keys(source, files, tokenizer, row_len)
+        key, *former_keys = _keys(source, files, tokenizer, row_len)
         store = cls._open_or_create(cache_dir, key, write)
-        store.find_former(cache_dir, former_key)
+        store.find_former(cache_dir, former_keys)
         store.report.name_files([str(file) for file in files])
         return store
 
@@ -155,23 +155,21 @@ def _moved(place: str, moved: Mapping[str, str]) -> str:
     return place
 
 
-def _keys(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenizer, row_len: int) -> tuple[str, str]:
+def _keys(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenizer, row_len: int) -> list[str]:
     """Hashes the tokenizer, the settings and the content of the files.
 
     Returns:
-        The key, and the key of an earlier version, which also hashed the paths as they were written.
+        The key, and those of earlier versions: 3 dropped conversations with long prompts instead of shortening these,
+        and 2 also hashed the paths as they were written.
     """
-    settings, former_settings = _settings(source, row_len), f"{source.format} {row_len}"
-    key = hashlib.sha256(f"{_FORMAT} {tokenizer.fingerprint} {settings}".encode())
-    former = hashlib.sha256(f"2 {tokenizer.fingerprint} {former_settings}".encode())
+    settings = {_FORMAT: _settings(source, row_len), "3": _settings(source, row_len), "2": f"{source.format} {row_len}"}
+    digests = {v: hashlib.sha256(f"{v} {tokenizer.fingerprint} {of_it}".encode()) for v, of_it in settings.items()}
     for file in files:
-        if isinstance(file, HubDataset):
-            key.update(file.content())
-            continue
-        content = bytes.fromhex(sha256_of_file(file))
-        key.update(content + file.kind.encode())
-        former.update(content + str(file).encode())
-    return key.hexdigest()[:32], former.hexdigest()[:32]
+        content = file.content() if isinstance(file, HubDataset) else bytes.fromhex(sha256_of_file(file))
+        kind = "" if isinstance(file, HubDataset) else file.kind
+        for version, digest in digests.items():
+            digest.update(content + (str(file) if version == "2" else kind).encode())
+    return [digest.hexdigest()[:32] for digest in digests.values()]
 
 
 def _settings(source: ChatSource, row_len: int) -> str:

@@ -63,13 +63,16 @@ class Store:
         bounds = zip(self.starts[:-1], self.starts[1:], strict=True)  # the store is older than the file
         return as_numbers([digest_of(self.tokens[start:end]) for start, end in bounds])
 
-    def find_former(self, cache_dir: str | Path, key: str) -> None:
-        """Sets `former_key` if the cache has a store of that key whose tokens are those of this store."""
-        former = Path(cache_dir).expanduser() / key / CHECKSUM_FILE
-        if former.is_file():
+    def find_former(self, cache_dir: str | Path, keys: Sequence[str]) -> None:
+        """Sets `former_key` if the cache has a store of one of these keys whose tokens are those of this store."""
+        for key in keys:
+            former = Path(cache_dir).expanduser() / key / CHECKSUM_FILE
+            if not former.is_file():
+                continue
             files = {name: checksum for name, checksum in read_json(former).items() if name not in (REPORT, _DIGESTS)}
             if files.items() <= read_json(self.folder / CHECKSUM_FILE).items():
                 self.former_key = key
+                return
 
     @classmethod
     def open(cls, cache_dir: str | Path, key: str, verify: bool = True) -> Self:

@@ -45,10 +45,16 @@ def render(messages: Sequence[Message], tokenizer: GLMTokenizer) -> tuple[list[i
         ValueError: If the conversation is malformed; see `check_messages`.
     """
     check_messages(messages)
+    return _join(messages, [_body_ids(message, tokenizer) for message in messages], tokenizer)
+
+
+def _join(
+    messages: Sequence[Message], bodies: Sequence[list[int]], tokenizer: GLMTokenizer
+) -> tuple[list[int], list[bool]]:
+    """Returns ids and loss mask of messages whose metadata and content are already encoded."""
     ids = tokenizer.prefix_ids
     loss_mask, was_target = [False] * len(ids), False
-    for message in messages:
-        body = _body_ids(message, tokenizer)
+    for message, body in zip(messages, bodies, strict=True):
         is_target = message["role"] == "assistant" and message.get("loss") is not False
         ids += [tokenizer.role_id(message["role"]), *body]
         loss_mask += [was_target, *[is_target] * len(body)]
@@ -64,7 +70,9 @@ def render_within(
     """Renders a conversation for training, truncated to a maximum length.
 
     The oldest turns are dropped first, each from a user's message to the next one's; a system message is kept. If the
-    last turn alone is too long, its end is cut off; the rest may contain no target token.
+    last turn alone is too long, the longest messages of the user and of tools lose their ends, until the turn fits or
+    what is no target token takes half of the length. What is still too long is cut off the end of the turn. No target
+    token may remain, as after a system message that is longer than the maximum.
 
     Args:
         messages: The conversation.
@@ -81,7 +89,34 @@ def render_within(
         ids, loss_mask = render(kept, tokenizer)
         if len(ids) <= max_len:
             return ids, loss_mask, number > 0
+    num_targets = sum(loss_mask)
+    excess = len(ids) - num_targets - max(max_len - num_targets, max_len // 2)
+    if excess > 0 and num_targets:
+        ids, loss_mask = _join(kept, _shorten_prompt(kept, excess, tokenizer), tokenizer)
     return ids[:max_len], loss_mask[:max_len], True
+
+
+def _shorten_prompt(messages: Sequence[Message], excess: int, tokenizer: GLMTokenizer) -> list[list[int]]:
+    """Returns the ids of each message; those of the user and of tools lose `excess` ids, the longest first."""
+    bodies = [_body_ids(message, tokenizer) for message in messages]
+    shortened = [i for i, message in enumerate(messages) if message["role"] in ("user", "observation")]
+    level = _level([len(bodies[i]) for i in shortened], excess)
+    for i in shortened:
+        cut = bodies[i][: max(level, len(_metadata_ids(messages[i], tokenizer)))]
+        while cut and len(cut) < len(bodies[i]) and tokenizer.piece(cut[-1]).startswith("<0x"):
+            cut = cut[:-1]  # of a character of which the rest is cut off
+        bodies[i] = cut
+    return bodies
+
+
+def _level(lengths: Sequence[int], excess: int) -> int:
+    """Returns the length to which the longest of some lengths are cut, so that they lose `excess` together."""
+    kept = max(0, sum(lengths) - excess)
+    for count, length in enumerate(ordered := sorted(lengths)):
+        if length * (len(ordered) - count) > kept:
+            return kept // (len(ordered) - count)
+        kept -= length
+    return max(lengths, default=0)
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[int]:
@@ -155,7 +190,11 @@ def _body_ids(message: Message, tokenizer: GLMTokenizer) -> list[int]:
     content = message["content"]
     if message.get("tools"):
         content += "\n" + json.dumps(message["tools"], indent=4, ensure_ascii=False)
-    return tokenizer.encode(f"{message.get('metadata') or ''}\n") + tokenizer.encode(content)
+    return _metadata_ids(message, tokenizer) + tokenizer.encode(content)
+
+
+def _metadata_ids(message: Message, tokenizer: GLMTokenizer) -> list[int]:
+    return tokenizer.encode(f"{message.get('metadata') or ''}\n")
 
 
 def show(ids: Sequence[int], loss_mask: Sequence[bool], tokenizer: GLMTokenizer) -> Text:

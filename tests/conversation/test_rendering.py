@@ -187,6 +187,44 @@ def test_the_oldest_turns_are_dropped_first_and_the_system_message_is_kept(token
     assert render_within(TURNS[:1], tokenizer, 4)[2]
 
 
+def turn(prompt, answer, **tool):
+    called = [{"role": "assistant", "content": "x", "loss": False}, {"role": "observation", **tool}] if tool else []
+    return [{"role": "user", "content": prompt}, *called, {"role": "assistant", "content": answer}]
+
+
+@pytest.mark.parametrize("answer", ["短い答え。", "長い答え。" * 40])
+def test_a_prompt_that_is_too_long_is_cut_to_make_room_for_the_answer(tokenizer, answer):
+    messages = turn("長い質問です。" * 100, answer)
+    whole, _ = render(messages, tokenizer)
+    ids, loss_mask, shortened = render_within(messages, tokenizer, 64)
+    targets = [i for i, mine in zip(*render(messages, tokenizer), strict=True) if mine]
+    kept = [i for i, mine in zip(ids, loss_mask, strict=True) if mine]
+    assert len(ids) == 64 and shortened
+    assert kept == targets[: max(32, 64 - (len(whole) - len(targets)))][: len(kept)]
+    assert len(kept) == min(len(targets), 32)  # whole with its end, or half of the row
+    assert ids[: 64 - len(kept) - 1] == whole[: 64 - len(kept) - 1]  # the prompt loses its end
+
+
+def test_an_answer_loses_its_end_if_the_prompt_takes_less_than_half(tokenizer):
+    messages = turn("質問", "長い答え。" * 100)
+    whole = render(messages, tokenizer)
+    assert render_within(messages, tokenizer, 64) == (whole[0][:64], whole[1][:64], True)
+
+
+def test_the_longest_messages_of_a_prompt_are_cut_first(tokenizer):
+    messages = turn("質問です。", "答え。", content="長い結果です。" * 100)
+    ids, loss_mask, _ = render_within(messages, tokenizer, 64)
+    assert (len(ids), sum(loss_mask)) == (64, sum(render(messages, tokenizer)[1]))
+    assert tokenizer.decode(ids).count("質問です。") == 1
+
+
+def test_a_prompt_is_not_cut_within_a_character(tokenizer):
+    assert "<0x" in tokenizer.piece(tokenizer.encode("𠀀")[-1])
+    for row_len in range(40, 52):
+        ids, _, _ = render_within(turn("𠀀" * 100, "答え。"), tokenizer, row_len)
+        assert "\ufffd" not in tokenizer.decode(ids)
+
+
 @pytest.mark.parametrize(
     ("messages", "message"),
     [

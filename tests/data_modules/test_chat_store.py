@@ -67,7 +67,8 @@ def test_a_long_conversation_loses_its_oldest_turns_and_keeps_its_system_message
 
 
 def test_a_record_without_target_tokens_is_dropped_counted_and_named(tmp_path, tokenizer, caplog):
-    bad = [chat("あ", " "), chat("あ" * 900, "い"), {"messages": [{"role": "user", "content": "あ"}]}, {"x": 1}]
+    long = {"messages": [{"role": "system", "content": "あ" * 900}, *GOOD["messages"]]}
+    bad = [chat("あ", " "), long, {"messages": [{"role": "user", "content": "あ"}]}, {"x": 1}]
     path = write(tmp_path / "a.jsonl", [GOOD] * 20 + bad + [chat("あ", "い" * 900), chat("あ", "")])
     store = store_of(path, tokenizer, tmp_path, row_len=64, max_bad_share=0.5)
     assert store.report.dropped == {

@@ -157,6 +157,6 @@ def test_more_ranks_than_conversations_are_refused(zero_dir, tmp_path):
 
 def test_real_conversations_fill_their_batches(data, tmp_path):
     sources = [ChatSource(x, x, [str(data / "sft" / f"{x}.jsonl.gz")]) for x in ("zh", "en", "code")]
-    run = {"sources": sources, "row_len": 1024, "max_bad_share": 0.02}
+    run = {"sources": sources, "row_len": 1024}
     assert planned(data / "chatglm3", tmp_path, **run).ledger.facts["fill"] >= 0.95
     assert planned(data / "chatglm3", tmp_path, **run, packing=True).ledger.facts["fill"] >= 0.999
