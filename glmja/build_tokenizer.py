@@ -19,12 +19,16 @@ from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.corpus_survey import CorpusSurvey
 from glmja.text.terminal import make_table, show
 from glmja.tokenization import huggingface
-from glmja.tokenization.piece_selection import SelectedPieces, TooFewPiecesError, learn_pieces, ready_pieces
+from glmja.tokenization.piece_learning import SelectedPieces, TooFewPiecesError, learn_pieces
+from glmja.tokenization.ready_pieces import ready_pieces
+from glmja.tokenization.special_tokens import check_names, with_special_tokens
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.training_corpus import TrainingCorpus, read_corpus
 from glmja.tokenization.vocabulary import append_pieces, check_premises, unreachable_pieces
 from glmja.verification.corpus_table import corpus_table
 from glmja.verification.tokenizer import REPORT_FILE, TokenizerReport, compare_on_texts, table_of
+
+_NUM_LEARNED = 13756  # with ChatGLM3's, 78,554 ids, as many as the published vocabulary has
 
 _log = logging.getLogger(__name__)
 
@@ -33,10 +37,11 @@ def build_tokenizer(
     base: str,
     output: str,
     corpus: list[str] = [],  # noqa: B006  (jsonargparse shows the default)
-    num_new_pieces: int = 13756,
+    num_new_pieces: int | None = None,
     policy: Literal["japanese", "shinjitai", "kana", "none"] = "japanese",
     join_punctuation: bool = True,
     pieces: str | None = None,
+    special_tokens: list[str] = [],  # noqa: B006
     check: list[str] = [],  # noqa: B006
     text_key: str = "text",
     documents: Literal["line", "file"] = "line",
@@ -56,14 +61,17 @@ def build_tokenizer(
             .json, .csv, .parquet or .arrow, also with .gz, .zst, .bz2 or .xz. FILE:KEY names the key of the text.
             hub:NAME is a dataset of the Hugging Face Hub, as in hub:wikimedia/wikipedia,config=20231101.ja; its options
             are config, split, data_files, revision and key. A line that occurs several times counts once.
-        num_new_pieces: Number of pieces to add; each takes one row in both embeddings.
+        num_new_pieces: Number of pieces to add; each takes one row in both embeddings. By default 13,756 learned ones,
+            or all that `pieces` has.
         policy: Which text is guaranteed to keep its token ids, because every new piece contains a character that this
             text never contains. `kana`: a kana; protects text without kana. `shinjitai`: a kana, or an ideograph
             outside GB 2312 and Big5; protects simplified and traditional Chinese. `japanese`: a kana, or an ideograph
             outside GB 2312; protects simplified Chinese. `none`: any character, for comparison; protects nothing.
         join_punctuation: Whether a learned piece may contain punctuation next to kana, as in です。 Saves about 7 % of
             the tokens of Japanese.
-        pieces: SentencePiece model to take the pieces from instead of learning them.
+        pieces: File to take the pieces from instead of learning them: a SentencePiece model, a tokenizer.json, or a
+            list of words, one a line (.txt), to which the pieces that lead to a word are added.
+        special_tokens: Names of control tokens to add, such as <|law|>, with rows of their own. Text never yields them.
         check: Text files to verify the tokenizer on, as LANG=FILE, where FILE is as for `corpus`; several files of one
             language are read as one.
         text_key: Key or column of the text; a.b is the key b of the object a.
@@ -85,10 +93,11 @@ def build_tokenizer(
         ValueError: If an input is invalid, the corpus has too few pieces, or the verification fails.
         OSError: If a file does not exist or cannot be written.
     """
-    if num_new_pieces < 1:
+    if num_new_pieces is not None and num_new_pieces < 1:
         raise ValueError(f"--num_new_pieces {num_new_pieces} must be at least 1")
     if bool(corpus) == bool(pieces):
-        raise ValueError("give either --corpus FILE… to learn pieces from, or --pieces MODEL to take them from")
+        raise ValueError("give either --corpus FILE… to learn pieces from, or --pieces FILE to take them from")
+    check_names(special_tokens)
     check_free(output, overwrite, (base,))
     find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
     texts, corpus_files = files_by_language("--check", check, find), find(corpus)
@@ -101,9 +110,10 @@ def build_tokenizer(
     if pieces:
         survey, selected = None, ready_pieces(old.proto, pieces, num_new_pieces, policy)
     else:
-        survey, selected = _learn(partial(CorpusSurvey, strip_aozora, normalize == "nfc"), read, num_new_pieces)
+        num_learned = num_new_pieces or _NUM_LEARNED
+        survey, selected = _learn(partial(CorpusSurvey, strip_aozora, normalize == "nfc"), read, num_learned)
     with atomic_output_folder(output, overwrite) as folder:
-        report = _write(folder, old, selected, policy, survey, texts, text_key)
+        report = _write(folder, old, selected, special_tokens, policy, survey, texts, text_key)
     _print(report, output)
     return report.as_json()
 
@@ -112,6 +122,7 @@ def _write(
     folder: Path,
     old: GLMTokenizer,
     selected: SelectedPieces,
+    special_tokens: list[str],
     policy: str,
     survey: CorpusSurvey | None,
     texts: dict[str, list[DataFile]],
@@ -122,7 +133,8 @@ def _write(
     Raises:
         ValueError: If the verification fails.
     """
-    left_out = huggingface.save(GLMTokenizer(append_pieces(old.proto, selected.pieces)), folder)
+    extended = with_special_tokens(append_pieces(old.proto, selected.pieces), special_tokens)
+    left_out = huggingface.save(GLMTokenizer(extended), folder)
     new = GLMTokenizer.load(folder)  # the verification is about the saved file
     _raise_if_any(check_premises(old.proto, new.proto, policy))
     fast = None if left_out else huggingface.load_backend(folder)
@@ -140,11 +152,15 @@ def _write(
         pieces_before=len(old),
         pieces_after=len(new),
         control_tokens=new.control_tokens,
+        special_tokens=special_tokens,
         premises="hold" if policy != "none" else "hold, but the policy protects no text",
         unreachable_pieces=len(unreachable_pieces(new.proto, len(old))),
         pieces_already_there=selected.num_present,
         rejected_pieces=len(selected.rejected),
         rejected_examples=selected.rejected[:20],
+        left_out_pieces=len(selected.unreachable),
+        left_out_examples=selected.unreachable[:20],
+        steps_added=selected.num_steps,
         texts=compared,
     )
     write_json(folder / REPORT_FILE, report.as_json())
@@ -190,6 +206,13 @@ def _print(report: TokenizerReport, output: str) -> None:
         ("unreachable pieces", str(report.unreachable_pieces)),
         ("rejected by the policy", f"{report.rejected_pieces:,} {' '.join(report.rejected_examples[:8])}"),
     ]
+    if report.left_out_pieces:
+        examples = " ".join(report.left_out_examples[:8])
+        rows.append(("left out, no merges lead to them", f"{report.left_out_pieces:,} {examples}"))
+    if report.steps_added:
+        rows.append(("added, as steps to words", f"{report.steps_added:,}"))
+    if report.special_tokens:
+        rows.append(("special tokens", " ".join(report.special_tokens)))
     show(make_table(["verification", ""], rows, title=f"Tokenizer in {output}"))
     if report.texts:
         show(table_of(report.texts, f"Sentences under the policy {report.policy}"))

@@ -20,7 +20,8 @@ from sentencepiece import sentencepiece_model_pb2 as spm
 
 from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
-from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
+from glmja.tokenization.piece_learning import learn_pieces
+from glmja.tokenization.ready_pieces import ready_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.training_corpus import read_corpus
 from glmja.tokenization.vocabulary import Piece, append_pieces, parse_proto

@@ -85,16 +85,16 @@ def append_pieces(proto: spm.ModelProto, pieces: Iterable[str]) -> spm.ModelProt
 
 
 def unreachable_pieces(proto: spm.ModelProto, first_id: int) -> list[str]:
-    """Returns the pieces from `first_id` on that occur in no segmentation of any text.
+    """Returns the normal pieces from `first_id` on that occur in no segmentation of any text.
 
     A piece is formed only by merges within its span, and these run as if the piece were the whole text. So a piece is
     reachable if and only if its own text is encoded as that piece; and since an unreachable piece is never formed,
     removing it changes no segmentation.
     """
     processor = isolated_processor(proto)
-    texts = [piece.piece for piece in list(proto.pieces)[first_id:]]
-    encoded = processor.encode(texts)
-    return [text for i, (text, ids) in enumerate(zip(texts, encoded, strict=True), first_id) if ids != [i]]
+    texts = {i: piece.piece for i, piece in enumerate(proto.pieces) if i >= first_id and piece.type == Piece.NORMAL}
+    encoded = processor.encode(list(texts.values()))
+    return [text for (i, text), ids in zip(texts.items(), encoded, strict=True) if ids != [i]]
 
 
 def isolated_processor(proto: spm.ModelProto) -> SentencePieceProcessor:
@@ -108,6 +108,8 @@ def isolated_processor(proto: spm.ModelProto) -> SentencePieceProcessor:
 def check_premises(old: spm.ModelProto, new: spm.ModelProto, policy: str) -> list[str]:
     """Verifies on a finished model that text without distinguishing characters is tokenized as before.
 
+    Control pieces may be added, too: SentencePiece yields them for no text.
+
     Args:
         old: The model that was extended, control pieces included.
         new: The finished model.
@@ -117,7 +119,7 @@ def check_premises(old: spm.ModelProto, new: spm.ModelProto, policy: str) -> lis
         The conditions that are violated, one line each; empty if the property holds.
     """
     num_old, failures = len(old.pieces), []
-    added = list(new.pieces)[num_old:]
+    added = [p for p in list(new.pieces)[num_old:] if p.type != Piece.CONTROL]
     for i, (before, after) in enumerate(zip(old.pieces, new.pieces, strict=False)):
         if before != after:
             failures.append(f"piece {i} was {before.piece!r} with score {before.score}, now {after.piece!r}")
@@ -125,7 +127,9 @@ def check_premises(old: spm.ModelProto, new: spm.ModelProto, policy: str) -> lis
         failures.append(f"{num_old - len(new.pieces)} old pieces are missing")
     if old.normalizer_spec != new.normalizer_spec:
         failures.append("the normalizer changed")
-    failures += [f"piece {p.piece!r} is not a normal piece" for p in added if p.type != Piece.NORMAL]
+    failures += [
+        f"piece {p.piece!r} is neither a normal piece nor a control token" for p in added if p.type != Piece.NORMAL
+    ]
     failures += [f"piece {p.piece!r} is not admissible" for p in added if not is_admissible(p.piece, policy)]
     lowest = min(p.score for p in old.pieces)
     failures += [f"piece {p.piece!r} outranks an old piece" for p in added if p.score >= lowest]

@@ -87,11 +87,15 @@ class TokenizerReport:
         pieces_before: Number of ids of the base's tokenizer.
         pieces_after: Number of ids of the extended tokenizer.
         control_tokens: Control tokens and their ids.
+        special_tokens: Those that were added.
         premises: Whether the conditions of the proof hold for the saved file.
         unreachable_pieces: Number of new pieces that SentencePiece never produces.
         pieces_already_there: Number of given pieces that the base has.
         rejected_pieces: Number of given pieces that the policy rejects.
         rejected_examples: Up to twenty rejected pieces.
+        left_out_pieces: Number of given pieces that no merges lead to.
+        left_out_examples: Up to twenty of these.
+        steps_added: Number of pieces that were not given, but lead to given words.
         texts: The comparison on the texts of each language.
     """
 
@@ -103,11 +107,15 @@ class TokenizerReport:
     pieces_before: int
     pieces_after: int
     control_tokens: dict[str, int]
+    special_tokens: list[str]
     premises: str
     unreachable_pieces: int
     pieces_already_there: int
     rejected_pieces: int
     rejected_examples: list[str]
+    left_out_pieces: int
+    left_out_examples: list[str]
+    steps_added: int
     texts: dict[str, TextReport]
 
     def as_json(self) -> dict[str, object]:

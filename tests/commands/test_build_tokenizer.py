@@ -5,13 +5,19 @@ import unicodedata
 
 import pytest
 from sentencepiece import SentencePieceTrainer
+from transformers import AutoTokenizer
 
 from glmja import build_tokenizer
+from glmja.conversation.rendering import render_prompt
+from glmja.convert import convert
 from glmja.families.recognition import load_tokenizer
+from glmja.modeling.model_folder import ModelFolder
+from glmja.resize_embeddings import resize_embeddings
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import POLICIES, append_pieces, check_premises
 from glmja.twin import build as twin
 from glmja.verification.tokenizer import TextReport
+from glmja.weights.chatglm_layout import EMBEDDING
 
 
 def flags(base, output, **others):
@@ -150,8 +156,8 @@ def test_help_explains_every_argument(capsys):
             "99999 asked for; give a larger --corpus or a smaller --num_new_pieces",
         ),
         ({"num_new_pieces": 0}, "--num_new_pieces 0 must be at least 1"),
-        ({"corpus": None}, "give either --corpus FILE… to learn pieces from, or --pieces MODEL"),
-        ({"pieces": "x.model"}, "give either --corpus FILE… to learn pieces from, or --pieces MODEL"),
+        ({"corpus": None}, "give either --corpus FILE… to learn pieces from, or --pieces FILE"),
+        ({"pieces": "x.model"}, "give either --corpus FILE… to learn pieces from, or --pieces FILE"),
         ({"corpus": None, "pieces": "gone.model"}, "No such file or directory: 'gone.model'"),
         ({"check": "ja"}, "--check 'ja' must be LANG=FILE, as in ja=data/ja.jsonl"),
         ({"check": "ja=gone.txt"}, "no such file: gone.txt"),
@@ -188,7 +194,7 @@ def test_the_traceback_is_shown_on_request(base_dir, tmp_path, monkeypatch):
 @pytest.mark.parametrize("policy", ["japanese", "shinjitai", "kana"])
 def test_no_protected_sentence_of_real_text_changes(data, tmp_path, policy):
     from glmja.files.documents import read_documents
-    from glmja.tokenization.piece_selection import ready_pieces
+    from glmja.tokenization.ready_pieces import ready_pieces
     from glmja.tokenization.vocabulary import append_pieces
     from glmja.verification.tokenizer import compare_on_texts
 
@@ -246,3 +252,45 @@ def test_a_decomposed_corpus_is_named_and_composed_on_request(base_dir, tmp_path
         found[name, normalize] = [new.piece(i) for i in new.new_ids]
     assert "--normalize nfc composes them" in " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert found["nfc", "none"] == found["nfd", "nfc"] != found["nfd", "none"]
+
+
+def test_special_tokens_have_rows_and_survive_every_written_folder(base_dir, tmp_path):
+    names = ["<|law|>", "[CASE]"]
+    args = [*flags(base_dir, tmp_path / "out", num_new_pieces=20), "--special_tokens", *names]
+    report = build_tokenizer.main(args)
+    assert report["special_tokens"] == names
+    resize_embeddings(str(base_dir), str(tmp_path / "out"), str(tmp_path / "zero"), check_greedy=False)
+    convert(str(tmp_path / "zero"), str(tmp_path / "converted"), format="chatglm")
+    old = load_tokenizer(base_dir)
+    for folder in (tmp_path / "out", tmp_path / "zero", tmp_path / "converted"):
+        new = load_tokenizer(folder)
+        ids = [new.control_id(name) for name in names]
+        assert ids == [len(old) + 20, len(old) + 21] == list(new.new_ids)[-2:]
+        prompt = render_prompt([{"role": "user", "content": "<|law|>[CASE]"}], new)
+        assert not set(ids) & set(prompt)
+        fast = AutoTokenizer.from_pretrained(folder)
+        assert fast.convert_tokens_to_ids(names) == ids
+        assert fast.decode(ids, skip_special_tokens=True) == "" == new.decode(ids)
+        assert fast.encode("<|law|>", add_special_tokens=False, split_special_tokens=True) == new.encode("<|law|>")
+    zero, base = (ModelFolder.open(folder).checkpoint for folder in (tmp_path / "zero", base_dir))
+    rows = zero.tensors[EMBEDDING].read(len(old) + 20, len(old) + 22)
+    assert not rows[0].equal(rows[1]) and rows.abs().sum() > 0
+    assert zero.tensors[EMBEDDING].read(0, len(old)).equal(base.tensors[EMBEDDING].read(0, len(old)))
+
+
+def test_special_tokens_that_text_may_hold_are_refused(base_dir, tmp_path, capsys):
+    args = flags(base_dir, tmp_path / "out")
+    assert "--special_tokens 'law' could occur in a text" in refused(capsys, [*args, "--special_tokens", "law"])
+    assert "'<|user|>' is in the vocabulary already" in refused(capsys, [*args, "--special_tokens", "<|user|>"])
+
+
+def test_all_words_of_a_list_are_taken_by_default(base_dir, tmp_path):
+    (tmp_path / "words.txt").write_text("ありがとう\nこんにちは\nhello\n", encoding="utf-8")
+    report = build_tokenizer.main(
+        flags(base_dir, tmp_path / "out", corpus=None, num_new_pieces=None, pieces=tmp_path / "words.txt")
+    )
+    new = GLMTokenizer.load(tmp_path / "out")
+    pieces = {new.piece(i) for i in new.new_ids}
+    assert {"ありがとう", "こんにちは"} <= pieces
+    assert report["steps_added"] == len(pieces) - 2
+    assert report["rejected_examples"] == ["hello"]

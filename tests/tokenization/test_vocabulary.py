@@ -87,7 +87,7 @@ def damaged(proto, change):
         (lambda m: setattr(m.pieces[300], "piece", "x9"), r"piece 300 was .* now 'x9'"),
         (lambda m: m.pieces.pop(-1) and m.pieces.pop(-1) and m.pieces.pop(-1), "old pieces are missing"),
         (lambda m: setattr(m.normalizer_spec, "add_dummy_prefix", False), "the normalizer changed"),
-        (lambda m: setattr(m.pieces[-1], "type", Piece.USER_DEFINED), "is not a normal piece"),
+        (lambda m: setattr(m.pieces[-1], "type", Piece.USER_DEFINED), "is neither a normal piece nor a control token"),
         (lambda m: setattr(m.pieces[-1], "piece", "中国"), "'中国' is not admissible"),
         (lambda m: setattr(m.pieces[-1], "score", 0.0), "outranks an old piece"),
         (lambda m: setattr(m.pieces[-1], "piece", m.pieces[-2].piece), "two pieces are equal"),

@@ -1,13 +1,10 @@
-import io
-
 import pytest
-from sentencepiece import SentencePieceTrainer
 
 from glmja.tokenization import huggingface
-from glmja.tokenization.piece_selection import learn_pieces, ready_pieces
+from glmja.tokenization.piece_learning import learn_pieces
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.training_corpus import is_joinable, read_corpus
-from glmja.tokenization.vocabulary import append_pieces, check_premises, is_admissible, unreachable_pieces
+from glmja.tokenization.vocabulary import append_pieces, check_premises
 
 
 def learn(proto, documents, num_pieces, **options):
@@ -78,47 +75,3 @@ def test_frequent_kanji_beyond_the_basic_plane_become_pieces(base_tokenizer):
 def test_the_error_for_a_small_corpus_names_the_number_of_available_pieces(base_tokenizer):
     with pytest.raises(ValueError, match=r"only 2 pieces to add under the policy 'japanese', fewer than the 10 asked"):
         learn(base_tokenizer.proto, ["の の 図"], 10)
-
-
-@pytest.fixture(scope="module")
-def ja_model(tmp_path_factory, texts):
-    """A Japanese vocabulary trained by itself, as the known recipe does."""
-    model = io.BytesIO()
-    lines = [line for text in texts["ja"] for line in text.split("\n") if line]
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, vocab_size=3000, model_type="bpe", minloglevel=2
-    )
-    path = tmp_path_factory.mktemp("pieces") / "ja.model"
-    path.write_bytes(model.getvalue())
-    return path
-
-
-def test_ready_pieces_are_filtered_reachable_and_complete(base_tokenizer, ja_model):
-    selected = ready_pieces(base_tokenizer.proto, ja_model, 500)
-    pieces, rejected = selected.pieces, selected.rejected
-    assert selected.num_present > 0  # punctuation, Latin letters, ideographs
-    assert len(pieces) == len(set(pieces)) == 500
-    assert all(is_admissible(piece, "japanese") for piece in pieces)
-    assert rejected and not any(is_admissible(piece, "japanese") for piece in rejected)
-    grown = append_pieces(base_tokenizer.proto, pieces)
-    assert unreachable_pieces(grown, len(base_tokenizer)) == []
-    present = {p.piece for p in grown.pieces}
-    assert all(character in present for piece in pieces for character in piece)
-
-
-def test_learned_pieces_shorten_text_more_than_ready_ones(base_tokenizer, ja_model, texts):
-    ready = ready_pieces(base_tokenizer.proto, ja_model, 500).pieces
-    learned = learn(base_tokenizer.proto, texts["ja"], 500, join_punctuation=False)
-    ours, theirs = (GLMTokenizer(append_pieces(base_tokenizer.proto, pieces)) for pieces in (learned, ready))
-    assert tokens(ours, texts["ja"]) < tokens(theirs, texts["ja"])
-
-
-def test_too_many_ready_pieces_are_refused(base_tokenizer, ja_model):
-    with pytest.raises(ValueError, match=r"ja.model has only \d+ reachable pieces .* fewer than the 9999 asked for"):
-        ready_pieces(base_tokenizer.proto, ja_model, 9999)
-
-
-def test_a_model_that_is_none_is_refused(base_tokenizer, tmp_path):
-    (tmp_path / "x.model").write_text("no model")
-    with pytest.raises(ValueError, match=r"x.model: not a SentencePiece model"):
-        ready_pieces(base_tokenizer.proto, tmp_path / "x.model", 1)
