@@ -10,24 +10,36 @@ end compares the replies of both models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
 from glmja.families.names import FamilyName
 from glmja.families.recognition import load_tokenizer
+from glmja.files.documents import check_document_files, read_documents
+from glmja.files.input_files import InputFile, InputPath
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
-from glmja.modeling.model_card import zero_card
+from glmja.modeling.model_card import zero_card, zero_facts
 from glmja.text.terminal import make_table, show
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor
 from glmja.verification.tokenizer import REPORT_FILE
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName, Init
 
+if TYPE_CHECKING:
+    from glmja.modeling.model_folder import ModelFolder
+    from glmja.verification.zero import ZeroChecks
+    from glmja.weights.checkpoint import Checkpoint
+
 REPORT = "resize_report.json"
+_NEEDED_MEMORY = 1.2  # times the weights, to read texts with a model
+_SHIPPED = ("zh", "en")  # languages of the package's texts that are read if there is no `text`
 
 
 def resize_embeddings(
@@ -39,6 +51,11 @@ def resize_embeddings(
     dtype: DtypeName | None = None,
     max_shard_size: int = MAX_SHARD_SIZE,
     check_greedy: bool = True,
+    text: list[str] = [],  # noqa: B006
+    text_key: str = "text",
+    documents: Literal["line", "file"] = "line",
+    check_characters: int = 1000,
+    device: str = "auto",
     seed: int = 0,
     family: FamilyName | None = None,
     overwrite: bool = False,
@@ -57,7 +74,17 @@ def resize_embeddings(
             mean of the old rows.
         dtype: Dtype of the written weights; by default the base's.
         max_shard_size: Maximum bytes of a weight file.
-        check_greedy: Load both models at the end and compare their greedy replies; takes twice the memory of the model.
+        check_greedy: Load both models at the end, one after the other, to compare their greedy replies, and to read
+            `text`, or Chinese and English text of this package.
+        text: Texts that both models read at the end, for bits per character, LANG=FILE each, also without
+            `check_greedy`. LANG is ja, zh, en or code; FILE is a file, folder or pattern of .txt (a document a line),
+            .jsonl, .json, .csv, .parquet or .arrow, also with .gz, .zst, .bz2 or .xz. FILE:KEY names the key of the
+            text in it.
+        text_key: Key or column of the text; a.b is the key b of the object a.
+        documents: What is a document of a .txt file: a `line`, or the whole `file`, as a book.
+        check_characters: Number of characters of each language that both models read at the end.
+        device: Device to read texts on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one that
+            holds the model.
         seed: Seed of the initialization `random`.
         family: Family of the base, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
             default.
@@ -71,47 +98,39 @@ def resize_embeddings(
         OSError: If a file does not exist, or the disk is full.
     """
     from glmja.modeling.model_folder import ModelFolder, write_model
-    from glmja.verification.zero import verify_zero
+    from glmja.verification.zero import Probe, verify_zero
     from glmja.weights.dtypes import dtype_named
     from glmja.weights.embeddings import random_rows, read_embeddings, resize
     from glmja.weights.row_mixtures import mix_rows
 
-    if pad_to_multiple_of < 1:
-        raise ValueError(f"--pad_to_multiple_of {pad_to_multiple_of} must be at least 1")
-    check_free(output, overwrite, (base, tokenizer))
+    _check_at_least_1(pad_to_multiple_of=pad_to_multiple_of, check_characters=check_characters)
+    find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
+    files = files_by_language("--text", text, find, LANGUAGES)
+    local = [file.path for found in files.values() for file in found if isinstance(file, InputFile)]
+    check_free(output, overwrite, (base, tokenizer, *local))
+    check_device(device)
     opened, new = ModelFolder.open(base, family), load_tokenizer(tokenizer, family)
-    old = opened.tokenizer
-    check_extends(old, new, tokenizer)
-    means, base_sha256 = read_embeddings(opened.checkpoint, len(old), dtype_named(dtype) if dtype else None)
+    check_extends(opened.tokenizer, new, tokenizer)
+    texts = _read_texts(files, text_key, check_characters, check_greedy)
+    probe = Probe(check_greedy, texts, _place(device, opened.checkpoint.num_bytes))
+    num_old = len(opened.tokenizer)
+    means, base_sha256 = read_embeddings(opened.checkpoint, num_old, dtype_named(dtype) if dtype else None)
     source = opened.checkpoint.astype(dtype_named(dtype)) if dtype else opened.checkpoint
     num_rows = -(-len(new) // pad_to_multiple_of) * pad_to_multiple_of
-    spelled = isolated_processor(old.proto).encode([p.piece for p in list(new.proto.pieces)[len(old) :]])
+    spelled = _spell(opened.tokenizer, new)
     mixtures = {} if init == "random" else mix_rows(init, spelled)
-    resized = {}
-    for name, mean_D in means.items():
-        new_rows = mixtures[name] if mixtures else random_rows(len(spelled), len(mean_D), seed)
-        resized[name] = resize(source.tensors[name], mean_D, len(old), new_rows, num_rows)
+    resized = resize(source, means, num_old, mixtures or random_rows(means, len(spelled), seed), num_rows)
     config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
     zero = replace(source, config=config, tensors=source.tensors | resized)
     with atomic_output_folder(output, overwrite, zero.num_bytes) as folder:
         written = write_model(folder, zero, new, "glm", max_shard_size)
-        report: dict[str, object] = {
-            "base": opened.path.resolve().name,
-            "base_sha256": base_sha256,
-            "base_tokenizer_sha256": old.fingerprint,
-            **written,
-            "init": init,
-            "seed": seed if init == "random" else None,
-            "rows_before": source.config["vocab_size"],
-            "old_rows_kept": len(old),
-            "new_rows": len(new) - len(old),
-            "padding_rows": num_rows - len(new),
-            "rows_after": num_rows,
-            **verify_zero(opened, source, folder, mixtures, check_greedy).as_json(),
-        }
+        report = _describe(opened, new, zero) | written
+        report |= {"base_sha256": base_sha256, "init": init, "seed": seed if init == "random" else None}
+        checks = verify_zero(opened, source, folder, mixtures, probe)
+        report |= checks.as_json()
         write_json(folder / REPORT, report)
         (folder / "README.md").write_text(zero_card(report, _policy(tokenizer)), encoding="utf-8")
-    _print(report, output)
+    _print(report, checks, output)
     return report
 
 
@@ -130,17 +149,66 @@ def check_extends(old: GLMTokenizer, new: GLMTokenizer, folder: str) -> None:
             )
 
 
+def _spell(old: GLMTokenizer, new: GLMTokenizer) -> list[list[int]]:
+    """Returns for each new piece the ids of the old pieces that spell it."""
+    return isolated_processor(old.proto).encode([piece.piece for piece in list(new.proto.pieces)[len(old) :]])
+
+
+def _describe(base: ModelFolder, new: GLMTokenizer, zero: Checkpoint) -> dict[str, object]:
+    num_rows = zero.config["vocab_size"]
+    return {
+        "base": base.path.resolve().name,
+        "base_tokenizer_sha256": base.tokenizer.fingerprint,
+        "rows_before": base.config["vocab_size"],
+        "old_rows_kept": len(base.tokenizer),
+        "new_rows": len(new) - len(base.tokenizer),
+        "padding_rows": num_rows - len(new),
+        "rows_after": num_rows,
+    }
+
+
 def _policy(tokenizer: str) -> str:
     path = Path(tokenizer) / REPORT_FILE
     return str(read_json(path).get("policy")) if path.is_file() else "unknown"
 
 
-def _print(report: Mapping[str, object], output: str) -> None:
+def _check_at_least_1(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"--{name} {value} must be at least 1")
+
+
+def _place(device: str, num_bytes: int) -> str:
+    """Returns the device; for `auto`, the CPU if the model does not fit into the free memory of the GPU."""
+    import torch
+
+    place = check_device(device)
+    too_large = device == "auto" and place == "cuda" and torch.cuda.mem_get_info()[0] < _NEEDED_MEMORY * num_bytes
+    return "cpu" if too_large else place
+
+
+def _read_texts(
+    files: Mapping[str, Sequence[InputPath]], text_key: str, num_characters: int, shipped: bool
+) -> dict[str, list[str]]:
+    """Reads the texts that both models read at the end: those of the user, or else of the package if `shipped`."""
+    from glmja.twin.build import text_file
+    from glmja.verification.zero_outputs import first_characters
+
+    if not files and shipped:
+        files, text_key = {lang: [text_file(lang)] for lang in _SHIPPED}, "text"
+    return {lang: first_characters(read_documents(found, text_key), num_characters) for lang, found in files.items()}
+
+
+def _print(report: Mapping[str, object], checks: ZeroChecks, output: str) -> None:
     rows = [
         (key.replace("_", " "), f"{value:,}" if isinstance(value, int) and value > 1 else str(value))
-        for key, value in report.items()
+        for key, value in zero_facts(report).items()
     ]
     show(make_table(["check", ""], rows, title=f"Zero model in {output}"))
+    if checks.texts:
+        cells = [[lang, *text.cells()] for lang, text in checks.texts.items()]
+        headings = ["", "characters", "base", "Zero", "change", "new pieces on top"]
+        show(make_table(headings, cells, title="Bits per character before training", align="right"))
 
 
 def main(args: list[str] | None = None) -> dict[str, object]:

@@ -9,6 +9,8 @@ from glmja.text.markdown import markdown_code, markdown_row, markdown_text
 
 LONG_ENTRIES = ("lora", "validation", "ledger")  # of a report; too long for a table
 
+_COPIES = {"of_old_rows": "new rows equal to an old row", "shared": "new rows equal to another new row"}
+
 _METADATA = "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en, ja]\n---\n\n"
 
 
@@ -28,8 +30,18 @@ def zero_card(report: Mapping[str, object], policy: object) -> str:
     return (
         f"{_METADATA}# Zero: ChatGLM with embedding rows for Japanese, not yet trained\n\n"
         f"Written by glmja {__version__} (`python -m glmja.resize_embeddings`). The rows of old tokens are unchanged. "
-        f"{new_rows}\n{_table('provenance', {**report, 'policy': policy})}"
+        f"{new_rows}\n{_table('provenance', {**zero_facts(report), 'policy': policy})}{_table_of_texts(report)}"
     )
+
+
+def zero_facts(report: Mapping[str, object]) -> dict[str, object]:
+    """Returns the entries of a `resize_report.json` that fit into one line of a table each."""
+    facts = {key: value for key, value in report.items() if not isinstance(value, dict)}
+    copies = report.get("row_copies")
+    if isinstance(copies, dict):
+        for key, title in _COPIES.items():
+            facts[title] = ", ".join(f"{matrix} {count[key]:,}" for matrix, count in copies.items())
+    return facts
 
 
 def export_card(report: Mapping[str, object]) -> str:
@@ -70,6 +82,16 @@ def converted_card(model: str, layout: str, dtype: str, tokenizer: Mapping[str, 
 def _table(title: str, rows: Mapping[str, object]) -> str:
     lines = [(title, ""), ("---", "---"), *rows.items()]
     return "\n" + "\n".join(map(markdown_row, lines)) + "\n"
+
+
+def _table_of_texts(report: Mapping[str, object]) -> str:
+    """A row for each text that base and Zero read; nothing if they read none."""
+    texts = report.get("texts")
+    if not isinstance(texts, dict) or not texts:
+        return ""
+    headings = ["text", *(key.replace("_", " ") for key in next(iter(texts.values())))]
+    rows = [[lang, *(f"{v:.4g}" if isinstance(v, float) else v for v in text.values())] for lang, text in texts.items()]
+    return "\n" + "\n".join(map(markdown_row, [headings, ["---"] * len(headings), *rows])) + "\n"
 
 
 def _table_of_sources(sources: object) -> str:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from glmja.conversation.rendering import question_ids
 from glmja.errors import ModelError
 from glmja.modeling.model_folder import ModelFolder
+from glmja.verification.row_copies import RowCopies, count_copies
+from glmja.verification.zero_outputs import PROMPTS, Probe, TextCheck, compare_outputs
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.row_mixtures import RowMixtures
 
-PROMPTS = ("你好", "请用一句话介绍北京。", "Write a short poem about the sea.", "1 + 1 = ?")
-_NEW_TOKENS = 16
 _ROWS_PER_BLOCK = 64  # in float64, 2 MB each at width 4,096
 
 
@@ -29,14 +28,18 @@ class ZeroChecks:
         old_rows_bit_equal: Whether the rows of old tokens are those of the base, bit for bit.
         largest_distance_from_convexity_in_ulp: Largest distance of a new row from the convex combination of old rows
             that it was computed as, in units in the last place of the stored dtype; None for random rows.
+        row_copies: New rows that equal another row, in the `input` embedding, the `head`, and `both`.
         greedy_prompts: Number of prompts with equal greedy replies; None if they were not compared.
         greedy_equal: Whether the greedy replies are equal; None if they were not compared.
+        texts: Likelihoods under base and Zero, and how often a new piece is on top, by language.
     """
 
     old_rows_bit_equal: bool
     largest_distance_from_convexity_in_ulp: float | None = None
+    row_copies: dict[str, RowCopies] = field(default_factory=dict)
     greedy_prompts: int | None = None
     greedy_equal: bool | None = None
+    texts: dict[str, TextCheck] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """Returns the checks that were made."""
@@ -44,7 +47,7 @@ class ZeroChecks:
 
 
 def verify_zero(
-    base: ModelFolder, source: Checkpoint, folder: Path, mixtures: Mapping[str, RowMixtures], check_greedy: bool
+    base: ModelFolder, source: Checkpoint, folder: Path, mixtures: Mapping[str, RowMixtures], probe: Probe
 ) -> ZeroChecks:
     """Re-opens a Zero model and compares it with its base.
 
@@ -53,7 +56,7 @@ def verify_zero(
         source: The base's weights under Glm's names, in the dtype of the Zero model.
         folder: The folder of the Zero model.
         mixtures: How the new rows of both embeddings were mixed from old ones; empty if they are random.
-        check_greedy: Whether to load both models and compare their greedy replies.
+        probe: What both models are asked; they are not loaded if it asks nothing.
 
     Raises:
         ModelError: If a check fails.
@@ -67,8 +70,10 @@ def verify_zero(
     return ZeroChecks(
         old_rows_bit_equal=True,
         largest_distance_from_convexity_in_ulp=max(distances, default=None),
-        greedy_prompts=_check_greedy(base, opened, source.dtype) if check_greedy else None,
-        greedy_equal=True if check_greedy else None,
+        row_copies=count_copies(zero, num_old, len(opened.tokenizer) - num_old),
+        greedy_prompts=len(PROMPTS) if probe.greedy else None,
+        greedy_equal=True if probe.greedy else None,
+        texts=compare_outputs(base, opened, source.dtype, probe) if probe.greedy or probe.texts else {},
     )
 
 
@@ -103,24 +108,3 @@ def _ulp(values: Tensor, dtype: torch.dtype) -> Tensor:
     info = torch.finfo(dtype)
     _, exponent = torch.frexp(values.abs().clamp(min=info.tiny))
     return torch.ldexp(torch.full_like(values, info.eps), exponent - 1)
-
-
-def _check_greedy(base: ModelFolder, zero: ModelFolder, dtype: torch.dtype) -> int:
-    """Compares greedy replies, and returns the number of prompts.
-
-    The base chooses among the ids of its tokenizer only: further rows are padding that was never trained.
-    """
-    # takes seconds and 0.1 GB, and the other checks do not need it
-    from glmja.modeling.generation import generate_ids  # noqa: PLC0415
-    from glmja.modeling.loading import load_model  # noqa: PLC0415
-    from glmja.modeling.sampling import Sampling  # noqa: PLC0415
-
-    prompts = [question_ids(prompt, base.tokenizer) for prompt in PROMPTS]
-    expected, found = (
-        generate_ids(load_model(model, dtype), model.tokenizer, prompts, Sampling(_NEW_TOKENS), batch_size=1)
-        for model in (base, zero)
-    )
-    for prompt, old, new in zip(PROMPTS, expected, found, strict=True):
-        if new != old:
-            raise ModelError(f"greedy replies to {prompt!r} differ: {old[0]} became {new[0]}")
-    return len(prompts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -49,35 +50,51 @@ def read_embeddings(
 
 
 def resize(
-    source: TensorSource, mean_D: Tensor, num_old: int, mixtures: RowMixtures | Tensor, num_rows: int
-) -> TensorSource:
-    """Returns an embedding matrix with its old rows unchanged and new rows after them.
+    source: Checkpoint,
+    means: Mapping[str, Tensor],
+    num_old: int,
+    new_rows: Mapping[str, RowMixtures] | Mapping[str, Tensor],
+    num_rows: int,
+) -> dict[str, TensorSource]:
+    """Returns both embedding matrices with their old rows unchanged and new rows after them.
 
     Args:
-        source: The old matrix, (rows, D); rows from `num_old` on are padding and are dropped.
-        mean_D: The mean of the old rows, in fp64; padding rows get it.
+        source: The base; rows of its embeddings from `num_old` on are padding and are dropped.
+        means: The mean of the old rows of each matrix, (D,) in fp64; padding rows get it.
         num_old: Number of rows to keep.
-        mixtures: How the new rows are mixed from old ones, or the new rows themselves, (new rows, D).
-        num_rows: Number of rows of the new matrix.
+        new_rows: How the new rows of each matrix are mixed from old ones, or the new rows themselves, (new rows, D).
+        num_rows: Number of rows of the new matrices.
     """
+    return {
+        name: _resized(source.tensors[name], mean_D, num_old, new_rows[name], num_rows)
+        for name, mean_D in means.items()
+    }
+
+
+def _resized(
+    source: TensorSource, mean_D: Tensor, num_old: int, new_rows: RowMixtures | Tensor, num_rows: int
+) -> TensorSource:
     num_below = num_rows - num_old
 
-    def new_rows(start: int, stop: int) -> Tensor:
-        end = min(stop, len(mixtures))
+    def below(start: int, stop: int) -> Tensor:
+        end = min(stop, len(new_rows))
         rows_ND = mean_D.repeat(stop - start, 1)
         if start < end:
             rows_ND[: end - start] = (
-                mixtures[start:end] if isinstance(mixtures, Tensor) else mixtures.rows(source, mean_D, start, end)
+                new_rows[start:end] if isinstance(new_rows, Tensor) else new_rows.rows(source, mean_D, start, end)
             )
         return rows_ND.to(source.dtype)
 
-    below = ComputedTensor(source.dtype, (num_below, *source.shape[1:]), new_rows)
-    return JoinedTensor([Part(source, 0, num_old), Part(below, 0, num_below)])
+    computed = ComputedTensor(source.dtype, (num_below, *source.shape[1:]), below)
+    return JoinedTensor([Part(source, 0, num_old), Part(computed, 0, num_below)])
 
 
-def random_rows(num_rows: int, width: int, seed: int) -> Tensor:
-    """Draws rows from a normal distribution with standard deviation 0.02, (num_rows, width), in fp32."""
-    return _RANDOM_STD * torch.randn(num_rows, width, generator=torch.Generator().manual_seed(seed))
+def random_rows(means: Mapping[str, Tensor], num_rows: int, seed: int) -> dict[str, Tensor]:
+    """Draws rows of the width of each mean from a normal distribution with standard deviation 0.02, in fp32."""
+    return {
+        name: _RANDOM_STD * torch.randn(num_rows, *mean_D.shape, generator=torch.Generator().manual_seed(seed))
+        for name, mean_D in means.items()
+    }
 
 
 def _raise_non_finite(source: TensorSource, num_rows: int, name: str, dtype: torch.dtype) -> None:

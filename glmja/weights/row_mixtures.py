@@ -5,7 +5,8 @@ A piece that a tokenizer gains was spelled by several old pieces before. Its row
 - The **input row** of `positional` weights the subtokens by e^(2k), where k counts them, so that the last one
   dominates, as it does in the state that the model has after reading them. AdaptiVocab
   (https://arxiv.org/abs/2503.19693) uses these weights. A plain mean ignores the order: pieces that are permutations
-  of each other get equal rows.
+  of each other get equal rows. Repetitions still do: weights that grow by a constant factor give か and かか the same
+  row where both are new. `glmja.verification.row_copies` counts them.
 - The **head row** of `positional` is half the mean of the subtokens' rows and half the mean of all old rows. The second
   half lowers the new logit towards the mean logit. The mean of the subtokens' logits alone ignores how unlikely it is
   that these subtokens follow each other, and takes too much probability from all other tokens.

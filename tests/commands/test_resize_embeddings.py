@@ -14,6 +14,7 @@ from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor
 from glmja.twin import build as twin
 from glmja.verification import zero as verification
+from glmja.verification.zero_outputs import Probe
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.row_mixtures import mix_rows
@@ -110,6 +111,44 @@ def test_the_card_and_the_report_tell_where_the_model_is_from(zero_dir, base_tok
     assert report["old_rows_kept"] + report["new_rows"] + report["padding_rows"] == report["rows_after"]
     card = (zero_dir / "README.md").read_text()
     assert tokenizer.fingerprint in card and "| policy | japanese |" in card
+    copies = report["row_copies"]
+    assert f"| new rows equal to another new row | input {copies['input']['shared']:,}, head " in card
+    assert "| text | characters | base bits per char |" in card and "\n| zh | 1000 |" in card
+
+
+def root(ids):
+    """The shortest list of which `ids` is a repetition."""
+    return next(ids[:n] for n in range(1, len(ids) + 1) if ids[:n] * (len(ids) // n) == ids)
+
+
+def test_the_report_counts_copies_and_new_pieces_on_top_of_chinese_and_english(zero_dir, base_tokenizer, tokenizer):
+    report = json.loads((zero_dir / "resize_report.json").read_text())
+    assert report["row_copies"]["head"]["of_old_rows"] == 0
+    # か and かか get the same rows where both are new: weights that grow by a constant factor do not tell them apart
+    roots = [root(ids) for ids in spelled(base_tokenizer, tokenizer)]
+    assert report["row_copies"]["input"]["of_old_rows"] == sum(len(ids) == 1 for ids in roots)
+    assert report["row_copies"]["both"]["shared"] == sum(roots.count(ids) > 1 for ids in roots)
+    assert report["texts"].keys() == {"zh", "en"}
+    for text in report["texts"].values():
+        assert text["characters"] == 1000 and text["positions"] > 100
+        assert text["new_on_top"] == 0 and text["smallest_lead"] > 0
+
+
+def test_both_models_read_the_texts_of_the_user(base_dir, tokenizer_dir, tmp_path, capsys):
+    args = ["--base", str(base_dir), "--tokenizer", str(tokenizer_dir), "--check_greedy", "false"]
+    texts = [f"{lang}={twin.text_file(lang)}" for lang in ("ja", "en")]
+    more = ["--check_characters", "300", "--device", "cpu", "--text", *texts]
+    report = resize_embeddings.main([*args, *more, "--output", str(tmp_path / "out")])
+    assert report["texts"].keys() == {"ja", "en"} and "greedy_equal" not in report
+    assert all(text["characters"] == 300 for text in report["texts"].values())
+    shown = capsys.readouterr().out
+    assert f"{report['texts']['ja']['zero_bits_per_char']:.3f}" in shown and "new pieces on top" in shown
+
+
+def test_no_model_is_loaded_where_nothing_is_asked(base_dir, tokenizer_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("glmja.modeling.loading.load_model", None)
+    args = ["--base", str(base_dir), "--tokenizer", str(tokenizer_dir), "--output", str(tmp_path / "out")]
+    assert resize_embeddings.main([*args, "--check_greedy", "false"])["texts"] == {}
 
 
 def test_a_zero_model_can_be_the_base_of_the_next(zero_dir, tmp_path, tokenizer):
@@ -230,6 +269,10 @@ def test_a_base_in_32_bits_is_resized_to_the_last_bit(base_dir, tokenizer_dir, t
         ({"base": "nowhere"}, "no such folder: nowhere"),
         ({"tokenizer": "nowhere"}, "no such folder: nowhere"),
         ({"pad_to_multiple_of": 0}, "--pad_to_multiple_of 0 must be at least 1"),
+        ({"check_characters": 0}, "--check_characters 0 must be at least 1"),
+        ({"text": "nowhere.jsonl"}, "--text 'nowhere.jsonl' must be LANG=FILE"),
+        ({"text": "ja=nowhere.jsonl"}, "no such file: nowhere.jsonl"),
+        ({"device": "cuda:99"}, "--device cuda:99: not on this machine"),
         ({"output": "tests"}, "--output tests exists and is not empty"),
     ],
 )
@@ -265,7 +308,7 @@ class TestVerification:
 
     def verify(self, base_dir, zero, base_tokenizer, tokenizer, greedy=False):
         base, mixtures = ModelFolder.open(base_dir), mix_rows("positional", spelled(base_tokenizer, tokenizer))
-        return verification.verify_zero(base, base.checkpoint, zero, mixtures, greedy)
+        return verification.verify_zero(base, base.checkpoint, zero, mixtures, Probe(greedy, {}))
 
     def change(self, zero, name, row, value):
         tensors = load_file(zero / "model.safetensors")
@@ -305,7 +348,16 @@ def test_zero_of_the_real_layout_keeps_every_old_logit(data, tmp_path):
     build_tokenizer.main(["--base", str(data / "chatglm3"), *args, "--output", str(tmp_path / "t")])
     base = str(data / "chatglm3_tiny")
     report = resize_embeddings.main(
-        ["--base", base, "--tokenizer", str(tmp_path / "t"), "--output", str(tmp_path / "zero")]
+        [
+            "--base",
+            base,
+            "--tokenizer",
+            str(tmp_path / "t"),
+            "--output",
+            str(tmp_path / "zero"),
+            "--check_characters",
+            "90",
+        ]
     )
     assert report["rows_after"] == 73856
     theirs = load_file(data / "chatglm3_tiny" / "expected.safetensors")

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "glmja.modeling": "text files tokenization weights families",
     "glmja.conversation": "text tokenization families modeling",
     "glmja.evaluation": "text files tokenization weights families runs modeling conversation",
-    "glmja.verification": "text files tokenization weights families runs modeling conversation",
+    "glmja.verification": "text files tokenization weights families runs modeling conversation evaluation",
     "glmja.demo": "text files cli twin evaluation build_tokenizer resize_embeddings fit export evaluate chat",
     "data_modules": "files tokenization families runs modeling conversation",
     "lit_modules": "files weights cli families runs modeling",

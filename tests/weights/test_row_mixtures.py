@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmja.weights.chatglm_layout import EMBEDDING, HEAD
+from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.embeddings import resize
 from glmja.weights.row_mixtures import RowMixtures, mix_rows
 from glmja.weights.tensors import MemoryTensor
@@ -23,7 +25,8 @@ def old_rows(seed, dtype):
 
 def resized(old_ND, mixtures, num_rows=None):
     mean_D = old_ND[:NUM_OLD].sum(0, dtype=torch.float64) / NUM_OLD
-    return resize(MemoryTensor(old_ND), mean_D, NUM_OLD, mixtures, num_rows or NUM_OLD + len(mixtures))
+    source = Checkpoint(Path(), {}, {HEAD: MemoryTensor(old_ND)})
+    return resize(source, {HEAD: mean_D}, NUM_OLD, {HEAD: mixtures}, num_rows or NUM_OLD + len(mixtures))[HEAD]
 
 
 @given(spelled=spellings, init=st.sampled_from(INITS))
