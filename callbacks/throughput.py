@@ -18,18 +18,8 @@ from torch import Tensor
 from glmja.modeling.batch import IGNORE_INDEX, Batch
 from glmja.modeling.contracts import TrainingModule, training_module
 from glmja.modeling.flops import training_flops_per_token
+from glmja.modeling.gpus import known_gpu
 from glmja.runs.manifest import LightningState
-
-# Dense bf16 TFLOP/s from NVIDIA's data sheets, by a part of the device's name; the first that matches is used.
-PEAK_TFLOPS = {
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "RTX 4090": 165.0,
-}
 
 
 @dataclass(frozen=True)
@@ -144,8 +134,8 @@ def count_tokens(batch: Batch) -> Tensor:
 
 def known_peak_tflops(device: torch.device) -> float | None:
     """Returns the peak of a common GPU; None for other devices."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return gpu.tflops if gpu else None
 
 
 def peak_memory(device: torch.device) -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glmja.cli.closed_output import quiet_when_output_closes
-from glmja.cli.command import USAGE_ERROR, one_line_errors, program
+from glmja.cli.command import USAGE_ERROR, one_line_errors, program, with_flags
 from glmja.cli.config_safety import allow_imports
 from glmja.cli.fit_arguments import check_fit_arguments
 from glmja.errors import DivergedError
@@ -48,14 +48,14 @@ FLAGS = {
 }
 
 
-def main(args: list[str] | None = None) -> Trainer:
+def main(args: list[str] | None = None) -> Trainer | None:
     """Fits a LightningModule on a LightningDataModule.
 
     Args:
         args: Arguments; those of the process by default.
 
     Returns:
-        The trainer, after the run.
+        The trainer, after the run; None after an estimate.
     """
     with quiet_when_output_closes():
         prog = program("fit")
@@ -63,7 +63,7 @@ def main(args: list[str] | None = None) -> Trainer:
         return _fit(args, prog)
 
 
-def _fit(args: list[str] | None, prog: str) -> Trainer:
+def _fit(args: list[str] | None, prog: str) -> Trainer | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from callbacks import for_every_run
@@ -76,10 +76,34 @@ def _fit(args: list[str] | None, prog: str) -> Trainer:
         allow_imports()
         with ExitStack() as resources:
             cli = FitCLI(for_every_run, prog, resources, args)
+            if cli.config.estimate:
+                _estimate(cli.config)
+                return None
             if not cli.config.preview:
                 return cli.fit()
             _preview(training_data(cli), cli.model.tokenizer)
             return cli.trainer
+
+
+def _estimate(config: Any) -> None:
+    """Shows what the run would need on several machines."""
+    from glmja.modeling.gpus import MACHINES, parse_machine
+    from glmja.text.terminal import make_table, show
+    from lit_modules.estimate import RESERVED, UTILIZATION, RunShape, as_rows, estimate
+
+    named = MACHINES if config.estimate == "true" else config.estimate.split(",")
+    shape = RunShape.of(config)
+    found = estimate(shape, [parse_machine(machine) for machine in named])
+    headings = ["GB on each GPU", *(f"{one.count} × {one.gpu.name}" for one in found)]
+    flags = {name: flag.replace(".init_args", "") for name, flag in FLAGS.items()}
+    rows = [tuple(with_flags(cell, flags) for cell in row) for row in as_rows(found)]
+    show(make_table(headings, rows, title="Estimate, by arithmetic and not measured", align="right"))
+    if not shape.has_model:
+        show(f"{shape.model_dir} is not there: with the shapes of ChatGLM3-6B and 13,756 new pieces.")
+    show(
+        f"{shape.batch_tokens:,} tokens in a micro-batch. Hours at {100 * UTILIZATION:.0f} % of the GPUs' peak, "
+        f"without validation and saving. Buffers are those of ZeRO-2 and {RESERVED / 1e9} GB of CUDA."
+    )
 
 
 def _preview(data: TrainingData, tokenizer: GLMTokenizer) -> None:

@@ -101,7 +101,7 @@ class FitCLI(LightningCLI):
         check_strategy_name(str(getattr(trainer.strategy, "class_path", trainer.strategy)))
         if self.config.resume_with_new_optimizer and ckpt_path is None:
             raise ValueError("--resume_with_new_optimizer needs the checkpoint to resume from; add --ckpt_path last")
-        if self.config.preview:
+        if self.config.preview or self.config.estimate:
             return
         if trainer.fast_dev_run:
             self._plan_short_run()
@@ -147,6 +147,11 @@ class FitCLI(LightningCLI):
         self.verified = path if verify else None
         self.config.ckpt_path = str(path)
 
+    def instantiate_classes(self) -> None:
+        """Creates trainer, module and data module; an estimate needs none of them."""
+        if not self.config.estimate:
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Returns the trainer with the callbacks of every run; it logs to TensorBoard unless another logger is set."""
         trainer = self.config_init.trainer
@@ -170,7 +175,7 @@ class FitCLI(LightningCLI):
             ValueError: If rows are longer than the model's positions, the data cannot be used, or the checkpoint was
                 saved with another base model, tokenizer, strategy, precision or number of devices.
         """
-        if self.config.preview:
+        if self.config.preview or self.config.estimate:
             return
         if isinstance(self.datamodule, TrainingData) and isinstance(self.model, GLMModule):
             self.datamodule.use_tokenizer(self.model.tokenizer)  # both are linked to one folder

@@ -13,6 +13,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from glmja.cli.fit_arguments import (
     CKPT_PATH_HELP,
     CONFIG_HELP,
+    ESTIMATE_HELP,
     HELP_ALL_HELP,
     INIT_FROM_HELP,
     NEW_OPTIMIZER_HELP,
@@ -67,6 +68,9 @@ class FitParser(CliParser, LightningArgumentParser):
         """Creates a parser that knows lists by the names of their entries; see `glmja.cli.named_lists`."""
         super().__init__(*args, **{"parser_mode": MODE} | kwargs)
 
+    def _boolean_flags(self) -> set[str]:
+        return {*super()._boolean_flags(), "estimate"}  # may stand alone
+
     def prepare_args(self, args: Sequence[str]) -> list[str]:
         """Returns the arguments with whole lists in the place of their entries."""
         try:
@@ -86,6 +90,7 @@ class FitParser(CliParser, LightningArgumentParser):
         self.add_argument("--resume_with_new_optimizer", type=bool, default=False, help=NEW_OPTIMIZER_HELP)
         self.add_argument("--init_from", type=str | None, default=None, help=INIT_FROM_HELP)
         self.add_argument("--preview", type=bool, default=False, help=PREVIEW_HELP)
+        self.add_argument("--estimate", type=str | None, default=None, help=ESTIMATE_HELP)
         self.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         self.set_defaults(CHECKPOINT_DEFAULTS)
         self.link_arguments("run_dir", "trainer.default_root_dir")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -14,65 +14,22 @@ from lightning import Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.optim import Optimizer
 
 from glmja.errors import MachineError
 from lit_modules.base import GLMModule
-from lit_modules.zero2 import ZeRO2
-
-_FP32 = 4  # bytes
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes that a run needs at least: activations and buffers are not included.
-
-    Attributes:
-        weights: Weights, on each device.
-        gradients: Gradients before an optimizer step, on each device.
-        optimizer: Optimizer state on each device, including the fp32 weights that ZeRO keeps.
-        host: Gradients and optimizer state that ZeRO offloads, of all devices of a machine.
-        checkpoint: Size of a checkpoint on the disk.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    host: int
-    checkpoint: int
-
-    @property
-    def device(self) -> int:
-        """Bytes on each device."""
-        return self.weights + self.gradients + self.optimizer
+from lit_modules.memory import Layout, MemoryEstimate, model_memory
 
 
 def estimate_memory(module: GLMModule, trainer: Trainer) -> MemoryEstimate:
-    """Estimates the memory of a run.
-
-    Under ZeRO-2, gradients and optimizer state are partitioned across the devices (Rajbhandari et al. 2019,
-    https://arxiv.org/abs/1910.02054, section 5.2).
-    """
+    """Estimates the memory of a run; see `lit_modules.memory.model_memory`."""
     with isolate_rng():  # peft draws initial weights for the adapters even without memory for them
         model = module.outline()
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    stored = sum(p.numel() * p.element_size() for p in model.parameters())
-    state = _state_bytes_per_parameter(module) * trained
-    strategy = trainer.strategy
-    if not isinstance(strategy, ZeRO2):
-        return MemoryEstimate(stored, _FP32 * trained, state, 0, _FP32 * trained + state)
-    working = _FP32 * trained
-    if not str(trainer.precision).startswith("32"):  # the engine casts all weights
-        stored, working = 2 * sum(p.numel() for p in model.parameters()), 2 * trained
-    gradients = _FP32 * trained // trainer.world_size
-    state += _FP32 * trained
-    checkpoint, share = working + state, state // trainer.world_size
-    if strategy.offloads_optimizer:
-        return MemoryEstimate(stored, 0, 0, (gradients + share) * trainer.num_devices, checkpoint)
-    return MemoryEstimate(stored, gradients, share, 0, checkpoint)
+    return model_memory(model, state_bytes_per_parameter(module.try_optimizer()), Layout.of(trainer))
 
 
-def _state_bytes_per_parameter(module: GLMModule) -> int:
-    optimizer = module.try_optimizer()
+def state_bytes_per_parameter(optimizer: Optimizer) -> int:
+    """Returns the bytes of state that an optimizer keeps for each trainable parameter, after its first step."""
     parameter = optimizer.param_groups[0]["params"][0]
     tensors = [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor)]
     return sum(t.numel() * t.element_size() for t in tensors if t.numel() > 1) // parameter.numel()

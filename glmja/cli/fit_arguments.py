@@ -25,13 +25,17 @@ INIT_FROM_HELP = (
     "Run, or checkpoint of one, whose trained weights this new run starts with; everything else begins anew."
 )
 PREVIEW_HELP = "Show the first example of each source as it would be trained on, and exit. Target tokens are green."
+ESTIMATE_HELP = (
+    "Show memory, disk and hours that the run would need, and exit: on GPUs such as 4x24 (GB) or 8xH100, several "
+    "separated by commas, by default on four machines. By arithmetic, without the GPUs, the weights and the data."
+)
 HELP_ALL_HELP = "Show all options, those of trainer and checkpoint included; takes some seconds."
 RUN_DIR = "runs/run"
 
 # what a flag of fit can begin with
 GROUPS = (
     "config", "run_dir", "ckpt_path", "model", "data", "trainer", "callbacks", "checkpoint", "seed_everything",
-    "print_config", "help_all", "resume_with_new_optimizer", "init_from", "preview",
+    "print_config", "help_all", "resume_with_new_optimizer", "init_from", "preview", "estimate",
 )  # fmt: skip
 
 _OPTIMIZER, _SCHEDULER = "model.init_args.optimizer.init_args", "model.init_args.lr_scheduler.init_args"
@@ -133,6 +137,7 @@ class _EarlyParser(argparse.ArgumentParser):
         add("--resume_with_new_optimizer", nargs="?", metavar="true", help=NEW_OPTIMIZER_HELP)
         add("--init_from", metavar="RUN", help=INIT_FROM_HELP)
         add("--preview", nargs="?", metavar="true", help=PREVIEW_HELP)
+        add("--estimate", nargs="?", metavar="GPUS", help=ESTIMATE_HELP)
         add("--seed_everything", metavar="SEED", help="Seed of all random numbers.")
         for group, what, help_flag in (
             ("model", "what is trained and how", "--model.help CLASS"),

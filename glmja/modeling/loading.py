@@ -83,6 +83,11 @@ def outline(folder: str | Path | ModelFolder, dtype: torch.dtype | None = None) 
 def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> GlmForCausalLM:
     config = GlmConfig(**{key: checkpoint.config[key] for key in RUNTIME_KEYS if key in checkpoint.config})
     config._attn_implementation = attn_implementation
+    return empty_model(config)
+
+
+def empty_model(config: GlmConfig) -> GlmForCausalLM:
+    """Returns a model without values, on torch's meta device."""
     with torch.device("meta"):
         return GlmForCausalLM(config)
 
