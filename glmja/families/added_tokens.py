@@ -6,7 +6,7 @@ these rows to new tokens, which train; `tokenizer.model` does not know them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from sentencepiece import sentencepiece_model_pb2 as spm
@@ -21,7 +21,11 @@ _SECOND_NAMES = {"<bos>": "<s>", "<eos>": "</s>", "<pad>": "<unk>"}
 
 
 def with_added_tokens(
-    proto: spm.ModelProto, declared: Iterable[DeclaredToken], num_rows: int | None, folder: Path
+    proto: spm.ModelProto,
+    declared: Sequence[DeclaredToken],
+    num_rows: int | None,
+    folder: Path,
+    of_families: Set[str] = frozenset(),
 ) -> spm.ModelProto:
     """Returns the model with the added tokens at their ids, as control pieces; unchanged if there are none.
 
@@ -30,9 +34,11 @@ def with_added_tokens(
         declared: The tokens that the files beside it declare.
         num_rows: Number of rows in the model's embeddings; None if unknown.
         folder: The folder, for messages.
+        of_families: Control tokens of all families; that this model is of one that lacks them was decided before.
 
     Raises:
-        ModelError: If the files contradict each other or the model, or leave ids without a token.
+        ModelError: If the files contradict each other or the model, leave ids without a token, or list a token
+            without an id.
     """
     added: dict[int, DeclaredToken] = {}
     ids = {piece.piece: i for i, piece in enumerate(proto.pieces)}
@@ -42,6 +48,14 @@ def with_added_tokens(
             if token.id >= len(proto.pieces):
                 added.setdefault(token.id, token)
                 ids[_name(token)] = token.id
+    for token in declared:
+        known = token.id is not None or {_name(token), _SECOND_NAMES.get(token.name)} & (ids.keys() | of_families)
+        if not known:
+            # a tokenizer of Hugging Face would give it the next id, whose row may have been trained
+            raise ModelError(
+                f"{folder / token.file} lists {token.name[:40]!r} among its special tokens, but no file gives its id; "
+                "give the id in added_tokens.json, or remove the token"
+            )
     if not added:
         return proto
     for number, token_id in enumerate(sorted(added), len(proto.pieces)):

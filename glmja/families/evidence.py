@@ -20,6 +20,7 @@ from glmja.tokenization.vocabulary import Piece
 from glmja.weights.chatglm_layout import Config
 
 _MAX_DIGITS = 9  # of an id
+_BACKEND = "tokenizer.json"
 _MAX_CODE_BYTES = 1 << 20  # ChatGLM3's tokenizer code has 14 kB
 
 
@@ -86,7 +87,7 @@ def declared_tokens(folder: Path) -> list[DeclaredToken]:
     """
     return [
         DeclaredToken(name, token_id, file)
-        for file in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+        for file in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", _BACKEND)
         if (folder / file).is_file()
         for name, token_id in _tokens_in(folder / file)
     ]
@@ -112,6 +113,9 @@ def _tokens_in(path: Path) -> Iterator[tuple[str, int | None]]:
                 raise _unreadable(path, name, token_id, "the id of a token")
             yield name, token_id
         return
+    if path.name == _BACKEND:  # {"added_tokens": [{"id": 64795, "content": "<|user|>", …}]}
+        yield from _tokens_in_backend(path, content.get("added_tokens"))
+        return
     decoder = content.get("added_tokens_decoder")
     if decoder is not None and not isinstance(decoder, dict):
         raise _unreadable(path, "added_tokens_decoder", decoder, "an object")
@@ -126,6 +130,16 @@ def _tokens_in(path: Path) -> Iterator[tuple[str, int | None]]:
         if tokens is not None and not isinstance(tokens, list):
             raise _unreadable(path, key, tokens, "a list of tokens")
         yield from ((_name(path, key, token), None) for token in tokens or ())
+
+
+def _tokens_in_backend(path: Path, tokens: object) -> Iterator[tuple[str, int]]:
+    if tokens is not None and not isinstance(tokens, list):
+        raise _unreadable(path, "added_tokens", tokens, "a list of tokens")
+    for token in tokens or ():
+        token_id = token.get("id") if isinstance(token, dict) else None
+        if type(token_id) is not int:
+            raise _unreadable(path, "added_tokens", token, "a token with an id")
+        yield _name(path, "added_tokens", token), token_id
 
 
 def _name(path: Path, key: str, token: object) -> str:

@@ -101,6 +101,7 @@ def load_tokenizer(folder: str | Path, family: str | None = None, config: Config
         declared,
         num_rows if type(num_rows) is int else None,
         folder,
+        {name for known in FAMILIES for name in known.control_tokens},
     )
     try:
         return recognized.tokenizer_class(complete)

@@ -92,3 +92,39 @@ def test_one_token_with_two_ids_is_refused_with_both_files(model, base_tokenizer
     add(model, {"<|a|>": first + 1})
     with pytest.raises(ModelError, match=rf"added_tokens.json gives .* tokenizer_config.json gives it the id {first};"):
         ModelFolder.open(model, "chatglm3")
+
+
+def backend(*tokens):
+    return {"added_tokens": [{"id": number, "content": name, "special": True} for number, name in tokens]}
+
+
+def test_tokens_inside_tokenizer_json_are_read_like_those_of_added_tokens(model, base_tokenizer):
+    first = len(base_tokenizer)
+    user = base_tokenizer.role_id("user")
+    add(model, backend((0, "<unk>"), (2, "</s>"), (user, "<|user|>"), (first, "<|law|>")), "tokenizer.json")
+    assert ModelFolder.open(model).tokenizer.control_id("<|law|>") == first
+    add(model, {"<|law|>": first})
+    assert ModelFolder.open(model).tokenizer.control_id("<|law|>") == first
+    add(model, {"<|law|>": first + 1, "<|case|>": first})
+    with pytest.raises(ModelError, match=rf"tokenizer.json gives '<\|law\|>' the id {first}, but added_tokens.json"):
+        ModelFolder.open(model)
+
+
+@pytest.mark.parametrize("tokens", [{"a": 1}, ["<|law|>"], [{"content": "<|law|>"}], [{"id": "3", "content": "x"}]])
+def test_tokens_inside_tokenizer_json_that_cannot_be_read_are_refused(model, tokens):
+    add(model, {"added_tokens": tokens}, "tokenizer.json")
+    with pytest.raises(
+        ModelError, match=r"tokenizer.json: added_tokens has .* where a (list of tokens|token with an id) "
+    ):
+        load_tokenizer(model)
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_a_special_token_without_an_id_is_refused_unless_another_file_gives_it(model, base_tokenizer, file):
+    add(model, {"additional_special_tokens": ["<|user|>", "<pad>", {"content": "<|law|>"}]}, file)
+    with pytest.raises(
+        ModelError, match=rf"{file} lists '<\|law\|>' among .* no file gives its id; give the id in added"
+    ):
+        load_tokenizer(model)
+    add(model, {"<|law|>": len(base_tokenizer)})
+    assert load_tokenizer(model).control_id("<|law|>") == len(base_tokenizer)
