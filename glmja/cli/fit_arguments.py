@@ -83,7 +83,7 @@ _EXAMPLE = """\
 examples:
   {prog} --config configs/sft.yaml --run_dir runs/sft --trainer.max_steps 1000
   {prog} --config configs/sft.yaml --run_dir runs/sft --ckpt_path last
-  {prog} --config runs/sft/config.yaml --run_dir runs/more --init_from runs/sft --data.init_args.sources '[…]'
+  {prog} --config runs/sft/config.yaml --run_dir runs/more --init_from runs/sft --data.sources '[…]'
   {prog} --config configs/sft.yaml --data.sources.ja.weight 0.7 --callbacks.ChatSampler.every_n_steps 100
   {prog} --config configs/sft.yaml --preview
   {prog} --model.help lit_modules.PackedPretraining

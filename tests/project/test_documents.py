@@ -1,10 +1,17 @@
 import importlib
+import importlib.util
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import glmja
+from glmja.conversation.formats import to_messages
+from glmja.evaluation.references import to_reference
 from tests.project.test_architecture import MAY_IMPORT
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +55,48 @@ def test_every_file_that_a_document_names_exists(name):
     links = [folder / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
     files = [ROOT / path for path in re.findall(rf"`((?:{CODE}|configs|tests|docs)/[\w/-]+\.\w+)`", text)]
     assert not [str(path) for path in links + files if not path.exists()]
+
+
+def load_generator():
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_the_configuration_is_that_of_the_code():
+    assert read("docs/configuration.md") == load_generator().page(), "run python docs/generate.py"
+
+
+def test_the_lines_of_data_in_the_readme_are_read():
+    text, *records = (
+        json.loads(line) for line in re.search(r"```json\n(.*?)```", read("README.md"), re.S)[1].splitlines()
+    )
+    assert text["text"]
+    for record, kind in zip(records[:3], ("messages", "sharegpt", "alpaca"), strict=True):
+        assert [message["role"] for message in to_messages(record, kind)] == ["user", "assistant"]
+    assert to_reference(records[3], "README.md").answers == ["春です。", "四月です。"]
+
+
+def test_the_folders_of_the_recipes_are_those_of_the_readme():
+    readme, ignored = read("README.md"), read(".gitignore").split()
+    for name in ("pretrain", "sft"):
+        sources = yaml.safe_load(read(f"configs/{name}.yaml"))["data"]["init_args"]["sources"]
+        languages = ",".join(source["name"] for source in sources)
+        assert [source["files"] for source in sources] == [[f"data/{name}/{x}"] for x in languages.split(",")]
+        assert f"data/{name}/{{{languages}}}/" in readme
+    assert {"/data/", "/models/", "/runs/"} <= set(ignored)
+
+
+def test_the_glossary_has_at_most_eight_words():
+    assert 0 < len(re.findall(r"^\| \*\*", read("docs/glossary.md"), re.M)) <= 8
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("material"), reason="mkdocs-material is not installed")
+def test_the_pages_are_built_without_warnings(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_newest_release_in_the_change_log_is_the_version_of_the_package():
