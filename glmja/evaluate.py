@@ -6,14 +6,15 @@ Scores of two models are comparable if they were measured with the same options.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
-from glmja.cli.command import run_command
+from glmja.cli.arguments import check_device, files_by_language
+from glmja.cli.command import command_line, run_command
 from glmja.evaluation.scores import Scores, as_json
 from glmja.families.names import FamilyName
 from glmja.files.documents import check_document_files
@@ -22,10 +23,13 @@ from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.files.records import check_record_files
 from glmja.text.overlap import Segmentation, segmenter
+from glmja.text.scripts import LANGUAGES
 from glmja.text.terminal import show
 from glmja.weights.options import DtypeName
 
 if TYPE_CHECKING:
+    import torch
+
     from glmja.evaluation.answers import Answer
     from glmja.evaluation.evaluator import ModelOutputs
     from glmja.evaluation.tasks import EvalLimits, EvalTasks
@@ -116,6 +120,7 @@ def evaluate(
             answer.
         OSError: If a file does not exist, or the disk is full.
     """
+    commands = _commands(locals(), runs)
     from glmja.evaluation.retention import RetentionLimits
     from glmja.evaluation.tasks import EvalLimits
 
@@ -125,29 +130,33 @@ def evaluate(
     texts, chats = _find_files(text, text_key, documents, generate)
     folders = [folder for folder in (baseline, model) if folder]
     found = [file for files in (*texts.values(), *chats.values()) for file in files]
-    sources = [file.path for file in found if isinstance(file, InputFile)]
-    check_free(output, overwrite, [*folders, *runs, *sources])
+    check_free(output, overwrite, [*folders, *runs, *(file.path for file in found if isinstance(file, InputFile))])
     place = check_device(device)
     retained = _check_languages(retain, texts) or _RETAINED
     tasks = _read_tasks(texts, text_key, chats, questions, retained if baseline else (), limits)
     _fit_references(tasks, (), max_bad_share)  # what is wrong already, before the models are opened
     opened = _open(folders, tasks, family)
     tasks = _fit_references(tasks, opened, max_bad_share)
-    segmenters = {lang: segmenter(lang, segmentation) for lang in tasks.references}
+    segment = {lang: segmenter(lang, segmentation) for lang in tasks.references}
     run_curves = _read_curves(runs)
 
-    from glmja.evaluation.answers import list_answers, tokenize_samples
-    from glmja.evaluation.report import render
+    from glmja.evaluation.provenance import provenance
     from glmja.evaluation.scoring import score
+    from glmja.modeling.loading import choose_dtype
 
-    outputs = _run(opened, tasks, place, dtype)
+    wanted = choose_dtype(dtype, place)
+    made = provenance(commands, tasks, texts, chats, place, wanted)
+    outputs = _run(opened, tasks, place, wanted)
     both = outputs[-1], outputs[0] if baseline else None
-    scores = score(tasks, *both, limits=allowed, segmentation=segmentation, segmenters=segmenters, device=place)
-    answers = list_answers(tasks, *both)
-    page = render(scores, answers, tokenize_samples(tasks, *both), run_curves)
-    _write(output, overwrite, scores, answers, page)
+    scores = score(tasks, *both, limits=allowed, segmentation=segmentation, segmenters=segment, made=made, device=place)
+    answers = _write(output, overwrite, scores, tasks, both, run_curves)
     _show(scores, answers, tasks, Path(output) / PAGE, retained)
     return scores
+
+
+def _commands(values: Mapping[str, object], runs: Sequence[str]) -> list[str]:
+    trained = [f"python -m glmja.fit --config {shlex.quote(run)}/config.yaml" for run in runs]
+    return [command_line(evaluate, values), *trained]
 
 
 def _find_files(
@@ -157,7 +166,9 @@ def _find_files(
     find_documents = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
     find_chats = partial(check_record_files, kinds=CONVERSATION_KINDS)
     texts = files_by_language("--text", text, find_documents, LANGUAGES)
-    return texts, files_by_language("--generate", generate, find_chats, LANGUAGES)
+    chats = files_by_language("--generate", generate, find_chats, LANGUAGES)
+    in_order = [{lang: found[lang] for lang in LANGUAGES if lang in found} for found in (texts, chats)]
+    return in_order[0], in_order[1]
 
 
 def _check_share(max_bad_share: float) -> None:
@@ -170,7 +181,7 @@ def _check_languages(languages: list[str], texts: Collection[str]) -> list[str]:
         raise ValueError(f"`retain` {unknown[0]}: unknown language; known are {', '.join(LANGUAGES)}")
     if missing := [lang for lang in languages if lang not in texts]:
         raise ValueError(f"`retain` {missing[0]}: there is no `text` of it to measure retention with")
-    return languages
+    return sorted(languages, key=LANGUAGES.index)
 
 
 def _read_tasks(
@@ -225,14 +236,13 @@ def _fit_references(tasks: EvalTasks, opened: Sequence[ModelFolder], max_bad_sha
     return replace(tasks, references=references)
 
 
-def _run(opened: Sequence[ModelFolder], tasks: EvalTasks, device: str, dtype: DtypeName | None) -> list[ModelOutputs]:
+def _run(opened: Sequence[ModelFolder], tasks: EvalTasks, device: str, dtype: torch.dtype | None) -> list[ModelOutputs]:
     from glmja.evaluation.evaluator import Evaluator
-    from glmja.modeling.loading import choose_dtype
 
     outputs = []
     for folder in opened:
         beside = [other.tokenizer for other in opened if other is not folder]
-        outputs.append(Evaluator(folder, tasks, device, choose_dtype(dtype, device), beside).run())
+        outputs.append(Evaluator(folder, tasks, device, dtype, beside).run())
     return outputs
 
 
@@ -242,12 +252,26 @@ def _read_curves(runs: Sequence[str]) -> dict[str, dict[str, list[tuple[int, flo
     return {str(Path(run)): RunFolder(run).curves() for run in runs}
 
 
-def _write(output: str, overwrite: bool, scores: Scores, answers: Sequence[Answer], page: str) -> None:
+def _write(
+    output: str,
+    overwrite: bool,
+    scores: Scores,
+    tasks: EvalTasks,
+    outputs: tuple[ModelOutputs, ModelOutputs | None],
+    curves: Mapping[str, Mapping[str, list[tuple[int, float]]]],
+) -> list[Answer]:
+    """Writes scores, answers and the page; returns the answers."""
+    from glmja.evaluation.answers import list_answers, tokenize_samples
+    from glmja.evaluation.report import render
+
+    answers = list_answers(tasks, *outputs)
+    page = render(scores, answers, tokenize_samples(tasks, *outputs), curves)
     with atomic_output_folder(output, overwrite) as partial:
         write_json(partial / SCORES, as_json(scores))
         lines = (json.dumps(as_json(answer), ensure_ascii=False) + "\n" for answer in answers)
         (partial / ANSWERS).write_text("".join(lines), encoding="utf-8")
         (partial / PAGE).write_text(page, encoding="utf-8")
+    return answers
 
 
 def _show(scores: Scores, answers: Sequence[Answer], tasks: EvalTasks, page: Path, retained: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from glmja.cli.arguments import LANGUAGES, check_device, files_by_language
+from glmja.cli.arguments import check_device, files_by_language
 from glmja.cli.command import run_command
 from glmja.errors import ModelError
 from glmja.families.names import FamilyName
@@ -26,6 +26,7 @@ from glmja.files.input_files import InputFile, InputPath
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.modeling.model_card import zero_card, zero_facts
+from glmja.text.scripts import LANGUAGES
 from glmja.text.terminal import make_table, show
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor

@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 
 from glmja.files.input_files import DataFile
 
-LANGUAGES = ("ja", "zh", "en", "code")
-
 
 def files_by_language(
     flag: str,

@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -72,6 +73,22 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
         flags = {name: f"--{name}" for name in values}
         with one_line_errors(str(parser.prog), less_memory=less_memory, flags=flags):
             return function(**values)
+
+
+def command_line(function: Callable[..., Any], values: Mapping[str, Any]) -> str:
+    """Returns the command line that calls a function with the given values; values that are defaults are left out.
+
+    Args:
+        function: Function of a command.
+        values: Value of each parameter.
+    """
+    parts = [program(function.__name__)]
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = values[name]
+        if value != parameter.default:
+            shown = [str(value).lower()] if isinstance(value, bool) else value if isinstance(value, list) else [value]
+            parts.append(" ".join([f"--{name}", *(shlex.quote(str(one)) for one in shown)]))
+    return " ".join(parts)
 
 
 def _function_parser(function: Callable[..., Any]) -> CliParser:

@@ -12,7 +12,7 @@ from glmja.text.scripts import language_of
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 _SAMPLE_LEN = 120  # characters of a document whose tokens are shown
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTE, _SHOWN_BYTE = re.compile(r"<0x([0-9A-F]{2})>"), re.compile(r"·[0-9A-F]{2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,11 @@ def tokenize_samples(tasks: EvalTasks, model: ModelOutputs, baseline: ModelOutpu
         TokenizedSample(lang, text, {name: _pieces(text, tokenizer) for name, tokenizer in tokenizers.items()})
         for lang, text in samples.items()
     ]
+
+
+def is_byte_piece(piece: str) -> bool:
+    """Returns whether a piece of a `TokenizedSample` is a byte of a character that has no token of its own."""
+    return _SHOWN_BYTE.fullmatch(piece) is not None
 
 
 def _answer(

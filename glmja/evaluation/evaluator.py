@@ -34,6 +34,7 @@ class ModelOutputs:
     Attributes:
         name: Name of the model's folder.
         tokenizer: The model's tokenizer.
+        weights_fingerprint: Hash of a sample of the weights.
         likelihoods: Likelihoods of the texts.
         distributions: Next-token distributions at the first positions of the retained languages' texts.
         continuations: Greedy ids after the beginnings of the retained languages' documents.
@@ -43,6 +44,7 @@ class ModelOutputs:
 
     name: str
     tokenizer: GLMTokenizer
+    weights_fingerprint: str
     likelihoods: dict[str, Likelihood] = field(default_factory=dict)
     distributions: dict[str, Distributions] = field(default_factory=dict)
     continuations: dict[str, list[list[int]]] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Evaluator:
             ValueError: If the weights are damaged.
         """
         self.tasks, self.name, self.tokenizer = tasks, folder.path.resolve().name, folder.tokenizer
-        self.beside = beside
+        self.beside, self.weights_fingerprint = beside, folder.fingerprint
         self.model = load_model(folder, dtype).to(device)
 
     def run(self) -> ModelOutputs:
@@ -83,7 +85,7 @@ class Evaluator:
         Raises:
             ModelError: If a likelihood is not finite.
         """
-        tasks, outputs = self.tasks, ModelOutputs(self.name, self.tokenizer)
+        tasks, outputs = self.tasks, ModelOutputs(self.name, self.tokenizer, self.weights_fingerprint)
         for lang in tasks.texts:
             self._measure(lang, outputs)
         for lang in tasks.retained:

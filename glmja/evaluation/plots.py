@@ -1,6 +1,7 @@
 """Plots as `data:` URIs of SVG images, to embed in a page.
 
-Colors are those of the Okabe-Ito palette, which is safe for color-blind readers (https://jfly.uni-koeln.de/color/).
+Colors are those of the Okabe-Ito palette, which is safe for color-blind readers (https://jfly.uni-koeln.de/color/). A
+color means the same in all plots: a model or a language.
 """
 
 from __future__ import annotations
@@ -8,12 +9,17 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+COLORS = {
+    "baseline": "#0072B2", "model": "#E69F00",
+    "ja": "#CC79A7", "zh": "#D55E00", "en": "#009E73", "code": "#56B4E9",
+}  # fmt: skip
+_OTHER = ("#444444", ("-", "--", ":", "-."))  # color and line styles of all other curves
 
 _MAX_POINTS = 500  # per curve; more cannot be distinguished
 
@@ -22,7 +28,7 @@ def bars(values: Mapping[str, Sequence[float]], groups: Sequence[str], label: st
     """Plots grouped bars.
 
     Args:
-        values: One value per group, for each series.
+        values: One value per group, for `model` and `baseline`.
         groups: Names of the groups.
         label: Label of the value axis.
 
@@ -33,7 +39,7 @@ def bars(values: Mapping[str, Sequence[float]], groups: Sequence[str], label: st
     width = 0.8 / len(values)
     for number, (name, heights) in enumerate(values.items()):
         places = [i + (number - (len(values) - 1) / 2) * width for i in range(len(groups))]
-        drawn = axes.bar(places, heights, width * 0.95, label=name, color=COLORS[number % len(COLORS)])
+        drawn = axes.bar(places, heights, width * 0.95, label=name, color=COLORS[name])
         axes.bar_label(drawn, fmt="%.3f", fontsize=8, padding=2)
     axes.set_xticks(range(len(groups)), groups)
     axes.margins(y=0.15)
@@ -54,8 +60,8 @@ def drifts(values: Mapping[str, tuple[float, float, float]], limit: float) -> st
     """
     figure, axes = _figure("", height=0.9 + 0.45 * len(values))
     for name, (value, low, high) in values.items():
-        axes.plot([100 * low, 100 * high], [name, name], color=COLORS[0], linewidth=2, solid_capstyle="butt")
-        axes.plot([100 * value], [name], color=COLORS[0], marker="o")
+        axes.plot([100 * low, 100 * high], [name, name], color=COLORS["model"], linewidth=3, solid_capstyle="butt")
+        axes.plot([100 * value], [name], color=COLORS["model"], marker="o")
         axes.annotate(f"{value:+.2%}", (100 * value, name), (0, 7), textcoords="offset points", ha="center", fontsize=9)
     axes.axvline(100 * limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit:+.1%}")
     axes.axvline(0, color="black", linewidth=0.8)
@@ -77,12 +83,15 @@ def lines(curves: Mapping[str, Sequence[tuple[int, float]]], label: str) -> str:
         A `data:` URI.
     """
     figure, axes = _figure(label)
-    for number, (name, points) in enumerate(curves.items()):
+    color, styles = _OTHER
+    others = dict(zip((name for name in curves if name not in COLORS), cycle(styles), strict=False))
+    for name, points in curves.items():
         thinned = points[:: max(1, len(points) // _MAX_POINTS)]
         marker = "o" if len(thinned) < 30 else ""
         axes.plot(
-            *zip(*thinned, strict=True), label=name, color=COLORS[number % len(COLORS)], marker=marker, markersize=3
-        )
+            *zip(*thinned, strict=True), label=name, color=COLORS.get(name, color), linestyle=others.get(name, "-"),
+            marker=marker, markersize=3,
+        )  # fmt: skip
     axes.set_xlabel("optimizer step")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)

@@ -7,12 +7,23 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader
 
 from glmja.evaluation import plots
-from glmja.evaluation.answers import Answer, TokenizedSample
+from glmja.evaluation.answer_parts import answer_parts
+from glmja.evaluation.answers import Answer, TokenizedSample, is_byte_piece
 from glmja.evaluation.scores import Scores
 from glmja.evaluation.tables import verdict
 from glmja.text.printable import printable
+from glmja.text.scripts import LANGUAGES
 
 _EXAMPLES = 5  # answers shown per language
+_MAX_FILES = 5  # files named per language
+_OVERLAP = {
+    "bleu4": "BLEU-4", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "exact_match": "exact match",
+    "sacrebleu": "sacreBLEU", "chrf": "chrF2", "right_tool": "right tool",
+}  # fmt: skip
+_QUALITY = {
+    "repetition": "repetition", "script_purity": "script purity", "latin": "Latin", "simplified_only": "simplified",
+    "stopped": "ended",
+}  # fmt: skip
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]  # (step, value) by TensorBoard tag
 
@@ -34,18 +45,38 @@ def render(
     environment = Environment(
         loader=PackageLoader("glmja.evaluation", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["printable"] = printable
+    environment.filters |= {"printable": printable, "answer_parts": answer_parts, "spelled_in_bytes": _spelled_in_bytes}
+    environment.tests["byte_piece"] = is_byte_piece
     return environment.get_template("report_page.html").render(
         scores=scores,
         names=scores.compared,
         failures=scores.failures(),
         verdict=list(map(str, verdict(scores.retention))) if scores.retention else [],
-        questions=[answer for answer in answers if answer.reference is None],
+        questions=sorted((answer for answer in answers if answer.reference is None), key=_place_of_language),
         examples=_examples(answers),
+        measures=_measured(scores),
         samples=samples,
         plots=_plots(scores),
         curves=_curves(runs),
+        max_files=_MAX_FILES,
     )
+
+
+def _place_of_language(answer: Answer) -> int:
+    return (*LANGUAGES, answer.lang).index(answer.lang)
+
+
+def _spelled_in_bytes(samples: Sequence[TokenizedSample]) -> bool:
+    return any(is_byte_piece(piece) for sample in samples for pieces in sample.pieces.values() for piece in pieces)
+
+
+def _measured(scores: Scores) -> list[dict[str, str]]:
+    """Returns the columns of each table of answers, without those that have no value."""
+    rows = [getattr(found, name) for found in scores.generation.values() for name in scores.compared]
+    return [
+        {key: name for key, name in columns.items() if any(getattr(row, key) is not None for row in rows)}
+        for columns in (_OVERLAP, _QUALITY)
+    ]
 
 
 def _plots(scores: Scores) -> dict[str, str]:
@@ -67,7 +98,10 @@ def _curves(runs: Mapping[str, Curves]) -> dict[str, str]:
         if loss := curves.get("train/loss"):
             found[f"{run}: training loss"] = plots.lines({"train/loss": loss}, "nats per token")
         if validation := {tag.split("/")[1]: points for tag, points in curves.items() if tag.endswith(bits)}:
-            found[f"{run}: held-out text"] = plots.lines(validation, "bits per character")
+            in_order = {
+                lang: validation[lang] for lang in dict.fromkeys([*LANGUAGES, *validation]) if lang in validation
+            }
+            found[f"{run}: held-out text"] = plots.lines(in_order, "bits per character")
     return found
 
 

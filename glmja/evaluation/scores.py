@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from glmja.evaluation.provenance import Provenance
 from glmja.evaluation.retention import Retention
 from glmja.text.overlap import Overlap, Segmentation
 
@@ -146,10 +147,12 @@ class ModelInfo:
     Attributes:
         folder: Name of its folder.
         tokenizer_sha256: Fingerprint of its tokenizer.
+        weights_fingerprint: Hash of a sample of its weights; see `Checkpoint.fingerprint`.
     """
 
     folder: str
     tokenizer_sha256: str
+    weights_fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class Scores:
         baseline: The model that it is compared with, if any.
         segmentation: Segmentation of Chinese and Japanese for BLEU and ROUGE.
         text_signature: What bits per character depend on.
+        provenance: Where the figures come from.
     """
 
     glmja: str
@@ -177,6 +181,7 @@ class Scores:
     baseline: ModelInfo | None
     segmentation: Segmentation
     text_signature: str
+    provenance: Provenance
 
     @property
     def compared(self) -> list[str]:

@@ -9,6 +9,7 @@ from glmja import __version__
 from glmja.conversation.replies import Reply
 from glmja.evaluation.evaluator import ModelOutputs
 from glmja.evaluation.likelihood import mean_kl
+from glmja.evaluation.provenance import Provenance
 from glmja.evaluation.references import Reference
 from glmja.evaluation.retention import (
     LanguageRetention,
@@ -32,7 +33,7 @@ from glmja.evaluation.tasks import EvalLimits, EvalTasks
 from glmja.text.overlap import Segmentation, overlap, signatures
 from glmja.text.quality import failure_of, repetition_rate, script_shares
 from glmja.text.sacrebleu_scores import sacrebleu_scores
-from glmja.text.scripts import language_of
+from glmja.text.scripts import LANGUAGES, language_of
 from glmja.tokenization.tokenizer import GLMTokenizer
 
 Segmenter = Callable[[str], list[str]]
@@ -46,6 +47,7 @@ def score(
     limits: RetentionLimits,
     segmentation: Segmentation,
     segmenters: Mapping[str, Segmenter],
+    made: Provenance,
     device: str = "cpu",
 ) -> Scores:
     """Computes all scores.
@@ -57,6 +59,7 @@ def score(
         limits: What the model may change of its baseline in a retained language.
         segmentation: Name of the segmentation of Chinese and Japanese.
         segmenters: Segmenter of each language with references.
+        made: Where the figures come from.
         device: Device to compute KL divergences on.
     """
     return Scores(
@@ -71,6 +74,7 @@ def score(
         baseline=_info(baseline) if baseline else None,
         segmentation=segmentation,
         text_signature=_text_signature(tasks.limits, baseline is not None),
+        provenance=made,
     )
 
 
@@ -180,7 +184,7 @@ def _questions(
     langs = [language_of(question) for question in questions]
     return {
         lang: _language_questions(lang, [i for i, other in enumerate(langs) if other == lang], model, baseline)
-        for lang in dict.fromkeys(langs)
+        for lang in sorted(set(langs), key=(*LANGUAGES, "other").index)
     }
 
 
@@ -216,7 +220,7 @@ def _quality(lang: str, replies: Sequence[Reply], tokenizer: GLMTokenizer) -> Qu
 
 
 def _info(outputs: ModelOutputs) -> ModelInfo:
-    return ModelInfo(outputs.name, outputs.tokenizer.fingerprint)
+    return ModelInfo(outputs.name, outputs.tokenizer.fingerprint, outputs.weights_fingerprint)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from glmja.evaluation.answers import Answer
 from glmja.evaluation.retention import Retention
 from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Scores, TextComparison
 from glmja.text.printable import printable
+from glmja.text.quality import failure_of
 from glmja.text.sacrebleu_scores import INSTALL
 from glmja.text.terminal import as_text, make_table
 
@@ -157,11 +158,16 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+def _shortened(text: str) -> str:
+    failure = failure_of(text)
+    return f"({failure})" if failure in ("empty", "blank") else " ".join(printable(text, _ANSWER_LEN).split())
+
+
 def _questions(answers: Sequence[Answer], names: Sequence[str]) -> Table:
     rows = []
     for answer in answers:
         tokens = " → ".join(str(answer.prompt_tokens[name]) for name in names)
-        cells = [as_text(" ".join(printable(getattr(answer, name), _ANSWER_LEN).split())) for name in names]
+        cells = [as_text(_shortened(getattr(answer, name))) for name in names]
         if answer.identical:
             cells[-1] = Text("identical", style="green")
         rows.append([as_text(answer.prompt), as_text(tokens), *cells])

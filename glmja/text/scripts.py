@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LANGUAGES = ("ja", "zh", "en", "code")  # in the order in which they are shown
+
 
 def is_kana(character: str) -> bool:
     """Returns whether a character is a hiragana or katakana letter, an iteration mark or ー.

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from glmja.cli.command import program, run_command, with_flags
+from glmja.cli.command import command_line, program, run_command, with_flags
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,17 @@ def test_a_message_shows_the_flag_of_the_parameter(capsys):
 def test_a_configuration_file_can_hold_every_flag(tmp_path):
     (tmp_path / "mix.yaml").write_text("amount: 3\nnames: [a, b]\nstir: true\n")
     assert run_command(mix, ["--config", str(tmp_path / "mix.yaml")]) == (3, ["a", "b"], True)
+
+
+def test_a_command_line_holds_the_values_that_are_not_defaults(monkeypatch):
+    def resize(base: str, files: list[str] = [], check: bool = True, rows: int | None = None) -> None:  # noqa: B006
+        """Does nothing."""
+
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    values = {"base": "my model", "files": ["ja=a b", "zh=c"], "check": False, "rows": None}
+    assert (
+        command_line(resize, values) == "python -m glmja.resize --base 'my model' --files 'ja=a b' zh=c --check false"
+    )
+    assert command_line(resize, {"base": "m", "files": [], "check": True, "rows": 3}) == (
+        "python -m glmja.resize --base m --rows 3"
+    )

@@ -1,7 +1,10 @@
+import hashlib
 import html
 import json
 import re
+import shlex
 import shutil
+from datetime import datetime
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
@@ -90,7 +93,9 @@ def test_the_keys_of_the_files_are_stable(zero_test):
     )  # fmt: skip
     limits = dict.fromkeys(["max_drift", "max_kl", "min_unchanged", "min_documents"])
     asked = {"questions": None, "model": quality, "baseline": quality, "identical": None}
-    info = dict.fromkeys(["folder", "tokenizer_sha256"])
+    info = dict.fromkeys(["folder", "tokenizer_sha256", "weights_fingerprint"])
+    made = {"date": None, "commands": None, "device": None, "dtype": None, "samples": None}
+    made["versions"] = dict.fromkeys(["glmja", "python", "torch", "transformers", "tokenizers", "sentencepiece"])
     assert keys(json.loads((output / "scores.json").read_text())) == {
         "glmja": None,
         "text": {"ja": compared, "zh": compared, "en": compared},
@@ -101,6 +106,7 @@ def test_the_keys_of_the_files_are_stable(zero_test):
         "baseline": info,
         "segmentation": None,
         "text_signature": None,
+        "provenance": made,
     }  # fmt: skip
     for line in (output / "answers.jsonl").read_text().splitlines():
         answer = json.loads(line)
@@ -116,6 +122,23 @@ def test_the_page_is_self_contained_and_shows_all_results(zero_test):
     for shown in ("retention: kept", "Eight questions", "BLEU-4", *QUESTIONS):
         assert shown in page
     assert page.count("<figure>") == 3
+
+
+def test_scores_name_their_command_files_and_samples(zero_test, base_dir, zero_dir, adgen):
+    output, scores = zero_test
+    made = scores.provenance
+    start, *_ = made.commands
+    assert shlex.split(start)[3:7] == ["--model", str(zero_dir), "--output", str(output)]
+    assert f"--baseline {base_dir}" in start and "--max_new_tokens 8" in start and "--stride" not in start
+    assert [(sample.lang, sample.use) for sample in made.samples] == [
+        ("ja", "text"), ("zh", "text"), ("en", "text"), ("zh", "conversations")
+    ]  # fmt: skip
+    (file,) = made.samples[-1].files
+    assert (file.name, file.size) == (str(adgen), adgen.stat().st_size)
+    assert file.sha256 == hashlib.sha256(adgen.read_bytes()).hexdigest()
+    assert made.samples[0].records == scores.text["ja"].documents
+    assert datetime.fromisoformat(made.date).tzinfo is not None
+    assert scores.model.weights_fingerprint != scores.baseline.weights_fingerprint
 
 
 def test_text_of_a_model_is_not_markup(zero_test):
@@ -207,6 +230,7 @@ def test_training_curves_are_shown(tmp_path, zero_dir):
     evaluate(str(zero_dir), str(tmp_path / "out"), runs=[str(tmp_path / "run")], max_new_tokens=2)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "run: training loss" in page and "run: held-out text" in page
+    assert f"python -m glmja.fit --config {tmp_path}/run/config.yaml" in page
 
 
 def test_help_explains_the_command(capsys):

@@ -1,9 +1,23 @@
 import re
+from dataclasses import replace
 
-from glmja.evaluation.answers import Answer
+import pytest
+
+from glmja.evaluation.answers import Answer, TokenizedSample
+from glmja.evaluation.provenance import SourceFile
 from glmja.evaluation.report import render
-from glmja.evaluation.scores import ModelInfo, Quality, QuestionComparison, ReplyComparison, ReplyScores, Scores
+from glmja.evaluation.scores import (
+    ModelInfo,
+    Quality,
+    QuestionComparison,
+    ReplyComparison,
+    ReplyScores,
+    Scores,
+    TextComparison,
+    TextScores,
+)
 from glmja.evaluation.tables import tables
+from tests.support.provenance import MADE
 
 QUALITY = {"empty": 0, "blank": 1, "looping": 2, "repetition": 0.1, "script_purity": 0.9, "latin": 0.05,
            "simplified_only": None, "stopped": 0.75}  # fmt: skip
@@ -11,7 +25,7 @@ REPLIES = ReplyScores(bleu4=None, rouge1=1.5, rouge2=2.5, rougeL=3.5, exact_matc
 
 
 def scores(**values):
-    info = ModelInfo("m[/x]<b>", "b")
+    info = ModelInfo("m[/x]<b>", "b", "f" * 64)
     generation = {
         "ja": ReplyComparison(
             references=4,
@@ -23,7 +37,8 @@ def scores(**values):
     }
     questions = {"zh": QuestionComparison(2, Quality(**QUALITY | {"stopped": 0.5, "blank": 0, "looping": 0}))}
     given = {"glmja": "0", "text": {}, "retention": None, "generation": generation, "questions": questions}
-    return Scores(**given | {"model": info, "baseline": None, "segmentation": "words", "text_signature": "-"} | values)
+    given |= {"model": info, "baseline": None, "segmentation": "words", "text_signature": "-", "provenance": MADE}
+    return Scores(**given | values)
 
 
 def answer(lang="ja", reference="はい", text="いいえ"):
@@ -36,7 +51,8 @@ def text_of(page):
 
 def test_the_page_shows_figures_signatures_and_skipped_tasks():
     page = text_of(render(scores(), [answer(), answer(reference=None)], [], {}))
-    assert "ja model 4 – 1.50 2.50 3.50 44.25 – – – 0.100 0.900 0.050 – 0.750" in page
+    assert "references ROUGE-1 ROUGE-2 ROUGE-L exact match ja model 4 1.50 2.50 3.50 44.25 language" in page
+    assert "repetition script purity Latin ended ja model 0.100 0.900 0.050 0.750 BLEU" in page
     assert "ja bleu4: tok:&lt;x&gt;" in page
     assert "ja: 2 left out: too long" in page and "ja: 3 without their oldest turns, to fit" in page
     assert "Answers that ended by themselves: zh model 50 %" in page
@@ -50,8 +66,49 @@ def test_the_page_shows_five_answers_of_each_language():
 
 
 def test_the_page_has_only_the_parts_that_were_measured():
-    page = text_of(render(scores(generation={}, questions=None), [], [], {}))
-    assert page == "m[/x]&lt;b&gt;: evaluation m[/x]&lt;b&gt; glmja 0"
+    page = render(scores(generation={}, questions=None), [], [], {})
+    assert re.findall("<h2>(.*?)</h2>", page) == ["Provenance"]
+    shown = text_of(page)
+    assert shown.startswith("m[/x]&lt;b&gt;: evaluation m[/x]&lt;b&gt; 2026-01-02T03:04:05+00:00 · glmja 0 Provenance")
+
+
+def test_sections_follow_the_verdict_with_curves_first_and_provenance_last():
+    answers = [answer(), answer(reference=None)]
+    samples = [TokenizedSample("ja", "あ", {"model": ["·E3", "·81", "·82"]})]
+    text = {"ja": TextComparison(1, 2, TextScores(1.0, 0.5))}
+    page = render(scores(text=text), answers, samples, {"run": {"train/loss": [(1, 2.0)]}})
+    assert re.findall("<h2>(.*?)</h2>", page) == [
+        "Failed answers", "Training curves", "Likelihood of held-out text", "Eight questions, greedy decoding",
+        "Answers compared with references", "Tokenization of a sample", "Provenance",
+    ]  # fmt: skip
+
+
+def test_the_page_says_what_made_the_figures_and_from_which_samples():
+    shown = text_of(render(scores(), [], [], {}))
+    assert "python -m glmja.evaluate --model &lt;m&gt;" in shown
+    assert "2026-01-02T03:04:05+00:00 · glmja 0 · torch 1 · cpu · weights in float32" in shown
+    assert f"model m[/x]&lt;b&gt; {'f' * 16} b" in shown
+    assert f"ja text 2 1,234 {'c' * 16} &lt;ja&gt;.jsonl, 5,678 bytes, {'d' * 16}" in shown
+
+
+def test_only_the_first_files_of_a_language_are_named():
+    files = [SourceFile(f"part{i}.jsonl", 1, None) for i in range(9)]
+    made = replace(MADE, samples=[replace(MADE.samples[0], files=files)])
+    shown = text_of(render(scores(provenance=made), [], [], {}))
+    assert "part4.jsonl, 1 bytes … 4 more in scores.json" in shown and "part5" not in shown
+
+
+def test_languages_have_one_order():
+    questions = [answer(lang, reference=None, text=f"{lang}!") for lang in ("zh", "en", "ja")]
+    shown = text_of(render(scores(), questions, [], {}))
+    assert shown.index("ja!") < shown.index("zh!") < shown.index("en!")
+
+
+@pytest.mark.parametrize(("piece", "explained"), [("·E3", True), ("あ", False)])
+def test_bytes_are_explained_where_a_sample_has_them(piece, explained):
+    page = render(scores(), [], [TokenizedSample("ja", "あ", {"model": [piece]})], {})
+    assert ("is a byte of a character that has no token of its own" in page) == explained
+    assert ('class="bytes">' in page) == explained
 
 
 def test_curves_of_runs_are_plotted():

@@ -1,28 +1,30 @@
 from glmja.evaluation.retention import LanguageRetention, RetentionLimits, retention
 from glmja.evaluation.scores import ModelInfo, Scores, TextComparison, TextScores, as_json
 from glmja.evaluation.tables import tables, verdict
+from tests.support.provenance import MADE
 
 
 def test_values_that_are_absent_without_a_baseline_have_no_key():
     text = TextComparison(1, 2, TextScores(1.0, 0.5))
-    scores = Scores("0", {"ja": text}, None, {}, None, ModelInfo("a", "b"), None, "characters", "row_len:8")
+    scores = Scores("0", {"ja": text}, None, {}, None, ModelInfo("a", "b", "c"), None, "characters", "row_len:8", MADE)
     assert as_json(scores) == {
         "glmja": "0",
         "text": {"ja": {"documents": 1, "characters": 2, "model": {"bits_per_char": 1.0, "tokens_per_char": 0.5}}},
         "retention": None,
         "generation": {},
         "questions": None,
-        "model": {"folder": "a", "tokenizer_sha256": "b"},
+        "model": {"folder": "a", "tokenizer_sha256": "b", "weights_fingerprint": "c"},
         "baseline": None,
         "segmentation": "characters",
         "text_signature": "row_len:8",
+        "provenance": as_json(MADE),
     }
 
 
 def scores(**values):
-    info = ModelInfo("a", "b")
+    info = ModelInfo("a", "b", "c")
     empty = {"glmja": "0", "text": {}, "retention": None, "generation": {}, "questions": None, "segmentation": "words"}
-    empty |= {"text_signature": "row_len:8"}
+    empty |= {"text_signature": "row_len:8", "provenance": MADE}
     return Scores(**empty | {"model": info, "baseline": info} | values)
 
 

@@ -13,6 +13,7 @@ from glmja.evaluation.retention import RetentionLimits
 from glmja.evaluation.scoring import score
 from glmja.evaluation.tasks import EvalLimits, EvalTasks
 from glmja.text.overlap import segmenter
+from tests.support.provenance import MADE
 
 LIMITS = EvalLimits(1000, 10, 16, 64, 2)
 CALL = "get_weather\n```python\ntool_call(city='東京')\n```"
@@ -30,12 +31,12 @@ def reply(text, metadata="", ids=(5, 6), stopped=True):
 def scored(given, model, baseline=None, **limits):
     segmenters = {lang: segmenter(lang, "characters") for lang in given.references}
     allowed = RetentionLimits(min_documents=2, **limits)
-    return score(given, model, baseline, limits=allowed, segmentation="characters", segmenters=segmenters)
+    return score(given, model, baseline, limits=allowed, segmentation="characters", segmenters=segmenters, made=MADE)
 
 
 @pytest.fixture
 def outputs(tokenizer):
-    return ModelOutputs("m", tokenizer)
+    return ModelOutputs("m", tokenizer, "w")
 
 
 def test_a_call_scores_in_full_only_with_the_right_tool(outputs):
@@ -112,6 +113,7 @@ def test_questions_are_compared_by_language_and_id_by_id(outputs):
     model = replace(outputs, answers=[reply("好"), reply("はい", ids=[9]), reply("はい", stopped=False)])
     baseline = replace(outputs, answers=[reply("好"), reply("はい"), reply("はい")])
     found = scored(given, model, baseline).questions
+    assert list(found) == ["ja", "zh"]  # the order of languages everywhere
     assert (found["zh"].questions, found["zh"].identical) == (1, 1)
     assert (found["ja"].questions, found["ja"].identical, found["ja"].model.stopped) == (2, 1, 0.5)
 
