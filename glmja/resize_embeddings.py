@@ -10,8 +10,10 @@ end compares the replies of both models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,9 +24,10 @@ from glmja.errors import ModelError
 from glmja.families.names import FamilyName
 from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import check_document_files, read_documents
-from glmja.files.input_files import InputFile, InputPath
+from glmja.files.input_files import DataFile, InputFile, InputPath
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
+from glmja.files.progress import progress
 from glmja.modeling.model_card import zero_card, zero_facts
 from glmja.text.scripts import LANGUAGES
 from glmja.text.terminal import make_table, show
@@ -34,12 +37,14 @@ from glmja.verification.tokenizer import REPORT_FILE
 from glmja.weights.options import MAX_SHARD_SIZE, DtypeName, Init
 
 if TYPE_CHECKING:
+    from glmja.modeling.calibration import Calibration
     from glmja.modeling.model_folder import ModelFolder
     from glmja.verification.zero import ZeroChecks
     from glmja.weights.checkpoint import Checkpoint
 
-REPORT = "resize_report.json"
+REPORT, CALIBRATION = "resize_report.json", "calibration.jsonl"
 _NEEDED_MEMORY = 1.2  # times the weights, to read texts with a model
+_CALIBRATED = "ja"  # language of the text that `calibrated` reads
 _SHIPPED = ("zh", "en")  # languages of the package's texts that are read if there is no `text`
 
 
@@ -56,6 +61,7 @@ def resize_embeddings(
     text_key: str = "text",
     documents: Literal["line", "file"] = "line",
     check_characters: int = 1000,
+    calibration_tokens: int = 1_000_000,
     device: str = "auto",
     seed: int = 0,
     family: FamilyName | None = None,
@@ -69,8 +75,10 @@ def resize_embeddings(
         output: New folder, loadable with `AutoModelForCausalLM` and `AutoTokenizer` without remote code.
         init: Initialization of new rows in both embeddings. `positional`: of the old pieces that spell the new piece,
             the input row is the mean with weights that rise by e² from each to the next, and the head row is half their
-            mean and half the mean of all old rows; `subtoken_mean`: their mean in both; `mean`: mean of all old rows;
-            `random`: normal with standard deviation 0.02, for comparison.
+            mean and half the mean of all old rows; `calibrated`: the same input row, and a head row from the first old
+            piece and the mean of all old rows, with shares that the base determines on `text` ja=FILE;
+            `subtoken_mean`: the mean of the old pieces in both; `mean`: mean of all old rows; `random`: normal with
+            standard deviation 0.02, for comparison.
         pad_to_multiple_of: Round the number of rows up to a multiple of this, for tensor cores; padding rows get the
             mean of the old rows.
         dtype: Dtype of the written weights; by default the base's.
@@ -84,6 +92,8 @@ def resize_embeddings(
         text_key: Key or column of the text; a.b is the key b of the object a.
         documents: What is a document of a .txt file: a `line`, or the whole `file`, as a book.
         check_characters: Number of characters of each language that both models read at the end.
+        calibration_tokens: Maximum number of tokens that the base reads for `calibrated`, from the Japanese documents
+            after those that are read at the end.
         device: Device to read texts on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one that
             holds the model.
         seed: Seed of the initialization `random`.
@@ -100,26 +110,30 @@ def resize_embeddings(
     """
     from glmja.modeling.model_folder import ModelFolder, write_model
     from glmja.verification.zero import Probe, verify_zero
+    from glmja.verification.zero_outputs import first_characters
     from glmja.weights.dtypes import dtype_named
     from glmja.weights.embeddings import random_rows, read_embeddings, resize
     from glmja.weights.row_mixtures import mix_rows
 
-    _check_at_least_1(pad_to_multiple_of=pad_to_multiple_of, check_characters=check_characters)
-    find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
-    files = files_by_language("--text", text, find, LANGUAGES)
+    _check_at_least_1(
+        pad_to_multiple_of=pad_to_multiple_of, check_characters=check_characters, calibration_tokens=calibration_tokens
+    )
+    files = _find_texts(text, text_key, documents, init)
     local = [file.path for found in files.values() for file in found if isinstance(file, InputFile)]
     check_free(output, overwrite, (base, tokenizer, *local))
     check_device(device)
     opened, new = ModelFolder.open(base, family), load_tokenizer(tokenizer, family)
     check_extends(opened.tokenizer, new, tokenizer)
-    texts = _read_texts(files, text_key, check_characters, check_greedy)
+    read = _documents(files, text_key, check_greedy)
+    texts = {lang: first_characters(found, check_characters) for lang, found in read.items()}
     probe = Probe(check_greedy, texts, _place(device, opened.checkpoint.num_bytes))
     num_old = len(opened.tokenizer)
     means, base_sha256 = read_embeddings(opened.checkpoint, num_old, dtype_named(dtype) if dtype else None)
     source = opened.checkpoint.astype(dtype_named(dtype)) if dtype else opened.checkpoint
     num_rows = -(-len(new) // pad_to_multiple_of) * pad_to_multiple_of
-    spelled = _spell(opened.tokenizer, new)
-    mixtures = {} if init == "random" else mix_rows(init, spelled)
+    spelled, text_to_read = _spell(opened.tokenizer, new), read[_CALIBRATED] if init == "calibrated" else None
+    calibration = _calibrate(opened, new, spelled, text_to_read, calibration_tokens, probe.device)
+    mixtures = mix_rows(init, spelled, calibration.mean_shares if calibration else ())
     resized = resize(source, means, num_old, mixtures or random_rows(means, len(spelled), seed), num_rows)
     config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
     zero = replace(source, config=config, tensors=source.tensors | resized)
@@ -127,6 +141,7 @@ def resize_embeddings(
         written = write_model(folder, zero, new, "glm", max_shard_size)
         report = _describe(opened, new, zero) | written
         report |= {"base_sha256": base_sha256, "init": init, "seed": seed if init == "random" else None}
+        report |= _write_calibration(folder, calibration, new)
         checks = verify_zero(opened, source, folder, mixtures, probe)
         report |= checks.as_json()
         write_json(folder / REPORT, report)
@@ -188,16 +203,65 @@ def _place(device: str, num_bytes: int) -> str:
     return "cpu" if too_large else place
 
 
-def _read_texts(
-    files: Mapping[str, Sequence[InputPath]], text_key: str, num_characters: int, shipped: bool
-) -> dict[str, list[str]]:
-    """Reads the texts that both models read at the end: those of the user, or else of the package if `shipped`."""
+def _find_texts(
+    items: Sequence[str], text_key: str, documents: Literal["line", "file"], init: Init
+) -> dict[str, list[DataFile]]:
+    find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
+    files = files_by_language("--text", items, find, LANGUAGES)
+    if init == "calibrated" and _CALIBRATED not in files:
+        raise ValueError("--init calibrated needs Japanese text: give --text ja=FILE, or set --init positional")
+    return files
+
+
+def _documents(files: Mapping[str, Sequence[InputPath]], text_key: str, shipped: bool) -> dict[str, Iterator[str]]:
+    """Opens the texts of each language: those of the user, or else of the package if `shipped`."""
     from glmja.twin.build import text_file
-    from glmja.verification.zero_outputs import first_characters
 
     if not files and shipped:
         files, text_key = {lang: [text_file(lang)] for lang in _SHIPPED}, "text"
-    return {lang: first_characters(read_documents(found, text_key), num_characters) for lang, found in files.items()}
+    return {lang: read_documents(found, text_key) for lang, found in files.items()}
+
+
+def _calibrate(
+    base: ModelFolder,
+    new: GLMTokenizer,
+    spelled: Sequence[Sequence[int]],
+    documents: Iterator[str] | None,
+    num_tokens: int,
+    device: str,
+) -> Calibration | None:
+    """Calibrates the rows of the head if there are documents, and says how long that takes if there is no GPU."""
+    from glmja.modeling.calibration import calibrate
+    from glmja.modeling.loading import choose_dtype, load_model
+
+    if not documents or not spelled:
+        return None
+
+    def say(seconds: float) -> None:
+        if device == "cpu":
+            duration = timedelta(seconds=round(seconds))
+            show(
+                f"Reading {num_tokens:,} tokens with the base takes about {duration} on the CPU. --calibration_tokens "
+                "sets how many; --init positional reads none.",
+                style="bold yellow",
+            )
+
+    model = load_model(base, choose_dtype(None, device)).to(device)
+    with progress("calibrating new rows", num_tokens, "tokens") as advance:
+        return calibrate(model, new, spelled, documents, num_tokens, advance, say)
+
+
+def _write_calibration(folder: Path, calibration: Calibration | None, new: GLMTokenizer) -> dict[str, object]:
+    """Writes a line for each new piece, and returns the entry of the report; nothing without a calibration."""
+    if calibration is None:
+        return {}
+    pieces = list(new.proto.pieces)[len(new) - len(calibration.mean_shares) :]
+    lines = [
+        json.dumps({"piece": piece.piece, "mean_share": share, "occurrences": count}, ensure_ascii=False)
+        for piece, share, count in zip(pieces, calibration.mean_shares, calibration.occurrences, strict=True)
+    ]
+    (folder / CALIBRATION).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {"calibration": calibration.summary()}
 
 
 def _print(report: Mapping[str, object], checks: ZeroChecks, output: str) -> None:

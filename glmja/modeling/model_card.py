@@ -37,7 +37,9 @@ def zero_card(report: Mapping[str, object], policy: object) -> str:
 def zero_facts(report: Mapping[str, object]) -> dict[str, object]:
     """Returns the entries of a `resize_report.json` that fit into one line of a table each."""
     facts = {key: value for key, value in report.items() if not isinstance(value, dict)}
-    copies = report.get("row_copies")
+    calibration, copies = report.get("calibration"), report.get("row_copies")
+    if isinstance(calibration, dict):
+        facts |= {f"calibration: {key.replace('_', ' ')}": value for key, value in calibration.items()}
     if isinstance(copies, dict):
         for key, title in _COPIES.items():
             facts[title] = ", ".join(f"{matrix} {count[key]:,}" for matrix, count in copies.items())

@@ -6,6 +6,7 @@ from typing import Literal
 
 DtypeName = Literal["float32", "float16", "bfloat16"]
 
-Init = Literal["positional", "subtoken_mean", "mean", "random"]  # of new rows; see `glmja.weights.row_mixtures`
+# of new embedding rows; see `glmja.weights.row_mixtures`
+Init = Literal["positional", "calibrated", "subtoken_mean", "mean", "random"]
 
 MAX_SHARD_SIZE = 2_000_000_000  # bytes

@@ -10,6 +10,8 @@ A piece that a tokenizer gains was spelled by several old pieces before. Its row
 - The **head row** of `positional` is half the mean of the subtokens' rows and half the mean of all old rows. The second
   half lowers the new logit towards the mean logit. The mean of the subtokens' logits alone ignores how unlikely it is
   that these subtokens follow each other, and takes too much probability from all other tokens.
+- `calibrated` has the same input rows. Its **head row** mixes the row of the first subtoken with the mean of all old
+  rows, with shares that the base determines on text (`glmja.modeling.calibration`).
 
 Weights are at least 0 and add up to 1, so a new logit is the same combination of old logits and never exceeds all of
 them. Everything is computed in fp64 and rounded once.
@@ -69,18 +71,28 @@ class RowMixtures:
         return (1 - share_N1) * rows_ND + share_N1 * mean_D
 
 
-def mix_rows(init: Init, spelled: Sequence[Sequence[int]]) -> dict[str, RowMixtures]:
-    """Returns the mixtures of both matrices.
+def mix_rows(
+    init: Init, spelled: Sequence[Sequence[int]], calibrated_shares: Sequence[float] = ()
+) -> dict[str, RowMixtures]:
+    """Returns the mixtures of both matrices; nothing for `random`, whose rows are no mixtures.
 
     Args:
-        init: Initialization of new rows; all but `random` are mixtures.
+        init: Initialization of new rows.
         spelled: For each new piece, the ids of the old pieces that spell it.
+        calibrated_shares: Share of the mean row in each new head row, for `calibrated`.
     """
     even = [_normalized([1.0] * len(ids)) for ids in spelled]
     rising = [_normalized([math.exp(_STEP * (k + 1 - len(ids))) for k in range(len(ids))]) for ids in spelled]
-    shares = {"positional": (0.0, 0.5), "subtoken_mean": (0.0, 0.0), "mean": (1.0, 1.0)}[init]
-    inputs = RowMixtures(spelled, rising if init == "positional" else even, [shares[0]] * len(spelled))
-    return {EMBEDDING: inputs, HEAD: RowMixtures(spelled, even, [shares[1]] * len(spelled))}
+    if init == "random":
+        return {}
+    none, half, whole = ([share] * len(spelled) for share in (0.0, 0.5, 1.0))
+    if init == "calibrated":
+        head = RowMixtures([ids[:1] for ids in spelled], [[1.0] for _ in spelled], calibrated_shares)
+        return {EMBEDDING: RowMixtures(spelled, rising, none), HEAD: head}
+    if init == "positional":
+        return {EMBEDDING: RowMixtures(spelled, rising, none), HEAD: RowMixtures(spelled, even, half)}
+    same = RowMixtures(spelled, even, whole if init == "mean" else none)
+    return {EMBEDDING: same, HEAD: same}
 
 
 def _normalized(weights: Sequence[float]) -> list[float]:

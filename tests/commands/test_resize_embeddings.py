@@ -82,6 +82,39 @@ def test_other_inits_do_what_they_are_called(base_dir, tokenizer_dir, base_token
     assert new_ND.std(0).max() == 0 if init == "mean" else abs(new_ND.std() - 0.02) < 0.001
 
 
+def test_calibrated_head_rows_lie_between_the_first_subtoken_and_the_mean(
+    base_dir, tokenizer_dir, base_tokenizer, tokenizer, tmp_path, capsys
+):
+    args = ["--base", str(base_dir), "--tokenizer", str(tokenizer_dir), "--init", "calibrated", "--device", "cpu"]
+    texts = [f"{lang}={twin.text_file(lang)}" for lang in ("ja", "zh")]
+    more = ["--calibration_tokens", "700", "--check_characters", "200", "--text", *texts]
+    report = resize_embeddings.main([*args, *more, "--output", str(tmp_path / "out")])
+    lines = [json.loads(line) for line in (tmp_path / "out" / "calibration.jsonl").read_text().splitlines()]
+    assert [line["piece"] for line in lines] == [p.piece for p in list(tokenizer.proto.pieces)[len(base_tokenizer) :]]
+    seen = [line for line in lines if line["occurrences"]]
+    assert report["calibration"]["pieces_in_the_text"] == len(seen) > 20
+    assert report["init"] == "calibrated" and report["greedy_equal"] and report["texts"]["zh"]["new_on_top"] == 0
+    old_ND = rows(base_dir, HEAD)[: len(base_tokenizer)].double()
+    shares = torch.tensor([line["mean_share"] for line in lines], dtype=torch.float64)[:, None]
+    first_ND = old_ND[[ids[0] for ids in spelled(base_tokenizer, tokenizer)]]
+    new = slice(len(base_tokenizer), len(tokenizer))
+    expected_ND = (1 - shares) * first_ND + shares * old_ND.mean(0)
+    torch.testing.assert_close(rows(tmp_path / "out", HEAD)[new].double(), expected_ND, rtol=1e-3, atol=1e-6)
+    args = [*args[:4], "--output", str(tmp_path / "positional"), "--check_greedy", "false"]
+    resize_embeddings.main(args)
+    assert torch.equal(rows(tmp_path / "out", EMBEDDING), rows(tmp_path / "positional", EMBEDDING))
+    assert "Reading 700 tokens with the base takes about 0:0" in capsys.readouterr().out
+    assert "| calibration: tokens | 7" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_text_of_the_check_is_not_calibrated_on(base_dir, tokenizer_dir, tmp_path, capsys, texts):
+    (tmp_path / "ja.jsonl").write_text(json.dumps({"text": texts["ja"][0]}), encoding="utf-8")
+    values = {"init": "calibrated", "text": f"ja={tmp_path}/ja.jsonl", "check_characters": 20}
+    line = refused(capsys, base=base_dir, tokenizer=tokenizer_dir, output=tmp_path / "out", **values)
+    assert "no new piece of the tokenizer occurs in the 0 tokens of --text after those of the check" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_greedy_replies_are_the_bases(base_dir, zero_dir, base_tokenizer):
     prompt = torch.tensor([[*base_tokenizer.prefix_ids, *base_tokenizer.encode("今天天气")]])
     padding = list(range(len(base_tokenizer), 2560))
@@ -269,6 +302,9 @@ def test_a_base_in_32_bits_is_resized_to_the_last_bit(base_dir, tokenizer_dir, t
         ({"base": "nowhere"}, "no such folder: nowhere"),
         ({"tokenizer": "nowhere"}, "no such folder: nowhere"),
         ({"pad_to_multiple_of": 0}, "--pad_to_multiple_of 0 must be at least 1"),
+        ({"init": "calibrated"}, "--init calibrated needs Japanese text: give --text ja=FILE"),
+        ({"init": "calibrated", "text": f"zh={twin.text_file('zh')}"}, "needs Japanese text"),
+        ({"calibration_tokens": 0}, "--calibration_tokens 0 must be at least 1"),
         ({"check_characters": 0}, "--check_characters 0 must be at least 1"),
         ({"text": "nowhere.jsonl"}, "--text 'nowhere.jsonl' must be LANG=FILE"),
         ({"text": "ja=nowhere.jsonl"}, "no such file: nowhere.jsonl"),

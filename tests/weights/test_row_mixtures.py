@@ -29,12 +29,12 @@ def resized(old_ND, mixtures, num_rows=None):
     return resize(source, {HEAD: mean_D}, NUM_OLD, {HEAD: mixtures}, num_rows or NUM_OLD + len(mixtures))[HEAD]
 
 
-@given(spelled=spellings, init=st.sampled_from(INITS))
-def test_weights_are_convex(spelled, init):
-    for mixtures in mix_rows(init, spelled).values():
+@given(spelled=spellings, init=st.sampled_from([*INITS, "calibrated"]), share=st.floats(0, 1))
+def test_weights_are_convex(spelled, init, share):
+    for mixtures in mix_rows(init, spelled, [share] * len(spelled)).values():
         assert len(mixtures) == len(spelled)
-        for weights, share in zip(mixtures.weights, mixtures.mean_shares, strict=True):
-            assert min(weights) >= 0 and 0 <= share <= 1
+        for weights, of_mean in zip(mixtures.weights, mixtures.mean_shares, strict=True):
+            assert min(weights) >= 0 and 0 <= of_mean <= 1
             assert abs(math.fsum(weights) - 1) < 1e-15 * len(weights)
 
 
@@ -62,6 +62,26 @@ def test_no_stored_positional_row_has_the_largest_logit(spelled, seed, dtype, al
     random_ND = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     states_ND = stored_ND[spelled[0]] if aligned else random_ND
     logits_NV = states_ND @ stored_ND.T
+    assert (logits_NV[:, NUM_OLD:].amax(1) < logits_NV[:, :NUM_OLD].amax(1)).all()
+
+
+@given(spelled=spellings, seed=st.integers(0, 2**32), dtype=st.sampled_from(DTYPES), share=st.floats(0, 0.9))
+def test_a_calibrated_head_row_lies_between_the_first_subtoken_and_the_mean(spelled, seed, dtype, share):
+    old_ND = old_rows(seed, dtype)
+    shares = [share / (1 + number) for number in range(len(spelled))]
+    new_ND = resized(old_ND, mix_rows("calibrated", spelled, shares)[HEAD]).read_all()[NUM_OLD:].double()
+    plain_ND = old_ND[:NUM_OLD].double()
+    for ids, each, row_D in zip(spelled, shares, new_ND, strict=True):
+        expected_D = (1 - each) * plain_ND[ids[0]] + each * plain_ND.mean(0)
+        error = (row_D - expected_D).abs()
+        assert (error <= torch.finfo(dtype).eps / 2 * expected_D.abs() + 1e-7).all()
+
+
+@given(spelled=spellings, seed=st.integers(0, 2**32), dtype=st.sampled_from(DTYPES), share=st.floats(0.05, 0.9))
+def test_no_stored_calibrated_row_has_the_largest_logit(spelled, seed, dtype, share):
+    old_ND = old_rows(seed, dtype)
+    stored_ND = resized(old_ND, mix_rows("calibrated", spelled, [share] * len(spelled))[HEAD]).read_all().double()
+    logits_NV = stored_ND[[ids[0] for ids in spelled]] @ stored_ND.T
     assert (logits_NV[:, NUM_OLD:].amax(1) < logits_NV[:, :NUM_OLD].amax(1)).all()
 
 
