@@ -7,7 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from lightning import LightningDataModule, Trainer
@@ -19,32 +19,14 @@ from data_modules.batches.loader import DistributedEvalBatches, Plan, PlannedBat
 from data_modules.batches.rows import Rows
 from data_modules.held_out import Split, leave_out_held, split_source
 from data_modules.preview import first_examples
-from data_modules.sources import ChatSource, TextSource
+from data_modules.sources import ChatSource, TextSource, check_files
 from data_modules.stores.store import Store
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.batch import Batch
-from glmja.runs.contracts import Example, TrainingData, ValidationSource
+from glmja.runs.contracts import Example, TrainingData
 from glmja.runs.identity import RunIdentity
 from glmja.runs.ledger import Ledger
 from glmja.tokenization.tokenizer import GLMTokenizer
-
-
-class Source(ValidationSource, Protocol):
-    """A source of training data."""
-
-    @property
-    def weight(self) -> float | None:
-        """Share of the run's tokens, relative to the weights of the other sources."""
-        ...
-
-    @property
-    def val_files(self) -> list[str]:
-        """Files of validation data; if there are none, a share of the source is held out."""
-        ...
-
-    def check_files(self) -> None:
-        """Reads the first record of each file; raises ValueError if it is unusable."""
-
 
 AnySource = TypeVar("AnySource", TextSource, ChatSource)
 AnyStore = TypeVar("AnyStore", bound=Store)
@@ -93,6 +75,7 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         self.fingerprint: str | None = None
         self.settings: Mapping[str, object] | None = None
         self.saved: RunIdentity | None = None
+        self._has_checked = False
         self._stores: dict[str, list[AnyStore]] = {}  # stores of each source, by its name
 
     @cached_property
@@ -107,6 +90,11 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
             tokenizer: The tokenizer in `tokenizer_dir`.
         """
         self.tokenizer = tokenizer
+
+    def check_files(self) -> None:
+        """Reads the first record of each file of all sources; see `data_modules.sources.check_files`."""
+        check_files(self.sources)
+        self._has_checked = True
 
     def first_examples(self) -> list[Example]:
         """Returns the first example of each source, without tokenizing the rest."""
@@ -126,8 +114,8 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
             ValueError: If a file cannot be read, or its records are unusable.
         """
         missing = [source for source in self.sources if source.name not in self._stores]
-        for source in missing:
-            source.check_files()
+        if not self._has_checked:
+            check_files(missing)
         for source in missing:
             self._stores[source.name] = self._create_stores(source)
 
@@ -278,19 +266,3 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
 def _hash(settings: Mapping[str, object]) -> str:
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_sources(sources: Sequence[Source]) -> None:
-    """Checks names and weights of sources.
-
-    Raises:
-        ValueError: If there is no source, two have the same name, or only some have a weight.
-    """
-    if not sources:
-        raise ValueError("sources is empty; name at least one")
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise ValueError(f"sources: every source needs a name of its own, but they are {names}")
-    without = [source.name for source in sources if source.weight is None]
-    if without and len(without) < len(sources):
-        raise ValueError(f"sources: give all a weight or none; {', '.join(without)} has none")

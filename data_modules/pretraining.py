@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_modules.base import RunData, check_sources
+from data_modules.base import RunData
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.packing import PackedRows, interleave
 from data_modules.batches.rows import Rows
-from data_modules.sources import TextSource
+from data_modules.sources import TextSource, check_sources
 from data_modules.stores.token_store import TokenStore
 from glmja.runs.ledger import Ledger
 
@@ -54,7 +54,6 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
             seed: Random seed of the held-out documents and of the order of the others.
 
         Raises:
-            OSError: If a file does not exist.
             ValueError: If an argument is out of range, two sources have the same name, or only some have a weight.
         """
         super().__init__(tokenizer_dir, cache_dir, num_workers, seed, epochs, val_share)
@@ -63,10 +62,6 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         if tokens is not None and tokens < row_len:
             raise ValueError(f"tokens ({tokens}) must be at least row_len ({row_len}), a row")
         check_sources(sources)
-        for source in sources:
-            source.find_files()
-            if source.val_files:
-                source.validation().find_files()
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
         self.isolate_documents = isolate_documents

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.base import RunData, check_sources
+from data_modules.base import RunData
 from data_modules.batches.batching import MicroBatch, group_by_length, pack_whole, shuffle_groups, split_to_multiple
 from data_modules.batches.conversations import ConversationRows
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.rows import Rows
-from data_modules.sources import ChatSource
+from data_modules.sources import ChatSource, check_sources
 from data_modules.stores.chat_store import ChatStore
 from glmja.runs.ledger import Count, Ledger
 
@@ -66,7 +66,6 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
             seed: Seed for choosing the held-out conversations and for shuffling the others.
 
         Raises:
-            OSError: If a file does not exist.
             ValueError: If an argument is out of range, if two sources have the same name, or if only some have a
                 weight.
         """
@@ -81,10 +80,6 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         if mix_by not in get_args(MixBy):
             raise ValueError(f"mix_by ({mix_by!r}) must be tokens or conversations")
         check_sources(sources)
-        for source in sources:
-            source.find_files()
-            if source.val_files:
-                source.validation().find_files()
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.tokens_per_batch, self.packing = row_len, tokens_per_batch, packing
         self.max_bad_share, self.mix_by = max_bad_share, mix_by

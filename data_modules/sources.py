@@ -211,3 +211,39 @@ def _check_origin(source: TextSource | ChatSource) -> None:
 def _check_limit(name: str, limit: int | None) -> None:
     if limit is not None and limit < 1:
         raise ValueError(f"limit of source {name!r} is {limit}; set a positive number, or leave it out")
+
+
+def check_sources(sources: Sequence[TextSource | ChatSource]) -> None:
+    """Checks names and weights of sources.
+
+    Raises:
+        ValueError: If there is no source, two have the same name, or only some have a weight.
+    """
+    if not sources:
+        raise ValueError("sources is empty; name at least one")
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise ValueError(f"sources: every source needs a name of its own, but they are {names}")
+    without = [source.name for source in sources if source.weight is None]
+    if without and len(without) < len(sources):
+        raise ValueError(f"sources: give all a weight or none; {', '.join(without)} has none")
+
+
+def check_files(sources: Sequence[TextSource | ChatSource]) -> None:
+    """Reads the first record of each file of some sources.
+
+    Raises:
+        ExceptionGroup: If several sources cannot be read.
+        FileNotFoundError: If a file of one source does not exist.
+        ValueError: If one is damaged or holds no such records.
+    """
+    problems: list[Exception] = []
+    for source in sources:
+        try:
+            source.check_files()
+        except (ValueError, OSError) as error:
+            problems.append(error)
+    if len(problems) > 1:
+        raise ExceptionGroup("sources cannot be read", problems)
+    for problem in problems:
+        raise problem

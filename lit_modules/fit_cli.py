@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from glmja.cli.fit_arguments import DESCRIPTION
-from glmja.files.folder_kinds import MODEL_CONFIG
 from glmja.runs import manifest
 from glmja.runs.contracts import TrainingData
 from glmja.runs.manifest import Manifest
@@ -29,6 +29,7 @@ from lit_modules.first_rank import is_first_of_run, is_first_on_machine
 from lit_modules.fit_parser import TRAINER_DEFAULTS, FitParser, SaveRunConfig
 from lit_modules.origin import describe_parent
 from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
+from lit_modules.start_checks import INPUT_ERRORS, Problems, check_gpus, check_run_folder, nothing_left, use_cpu
 from lit_modules.trainer_checks import check_strategy_name, check_trainer
 
 
@@ -62,7 +63,8 @@ class FitCLI(LightningCLI):
         self.resumed: Manifest | None = None
         self.verified: Path | None = None
         self.parent: tuple[Path, Manifest] | None = None
-        self.is_short_run = False
+        self.is_short_run, self.has_gpus = False, True
+        self.problems = Problems()
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -88,14 +90,13 @@ class FitCLI(LightningCLI):
         parser.add_run()
 
     def before_instantiate_classes(self) -> None:
-        """Checks the run folder, and finds and verifies the checkpoint to resume from.
+        """Checks GPUs and run folder, and finds and verifies the checkpoint to resume from.
 
-        Only the first process of a machine hashes the checkpoint.
+        Only the first process of a machine hashes the checkpoint. Problems with these are collected. (Lightning would
+        only warn of a checkpoint that does not exist, and start from scratch.)
 
         Raises:
-            FileNotFoundError: If there is no such checkpoint; Lightning would only warn, and start from scratch.
-            ValueError: If `run_dir` holds a run and none is resumed, another process writes to it, or the checkpoint is
-                damaged.
+            ValueError: If the strategy cannot train, or arguments contradict each other.
         """
         trainer, ckpt_path = self.config.trainer, self.config.ckpt_path
         check_strategy_name(str(getattr(trainer.strategy, "class_path", trainer.strategy)))
@@ -106,17 +107,21 @@ class FitCLI(LightningCLI):
         if trainer.fast_dev_run:
             self._plan_short_run()
         run = RunFolder(self.config.run_dir)
-        if is_first_of_run():
-            self.resources.enter_context(locked(run.path))
-        if ckpt_path is None and (run.path / MODEL_CONFIG).is_file():
-            raise ValueError(f"--run_dir {run.path} holds a model; choose a new folder for the run")
-        if ckpt_path is None and manifest.any_in(run.checkpoints):
-            raise ValueError(
-                f"--run_dir {run.path} holds a run; choose another folder, or resume it with --ckpt_path last"
-            )
-        self._find_parent()
-        if ckpt_path is not None:
-            self._find_checkpoint(run)
+        with self.problems.collected():
+            check_gpus(trainer)
+        if self.problems.found:
+            self.has_gpus = False
+            use_cpu(trainer)
+        with self.problems.collected():
+            if is_first_of_run():
+                self.resources.enter_context(locked(run.path))
+        with self.problems.collected():
+            self._find_parent()
+        with self.problems.collected():
+            if ckpt_path is None:
+                check_run_folder(run)
+            else:
+                self._find_checkpoint(run)
 
     def _find_parent(self) -> None:
         """Finds the checkpoint whose weights the run starts with; a resumed run does without it if it is gone."""
@@ -148,9 +153,18 @@ class FitCLI(LightningCLI):
         self.config.ckpt_path = str(path)
 
     def instantiate_classes(self) -> None:
-        """Creates trainer, module and data module; an estimate needs none of them."""
-        if not self.config.estimate:
+        """Creates trainer, module and data module; if one fails, looks for what else is wrong before it raises."""
+        if self.config.estimate:
+            return
+        try:
             super().instantiate_classes()
+        except INPUT_ERRORS as error:
+            self.problems.add(error)
+            with self.problems.collected():  # what else is wrong
+                data = self.parser.instantiate_classes(Namespace(data=self.config.data)).data
+                if isinstance(data, TrainingData) and is_first_on_machine():
+                    data.check_files()
+            self.problems.raise_any()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Returns the trainer with the callbacks of every run; it logs to TensorBoard unless another logger is set."""
@@ -167,7 +181,7 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Checks that everything fits together, before any weights are loaded or processes started.
+        """Checks that everything fits together, before any weights are loaded, data tokenized or processes started.
 
         Raises:
             ExceptionGroup: If there are several problems.
@@ -181,21 +195,19 @@ class FitCLI(LightningCLI):
             self.datamodule.use_tokenizer(self.model.tokenizer)  # both are linked to one folder
             if self.resumed is not None:
                 self.datamodule.saved = self.resumed.identity
-        checks = [self._check_trainer, self._check_rows, self._check_checkpoint]
+        checks: list[Callable[[], None]] = [self._check_trainer, self._check_rows, self._check_checkpoint]
         if self.trainer.world_size > 1:
             checks.append(check_port)
         if is_first_on_machine():  # so that bad data ends the run while there is only one process
-            checks += [self._check_disk, self._check_memory, self.datamodule.prepare_data]
-        problems: list[Exception] = []
+            checks += [self._check_disk, self._check_memory]
+            if isinstance(self.datamodule, TrainingData):
+                checks.append(self.datamodule.check_files)
         for check in checks:
-            try:
+            with self.problems.collected():
                 check()
-            except (ValueError, OSError) as error:
-                problems.append(error)
-        if len(problems) > 1:
-            raise ExceptionGroup("the run cannot start", problems)
-        for problem in problems:
-            raise problem
+        self.problems.raise_any()
+        if is_first_on_machine():
+            self.datamodule.prepare_data()
 
     def fit(self) -> Trainer:
         """Trains the module.
@@ -207,8 +219,13 @@ class FitCLI(LightningCLI):
             # not an argument of `fit`: hooks before loading would not see it
             self.trainer.ckpt_path = self.config.ckpt_path
         prepare_cpu(self.trainer)
-        self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
+        with nothing_left(Path(self.config.run_dir), self._has_started):
+            self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
         return self.trainer
+
+    def _has_started(self) -> bool:
+        callbacks: Sequence[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return any(isinstance(callback, SaveRunConfig) and callback.has_started for callback in callbacks)
 
     def _plan_short_run(self) -> None:
         """Turns `fast_dev_run` into a run of as many steps, in a folder that is removed.
@@ -269,7 +286,7 @@ class FitCLI(LightningCLI):
             )
 
     def _check_memory(self) -> None:
-        if self._estimate is not None:
+        if self._estimate is not None and self.has_gpus:
             check_memory(self._estimate, self.trainer)
 
     @cached_property

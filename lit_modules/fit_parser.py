@@ -43,13 +43,20 @@ CHECKPOINT_DEFAULTS = {
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Saves the resolved configuration as `RUN_DIR/config.yaml`, which `--config` accepts."""
+    """Saves the resolved configuration as `RUN_DIR/config.yaml`, which `--config` accepts.
+
+    Attributes:
+        has_started: Whether the first step is about to begin.
+    """
+
+    has_started = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes nothing, so that a run that fails before its first step leaves no folder behind."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file in the first process."""
+        self.has_started = True
         if trainer.is_global_zero:
             run = RunFolder(trainer.default_root_dir)
             run.path.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,15 @@ def find_files(
         FileNotFoundError: If a file does not exist, or a pattern matches none.
         ValueError: If a file is of another kind, a Git LFS pointer or a web page, or a folder holds no data.
     """
-    found = [file for item in items for file in _files_of(item, kinds)]
+    found: list[DataFile] = []
+    missing: list[str] = []
+    for item in items:
+        try:
+            found += _files_of(item, kinds)
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("; ".join(missing))
     if not whole_texts:
         return found
     whole: list[DataFile] = []

@@ -61,6 +61,10 @@ class TrainingData(Protocol):
         """Returns the number of processes that the order of the micro-batches was made for."""
         ...
 
+    def check_files(self) -> None:
+        """Reads the first record of each file of all sources; raises what is wrong with any of them."""
+        ...
+
     def first_examples(self) -> list[Example]:
         """Returns the first example of each source, without tokenizing the rest."""
         ...

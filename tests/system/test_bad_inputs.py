@@ -650,9 +650,11 @@ TABLE = [
         USAGE, r"--max_bad_share \(2\.0\) must be a share from 0 to 1"),
     row("43 too many empty answers", fit, chats(talk("user", "assistant", assistant=" ")),
         DATA, r"10 records; repair, or raise `max_bad_share` \(0.01\): TMP/bad.jsonl:10: empty answer"),
-    row("44 only a prompt fits", fit, chats(talk("user", "assistant", user="長い" * 900), **LENIENT),
+    row("44 a prompt is longer than the window", fit, chats(talk("user", "assistant", user="長い" * 900)),
+        DONE, r'"shortened": 1\b'),
+    row("44 no answer fits", fit, chats(talk("system", "user", "assistant", system="長い" * 900), **LENIENT),
         DONE, r'"dropped": 1\b'),
-    row("44 only prompts fit", fit, chats(talk("user", "assistant", user="長い" * 900)),
+    row("44 no answers fit", fit, chats(talk("system", "user", "assistant", system="長い" * 900)),
         DATA, r"TMP/bad.jsonl:10: no assistant text within the first row_len tokens"),
     row("45 control token in a text", fit,
         chats(talk("user", "assistant", user="<|assistant|>\n言え <|user|>[gMASK]</s>")),
@@ -744,9 +746,9 @@ def world(base_dir, tokenizer_dir, zero_dir, checkpoint, tmp_path, monkeypatch):
 
 
 def files_of(folder: Path) -> set[Path]:
-    """Lists a folder without complete stores and TensorBoard's files, which Lightning opens first."""
+    """Lists a folder without complete stores."""
     files = {path for path in folder.rglob("*") if not path.is_dir() or ".partial-" in path.name}
-    return {path for path in files if not {"cache", "tensorboard"} & set(path.parts) or ".partial-" in str(path)}
+    return {path for path in files if "cache" not in path.parts or ".partial-" in str(path)}
 
 
 @pytest.mark.parametrize("row", TABLE)
