@@ -231,11 +231,10 @@ def _calibrate(
     device: str,
 ) -> Calibration | None:
     """Calibrates the rows of the head if there are documents, and says how long that takes if there is no GPU."""
-    from glmja.modeling.calibration import calibrate
-    from glmja.modeling.loading import choose_dtype, load_model
-
     if not documents or not spelled:
         return None
+    from glmja.modeling.calibration import calibrate
+    from glmja.modeling.loading import choose_dtype, load_model
 
     def say(seconds: float) -> None:
         if device == "cpu":

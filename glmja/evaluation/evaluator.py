@@ -13,6 +13,8 @@ import torch
 from glmja.conversation.messages import Message
 from glmja.conversation.replies import Reply, generate
 from glmja.evaluation.likelihood import Distributions, Likelihood, measure
+from glmja.evaluation.new_piece_scores import NewPieceUse, NewRows
+from glmja.evaluation.new_pieces import compare_rows, use_of_new_pieces
 from glmja.evaluation.tasks import EvalTasks
 from glmja.files.progress import progress
 from glmja.modeling.generation import generate_ids
@@ -37,9 +39,12 @@ class ModelOutputs:
         weights_fingerprint: Hash of a sample of the weights.
         likelihoods: Likelihoods of the texts.
         distributions: Next-token distributions at the first positions of the retained languages' texts.
-        continuations: Greedy ids after the beginnings of the retained languages' documents.
+        continuations: Greedy ids after the beginnings of the retained languages' documents; of all languages if the
+            tokenizer has new pieces.
         answers: Greedy answers to the questions.
         replies: Greedy replies to the conversations with references.
+        uses_of_new: How new pieces are predicted in the texts; empty if the tokenizer has none.
+        new_rows: The rows of the new pieces, of the `input` embedding and the `head`.
     """
 
     name: str
@@ -50,6 +55,8 @@ class ModelOutputs:
     continuations: dict[str, list[list[int]]] = field(default_factory=dict)
     answers: list[Reply] = field(default_factory=list)
     replies: dict[str, list[Reply]] = field(default_factory=dict)
+    uses_of_new: dict[str, NewPieceUse] = field(default_factory=dict)
+    new_rows: dict[str, NewRows] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -86,9 +93,12 @@ class Evaluator:
             ModelError: If a likelihood is not finite.
         """
         tasks, outputs = self.tasks, ModelOutputs(self.name, self.tokenizer, self.weights_fingerprint)
+        if new_ids := self.tokenizer.new_ids:
+            weights = {"input": self.model.model.embed_tokens.weight, "head": self.model.lm_head.weight}
+            outputs.new_rows = {name: compare_rows(weight_VD, new_ids) for name, weight_VD in weights.items()}
         for lang in tasks.texts:
             self._measure(lang, outputs)
-        for lang in tasks.retained:
+        for lang in tasks.texts if new_ids else tasks.retained:
             self._continue(lang, outputs)
         if tasks.questions:
             # one by one: answers are compared id by id, and padding can flip a near tie in 16 bits
@@ -99,10 +109,11 @@ class Evaluator:
         return outputs
 
     def _measure(self, lang: str, outputs: ModelOutputs) -> None:
-        keep = _KEPT_POSITIONS if lang in self.tasks.retained else 0
+        new_ids, retained = self.tokenizer.new_ids, lang in self.tasks.retained
+        keep = _KEPT_POSITIONS if retained or new_ids else 0
         limits, texts = self.tasks.limits, self.tasks.texts[lang]
         with progress(f"{self.name}: likelihood of {lang}", sum(map(len, texts)), "characters") as advance:
-            outputs.likelihoods[lang], outputs.distributions[lang] = measure(
+            outputs.likelihoods[lang], found = measure(
                 self.model,
                 self.tokenizer,
                 texts,
@@ -113,6 +124,10 @@ class Evaluator:
                 beside=self.beside,
                 on_characters=advance,
             )
+        if new_ids:
+            outputs.uses_of_new[lang] = use_of_new_pieces(found, new_ids, self.model.device)
+        if retained:
+            outputs.distributions[lang] = found
 
     def _continue(self, lang: str, outputs: ModelOutputs) -> None:
         starts = [text[:_START_LEN] for text in self.tasks.texts[lang][:_NUM_CONTINUED]]

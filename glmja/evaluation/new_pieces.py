@@ -9,38 +9,40 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from glmja.evaluation.likelihood import Distributions
+from glmja.evaluation.new_piece_scores import NewPieceUse, NewRows, RowScores
 
 _CHUNK_LEN = 256  # positions: 80 MB of logits at 78,592 rows
+_SAMPLED_ROWS = 2048
 _ROWS_PER_BLOCK = 8192  # of the head, cast to fp32 at a time
 
 
-@dataclass(frozen=True)
-class NewPieceUse:
-    """Predictions of new pieces in a text.
+def compare_rows(weight_VD: Tensor, new_ids: range) -> NewRows:
+    """Compares the new rows of a matrix with as many old ones.
 
-    Attributes:
-        positions: Number of predicted tokens.
-        targets: Number of these that are new pieces.
-        on_top: Number of positions at which a new piece has the largest logit.
-        smallest_lead: Smallest difference between the largest old and the largest new logit of a position, in nats;
-            negative if a new piece is on top somewhere.
-        mass: Mean probability of all new pieces together.
-        median_rank: Median rank of the right token where it is a new piece; 1 is the best. None if it never is.
+    Args:
+        weight_VD: The matrix.
+        new_ids: Ids of the new rows; the old ones are before them.
     """
+    num_sampled = min(_SAMPLED_ROWS, len(new_ids), new_ids.start)
+    new_ND, old_ND = (
+        weight_VD.detach()[torch.linspace(ids.start, ids.stop - 1, num_sampled).round().long()].double()
+        for ids in (new_ids, range(new_ids.start))
+    )
+    return NewRows(_scores_of(new_ND), _scores_of(old_ND))
 
-    positions: int
-    targets: int
-    on_top: int
-    smallest_lead: float
-    mass: float
-    median_rank: float | None
+
+def _scores_of(rows_ND: Tensor) -> RowScores:
+    gram = rows_ND @ rows_ND.T if len(rows_ND) < rows_ND.shape[1] else rows_ND.T @ rows_ND
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    shares = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
+    entropy = -torch.xlogy(shares, shares).sum()
+    return RowScores(float(rows_ND.norm(dim=1).mean()), float(entropy.exp()))
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader
 from glmja.evaluation import plots
 from glmja.evaluation.answer_parts import answer_parts
 from glmja.evaluation.answers import Answer, TokenizedSample, is_byte_piece
+from glmja.evaluation.new_piece_scores import greedy_of, rank_of
 from glmja.evaluation.scores import Scores
 from glmja.evaluation.tables import verdict
 from glmja.text.printable import printable
@@ -46,6 +47,7 @@ def render(
         loader=PackageLoader("glmja.evaluation", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"printable": printable, "answer_parts": answer_parts, "spelled_in_bytes": _spelled_in_bytes}
+    environment.filters |= {"rank_of": rank_of, "greedy_of": greedy_of}
     environment.tests["byte_piece"] = is_byte_piece
     return environment.get_template("report_page.html").render(
         scores=scores,

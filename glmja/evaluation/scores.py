@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from glmja.evaluation.new_piece_scores import NewPieces
 from glmja.evaluation.provenance import Provenance
 from glmja.evaluation.retention import Retention
 from glmja.text.overlap import Overlap, Segmentation
@@ -170,6 +171,7 @@ class Scores:
         segmentation: Segmentation of Chinese and Japanese for BLEU and ROUGE.
         text_signature: What bits per character depend on.
         provenance: Where the figures come from.
+        new_pieces: How the model uses the pieces that its tokenizer gained; None if it gained none.
     """
 
     glmja: str
@@ -182,6 +184,7 @@ class Scores:
     segmentation: Segmentation
     text_signature: str
     provenance: Provenance
+    new_pieces: NewPieces | None = None
 
     @property
     def compared(self) -> list[str]:

@@ -9,6 +9,7 @@ from glmja import __version__
 from glmja.conversation.replies import Reply
 from glmja.evaluation.evaluator import ModelOutputs
 from glmja.evaluation.likelihood import mean_kl
+from glmja.evaluation.new_piece_scores import NewPieces
 from glmja.evaluation.provenance import Provenance
 from glmja.evaluation.references import Reference
 from glmja.evaluation.retention import (
@@ -75,6 +76,7 @@ def score(
         segmentation=segmentation,
         text_signature=_text_signature(tasks.limits, baseline is not None),
         provenance=made,
+        new_pieces=_new_pieces(tasks, model),
     )
 
 
@@ -91,6 +93,20 @@ def _text(lang: str, model: ModelOutputs, baseline: ModelOutputs | None) -> Text
         model=TextScores(found.bits_per_char, found.tokens_per_char),
         baseline=TextScores(before.bits_per_char, before.tokens_per_char) if before else None,
     )
+
+
+def _new_pieces(tasks: EvalTasks, model: ModelOutputs) -> NewPieces | None:
+    new_ids = model.tokenizer.new_ids
+    if not new_ids:
+        return None
+    said: dict[str, list[list[int]]] = {lang: [*rows] for lang, rows in model.continuations.items()}
+    for question, reply in zip(tasks.questions, model.answers, strict=True):
+        said.setdefault(language_of(question), []).append(reply.ids)
+    for lang, replies in model.replies.items():
+        said.setdefault(lang, []).extend(reply.ids for reply in replies)
+    ids_of = {lang: [token_id for row in rows for token_id in row] for lang, rows in said.items()}
+    greedy = {lang: sum(token_id in new_ids for token_id in ids) / len(ids) for lang, ids in ids_of.items() if ids}
+    return NewPieces(len(new_ids), model.new_rows, model.uses_of_new, greedy)
 
 
 def _retention(

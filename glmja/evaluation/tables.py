@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from glmja.evaluation.answers import Answer
+from glmja.evaluation.new_piece_scores import tables_of_new_pieces
 from glmja.evaluation.retention import Retention
 from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Scores, TextComparison
 from glmja.text.printable import printable
@@ -50,6 +51,8 @@ def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
         shown += [*_generation(scores.generation, names), *_notes(scores.generation)]
     if scores.text:
         shown += [_text(scores.text, names), as_text(f"bits/char: {scores.text_signature}", "dim")]
+    if scores.new_pieces:
+        shown += tables_of_new_pieces(scores.new_pieces)
     if scores.retention:
         shown += [_retention(scores.retention), *verdict(scores.retention)]
     return shown

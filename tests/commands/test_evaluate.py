@@ -63,6 +63,20 @@ def test_zero_retains_chinese_and_english(zero_test):
         assert found.mean_kl_nats > 0 and found.kl_tokens > 100
 
 
+def test_the_use_of_new_pieces_is_measured(zero_test, base_dir, zero_dir, tokenizer, tmp_path):
+    output, scores = zero_test
+    found = scores.new_pieces
+    assert found.pieces == len(tokenizer.new_ids) == 600
+    assert found.text["ja"].targets > 0 == found.text["zh"].targets and found.text["ja"].median_rank > 1
+    assert found.text["zh"].on_top == 0 < found.text["zh"].smallest_lead and 0 < found.text["zh"].mass < 0.24
+    assert found.greedy.keys() == {"ja", "zh", "en"} and found.greedy["zh"] == 0
+    # half of each new head row is the same mean
+    assert found.rows["head"].new.effective_rank < found.rows["head"].old.effective_rank
+    assert json.loads((output / "scores.json").read_text())["new_pieces"]["text"]["zh"]["median_rank"] is None
+    base = evaluate(str(base_dir), str(tmp_path / "base"), questions=False, text=[TEXT[1]], max_characters=100)
+    assert base.new_pieces is None and "new_pieces" not in json.loads((tmp_path / "base" / "scores.json").read_text())
+
+
 def test_scores_and_answers_are_written_as_json(zero_test):
     output, scores = zero_test
     assert {path.name for path in output.iterdir()} == {"scores.json", "report.html", "answers.jsonl"}
@@ -96,6 +110,10 @@ def test_the_keys_of_the_files_are_stable(zero_test):
     info = dict.fromkeys(["folder", "tokenizer_sha256", "weights_fingerprint"])
     made = {"date": None, "commands": None, "device": None, "dtype": None, "samples": None}
     made["versions"] = dict.fromkeys(["glmja", "python", "torch", "transformers", "tokenizers", "sentencepiece"])
+    use = dict.fromkeys(["positions", "targets", "on_top", "smallest_lead", "mass", "median_rank"])
+    rows = dict.fromkeys(["new", "old"], dict.fromkeys(["mean_norm", "effective_rank"]))
+    new_pieces = {"pieces": None, "rows": {"input": rows, "head": rows}, "greedy": dict.fromkeys(["ja", "zh", "en"])}
+    new_pieces["text"] = dict.fromkeys(["ja", "zh", "en"], use)
     assert keys(json.loads((output / "scores.json").read_text())) == {
         "glmja": None,
         "text": {"ja": compared, "zh": compared, "en": compared},
@@ -107,6 +125,7 @@ def test_the_keys_of_the_files_are_stable(zero_test):
         "segmentation": None,
         "text_signature": None,
         "provenance": made,
+        "new_pieces": new_pieces,
     }  # fmt: skip
     for line in (output / "answers.jsonl").read_text().splitlines():
         answer = json.loads(line)

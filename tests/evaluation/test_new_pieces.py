@@ -1,5 +1,6 @@
 import statistics
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +8,8 @@ from hypothesis import strategies as st
 
 from glmja.evaluation import new_pieces
 from glmja.evaluation.likelihood import Distributions, measure
-from glmja.evaluation.new_pieces import use_of_new_pieces
+from glmja.evaluation.new_piece_scores import RowScores
+from glmja.evaluation.new_pieces import compare_rows, use_of_new_pieces
 from glmja.modeling.loading import load_model
 
 V, D = 30, 5
@@ -54,3 +56,30 @@ def test_targets_are_the_new_pieces_of_the_text(zero_dir, tokenizer, texts):
     assert use.positions == likelihood.tokens == len(ids)
     assert use.targets == sum(token_id in tokenizer.new_ids for token_id in ids) > 0
     assert 1 < use.median_rank <= len(tokenizer)
+
+
+@given(num_old=st.integers(1, 12), num_new=st.integers(1, 12), width=st.integers(1, 9), seed=st.integers(0, 2**32))
+def test_effective_ranks_are_those_of_the_singular_values(num_old, num_new, width, seed):
+    weight_VD = torch.randn(num_old + num_new, width, generator=torch.Generator().manual_seed(seed))
+    found = compare_rows(weight_VD, range(num_old, num_old + num_new))
+    n = min(num_old, num_new)
+    for scores, first, last in ((found.new, num_old, num_old + num_new - 1), (found.old, 0, num_old - 1)):
+        rows = weight_VD.double().numpy()[np.rint(np.linspace(first, last, n)).astype(int)]
+        singular = np.linalg.svd(rows, compute_uv=False)
+        shares = singular / singular.sum()
+        assert scores.effective_rank == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
+        assert scores.mean_norm == pytest.approx(np.linalg.norm(rows, axis=1).mean())
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (torch.ones(4, 3), RowScores(3**0.5, 1)),  # collapsed to one direction
+        (2 * torch.eye(4), RowScores(2, 4)),  # orthogonal
+        (torch.zeros(4, 3), RowScores(0, 1)),
+    ],
+)
+def test_effective_rank_tells_collapsed_from_orthogonal_rows(rows, expected):
+    found = compare_rows(torch.cat([torch.eye(4, rows.shape[1]), rows]), range(4, 8)).new
+    assert found.mean_norm == pytest.approx(expected.mean_norm)
+    assert found.effective_rank == pytest.approx(expected.effective_rank, abs=1e-4)

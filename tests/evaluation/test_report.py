@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from glmja.evaluation.answers import Answer, TokenizedSample
+from glmja.evaluation.new_piece_scores import NewPieces, NewPieceUse, NewRows, RowScores
 from glmja.evaluation.provenance import SourceFile
 from glmja.evaluation.report import render
 from glmja.evaluation.scores import (
@@ -148,3 +149,31 @@ def test_a_line_says_that_all_answers_have_content():
     given = scores(generation={}, questions={"zh": QuestionComparison(2, quality)})
     assert str(tables(given, [])[0]) == "none of 2 answers is empty, blank or looping"
     assert "None of 2 answers is empty, blank or looping." in text_of(render(given, [], [], {}))
+
+
+NEW_PIECES = NewPieces(
+    pieces=1600,
+    rows={"head": NewRows(RowScores(1.25, 31.4), RowScores(2.5, 62.6))},
+    text={
+        "ja": NewPieceUse(positions=1000, targets=400, on_top=7, smallest_lead=-1.5, mass=0.125, median_rank=2100.0),
+        "zh": NewPieceUse(positions=500, targets=0, on_top=0, smallest_lead=0.5, mass=0.01, median_rank=None),
+    },
+    greedy={"ja": 0.25},
+)
+
+
+def test_the_page_shows_how_new_pieces_are_used():
+    page = text_of(render(scores(new_pieces=NEW_PIECES), [], [], {}))
+    assert "ja 1,000 400 2,100 12.50 % 7 25.0% zh 500 0 – 1.00 % 0 – rows" in page
+    assert "head 1.25 2.50 31 63 1,600 pieces." in page
+
+
+def test_the_terminal_shows_how_new_pieces_are_used():
+    shown = {str(part.title): part for part in tables(scores(new_pieces=NEW_PIECES), []) if hasattr(part, "columns")}
+    cells = {
+        title: [[str(cell) for cell in column.cells] for column in table.columns] for title, table in shown.items()
+    }
+    assert cells["1,600 new pieces in text"] == [
+        ["ja", "zh"], ["400 of 1,000", "0 of 500"], ["2,100", "–"], ["12.50%", "1.00%"], ["7", "0"], ["25.0%", "–"]
+    ]  # fmt: skip
+    assert cells["Rows of the new pieces"] == [["head"], ["1.25"], ["2.50"], ["31"], ["63"]]
