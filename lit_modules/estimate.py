@@ -56,7 +56,8 @@ class RunShape:
         chunk_len: Number of positions whose logits the loss holds at a time.
         row_len: Largest number of tokens in a row.
         batch_tokens: Tokens of a micro-batch on each device, padding included.
-        num_tokens: Tokens of the run; None if it is measured in epochs.
+        num_tokens: Maximum number of tokens of the run; None if it is measured in epochs.
+        num_batches: Maximum number of micro-batches of the run on each device; None if there is no limit.
         max_kept: Number of checkpoints that exist at the same time.
         is_zero: Whether the strategy is ZeRO-2.
         is_offloaded: Whether it keeps the optimizer on the host.
@@ -75,6 +76,7 @@ class RunShape:
     row_len: int
     batch_tokens: int
     num_tokens: int | None
+    num_batches: int | None
     max_kept: int
     is_zero: bool
     is_offloaded: bool
@@ -114,6 +116,7 @@ class RunShape:
             row_len=data.row_len,
             batch_tokens=data.get("tokens_per_batch") or data.batch_size * data.row_len,
             num_tokens=data.get("tokens"),
+            num_batches=trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps > 0 else None,
             max_kept=max(1, config.checkpoint.save_top_k + 2) if config.checkpoint.save_top_k >= 0 else 10,
             is_zero=str(strategy.class_path).endswith("ZeRO2"),
             is_offloaded=bool(options.get("offload_optimizer")),
@@ -225,6 +228,8 @@ def _estimate(shape: RunShape, count: int, gpu: Gpu, remedies: Sequence[str], mo
         if shape.recompute:
             flops *= 4 / 3  # another forward pass, a third of forward and backward
         hours = 1e9 * flops / (gpu.tflops * 1e12 * UTILIZATION * count) / 3600
+    by_steps = None if shape.num_batches is None else shape.num_batches * count * shape.batch_tokens
+    num_tokens = min((limit for limit in (shape.num_tokens, by_steps) if limit is not None), default=None)
     disk = shape.max_kept * memory.checkpoint + 4 * (shape.num_tokens or 0)
     return Estimate(
         count,
@@ -235,7 +240,7 @@ def _estimate(shape: RunShape, count: int, gpu: Gpu, remedies: Sequence[str], mo
         remedies,
         disk,
         hours,
-        None if hours is None or shape.num_tokens is None else hours * shape.num_tokens / 1e9,
+        None if hours is None or num_tokens is None else hours * num_tokens / 1e9,
     )
 
 

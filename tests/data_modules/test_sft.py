@@ -13,6 +13,7 @@ from data_modules.batches.conversations import ConversationRows
 from glmja import fit
 from glmja.conversation.rendering import render
 from glmja.modeling.batch import IGNORE_INDEX
+from glmja.runs.identity import RunIdentity
 from glmja.twin import build as twin
 from tests.support.fake_trainer import FakeTrainer
 from tests.support.worlds import Conversations
@@ -95,6 +96,20 @@ def test_a_run_of_more_epochs_begins_with_that_of_fewer(zero_dir, tmp_path, pack
     assert contents(one) == contents(other)[: len(contents(one))]
     assert one.fingerprint == other.fingerprint
     assert len(one.plan) == pytest.approx(shorter / longer * len(other.plan), abs=4)
+
+
+def test_a_mix_by_conversations_is_the_same_run_again_and_no_run_by_tokens(zero_dir, tmp_path):
+    sources = [ChatSource("a", "ja", [CHATS], weight=0.7), ChatSource("b", "zh", [CHATS], weight=0.3, learn="last")]
+    run = {"sources": sources, "packing": True}
+    one, longer = (planned(zero_dir, tmp_path, **run, mix_by="conversations", epochs=e) for e in (1, 2.5))
+    assert contents(one) == contents(longer)[: len(contents(one))]
+    assert one.fingerprint == longer.fingerprint
+    a, b = (entry["share_of_conversations"] for entry in one.ledger.entries)
+    assert (a, b) == pytest.approx((0.7, 0.3), abs=0.01)
+    by_tokens = planned(zero_dir, tmp_path, **run, epochs=1)
+    now, then = (RunIdentity(data=data.fingerprint, data_settings=data.settings) for data in (by_tokens, one))
+    with pytest.raises(ValueError, match=r"saved with data \{'mix_by': 'conversations'\}, this run has \{\}; take sou"):
+        now.check_resumable(then, "step=1.ckpt")
 
 
 @given(lengths=st.lists(st.integers(2, 30), min_size=1, max_size=20), data=st.data())

@@ -74,6 +74,13 @@ def test_fit_shows_an_estimate_without_machine_weights_or_data(zero_dir, tmp_pat
     assert "'many' names no GPUs; write a number and a name (H200, " in capsys.readouterr().err
 
 
+def test_the_hours_are_those_of_the_shortest_limit(zero_dir):
+    shape = shape_of(f"--model.model_dir={zero_dir}", "--trainer.max_steps=1000")
+    one, two = estimate(shape, [parse_machine("1xH100"), parse_machine("2xH100")])
+    assert one.hours == pytest.approx(one.hours_per_billion * 1000 * 4 * 1024 / 1e9)  # accumulation 4, rows of 1,024
+    assert one.hours == pytest.approx(two.hours)  # twice the tokens at twice the speed
+
+
 def test_machines_are_named_by_card_or_size():
     assert parse_machine("8xH100") == (8, known_gpu("NVIDIA H100 80GB HBM3"))
     assert parse_machine("1×4090")[1].tflops == 165
