@@ -26,7 +26,7 @@ from glmja.tokenization.chat_template import TOOL_PROMPT
 from glmja.weights.options import DtypeName
 
 if TYPE_CHECKING:
-    from transformers import GlmForCausalLM
+    from transformers import PreTrainedModel
 
     from glmja.conversation.dialogue import Dialogue, Ending
 
@@ -133,7 +133,7 @@ def _question(prompt: str) -> str:
     return question
 
 
-def _converse(dialogue: Dialogue, model: GlmForCausalLM) -> None:
+def _converse(dialogue: Dialogue, model: PreTrainedModel) -> None:
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
         with suppress(ImportError):  # not on every platform; makes the line editable
@@ -150,7 +150,7 @@ def _converse(dialogue: Dialogue, model: GlmForCausalLM) -> None:
                 _note(with_flags(str(error), flags))
 
 
-def _handle(line: str, dialogue: Dialogue, model: GlmForCausalLM) -> None:
+def _handle(line: str, dialogue: Dialogue, model: PreTrainedModel) -> None:
     """Executes a command, or sends a message and prints the answer.
 
     Raises:
@@ -187,7 +187,7 @@ def _execute(command: str, text: str, dialogue: Dialogue) -> None:
             _note("new conversation")
 
 
-def _answer(dialogue: Dialogue, model: GlmForCausalLM) -> Ending:
+def _answer(dialogue: Dialogue, model: PreTrainedModel) -> Ending:
     ending = dialogue.answer(model, _print)
     print(flush=True)
     if ending != "ended":

@@ -96,7 +96,7 @@ class GLMModule(LightningModule, TrainingModule):
         self.folder = ModelFolder.open(model_dir, family)
         self.tokenizer = self.folder.tokenizer
         check_tuning(tuning, embeddings, self.tokenizer.new_ids)
-        self.tuning, self.embeddings, self.lora = tuning, embeddings, lora
+        self.tuning, self.embeddings, self.lora = tuning, embeddings, lora.of(self.folder.architecture.layers)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.dtype_name, self.attn_implementation = dtype, attn_implementation
         self.gradient_checkpointing, self.compile_layers = gradient_checkpointing, compile_layers
@@ -129,7 +129,7 @@ class GLMModule(LightningModule, TrainingModule):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.model = apply_tuning(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
         if self.compile_layers:
-            for layer in model.model.layers:
+            for layer in model.base_model.layers:
                 layer.compile()
         self.model.train()
         check_resumed(self.trainer, self.resumable_identity(self.trainer))
@@ -166,8 +166,8 @@ class GLMModule(LightningModule, TrainingModule):
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns the summed loss in nats and the target tokens, (N,)."""
         glm = unwrap_peft(self.model)
-        hidden = glm.model(**model_inputs(batch, self.attn_implementation)).last_hidden_state
-        return next_token_loss(hidden, glm.lm_head.weight, batch["labels"], self.loss_chunk_len)
+        hidden = glm.base_model(**model_inputs(batch, glm.config._attn_implementation)).last_hidden_state
+        return next_token_loss(hidden, glm.get_output_embeddings().weight, batch["labels"], self.loss_chunk_len)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the contribution of a micro-batch to the mean loss of its optimizer step; NaN if it is infinite."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from peft import PeftModel
 from rich.text import Text
-from transformers import GlmForCausalLM
+from transformers import PreTrainedModel
 
 from glmja.conversation.messages import Message, has_tools, tool_name, without_oldest_turns
 from glmja.conversation.rendering import render_prompt, render_rounds, show
@@ -97,7 +97,7 @@ class Dialogue:
         self.messages, self._answer_ids = kept, []
         return _num_turns(messages) - _num_turns(kept)
 
-    def answer(self, model: GlmForCausalLM | PeftModel, on_text: Callable[[str], object]) -> Ending:
+    def answer(self, model: PreTrainedModel | PeftModel, on_text: Callable[[str], object]) -> Ending:
         """Generates the assistant's next message and adds it to the conversation.
 
         Ctrl-C ends the answer early: the text generated so far becomes the message. If there is none, the question is
@@ -160,7 +160,7 @@ class Dialogue:
         """Whether the answer begins with a metadata line."""
         return self._format == "chatglm3" and has_tools(self.messages)
 
-    def _generate(self, model: GlmForCausalLM | PeftModel, on_ids: Callable[[list[int]], None]) -> None:
+    def _generate(self, model: PreTrainedModel | PeftModel, on_ids: Callable[[list[int]], None]) -> None:
         # a seed of its own for each turn, so that equal prompts get different answers
         seed = None if self._sampling.seed is None else self._sampling.seed + self._num_answers
         self._num_answers += 1

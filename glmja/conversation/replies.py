@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from peft import PeftModel
-from transformers import GlmForCausalLM
+from transformers import PreTrainedModel
 
 from glmja.conversation.messages import Message, has_tools
 from glmja.conversation.rendering import render_prompt
@@ -40,7 +40,7 @@ class Reply:
 
 
 def generate(
-    model: GlmForCausalLM | PeftModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: GLMTokenizer,
     prompts: Sequence[Sequence[Message]],
     sampling: Sampling,

@@ -17,7 +17,7 @@ from itertools import islice
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GlmForCausalLM
+from transformers import PreTrainedModel
 
 from glmja.errors import ModelError
 from glmja.evaluation.rows import Row, to_rows
@@ -81,7 +81,7 @@ class Distributions:
 
 @torch.inference_mode()
 def measure(
-    model: GlmForCausalLM,
+    model: PreTrainedModel,
     tokenizer: GLMTokenizer,
     documents: Iterable[str],
     row_len: int,
@@ -112,7 +112,7 @@ def measure(
         ModelError: If the likelihood is not finite.
     """
     found = Likelihood()
-    head_VD = model.lm_head.weight[: len(tokenizer)]
+    head_VD = model.get_output_embeddings().weight[: len(tokenizer)]
     kept_head_VD = head_VD.to("cpu", copy=True) if keep else head_VD[:0].cpu()
     kept: list[Row] = []
     kept_states: list[Tensor] = []
@@ -127,7 +127,7 @@ def measure(
             batch = [block[i] for i in numbers]
             ids_BT = pad_sequences([row.ids for row in batch], 0).to(model.device)
             # with causal attention, padding on the right needs no mask
-            hidden_BTD = model.model(ids_BT, use_cache=False).last_hidden_state
+            hidden_BTD = model.base_model(ids_BT, use_cache=False).last_hidden_state
             targets = [[IGNORE_INDEX] * row.num_given + row.ids[row.num_given :] for row in batch]
             labels_BT = pad_sequences(targets, IGNORE_INDEX).to(model.device)
             for i, nats in zip(numbers, _row_nats(hidden_BTD, head_VD, labels_BT), strict=True):

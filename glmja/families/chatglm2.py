@@ -13,9 +13,9 @@ from glmja.errors import ModelError
 from glmja.families.chatglm3 import CHATGLM3, ROLE_TOKENS, has_roles_in_place
 from glmja.families.evidence import Evidence
 from glmja.families.family import Family
-from glmja.families.glm import GLM_LAYERS, glm_config
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.weights.chatglm_layout import Config
+from glmja.weights.glm import GLM
 
 CONTROL_TOKENS = CHATGLM3.control_tokens[:5]
 
@@ -45,7 +45,7 @@ def _to_glm_config(config: Config) -> Config:
             f"the ChatGLM2 config has rope_ratio = {config['rope_ratio']!r}: ChatGLM2 interpolates positions by it, "
             "ChatGLM3 scales the rotary base; only the latter can be converted"
         )
-    return glm_config(config)
+    return GLM.runtime_config(config)
 
 
 CHATGLM2 = Family(
@@ -56,7 +56,6 @@ CHATGLM2 = Family(
     control_tokens=CONTROL_TOKENS,
     prompt_format="chatglm2",
     has_roles=False,
-    layers=GLM_LAYERS,
     facts=_facts,
     to_runtime_config=_to_glm_config,
 )

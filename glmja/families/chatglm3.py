@@ -11,8 +11,8 @@ from typing import get_args
 
 from glmja.families.evidence import Evidence
 from glmja.families.family import Family
-from glmja.families.glm import GLM_LAYERS, glm_config
 from glmja.tokenization.tokenizer import FILE_NAME, PLACEHOLDERS, GLMTokenizer, Role
+from glmja.weights.glm import GLM
 
 ROLE_TOKENS = tuple(f"<|{role}|>" for role in get_args(Role))
 
@@ -50,7 +50,6 @@ CHATGLM3 = Family(
     control_tokens=CONTROL_TOKENS,
     prompt_format="chatglm3",
     has_roles=True,
-    layers=GLM_LAYERS,
     facts=_facts,
-    to_runtime_config=glm_config,
+    to_runtime_config=GLM.runtime_config,
 )

@@ -1,8 +1,8 @@
 """The interface of a model family.
 
 A family is what the files of a model folder do not say by themselves: which control tokens follow the pieces of the
-vocabulary, how a chat is written, how `config.json` is to be read, and which layers can train. Code asks the family
-for these, never which family it is.
+vocabulary, how a chat is written, and how `config.json` is to be read. Code asks the family for these, never which
+family it is; what distinguishes networks is in `glmja.weights.architecture`.
 
 To add a family, write one module with a `Family` and add it to `glmja.families.recognition.FAMILIES`.
 """
@@ -19,21 +19,6 @@ from glmja.weights.chatglm_layout import Config
 
 
 @dataclass(frozen=True)
-class LayerNames:
-    """Names of a model's layers, as the running model has them.
-
-    Attributes:
-        linear: Last parts of the names of the linear layers that can have adapters.
-        embeddings: The input and the output embedding.
-        transformer: Prefixes of all other parameters.
-    """
-
-    linear: tuple[str, ...]
-    embeddings: tuple[str, str]
-    transformer: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Family:
     """What distinguishes a model family.
 
@@ -45,7 +30,6 @@ class Family:
         control_tokens: Control tokens, in the order of their ids above the vocabulary's own pieces.
         prompt_format: The chat format that its models were tuned on.
         has_roles: Whether its chat format marks messages with role tokens.
-        layers: Names of the layers that can train.
         facts: Yields the facts in a folder's files that only a model of this family has, as clauses of a sentence.
         to_runtime_config: Converts the content of `config.json` to the config that the running model has; raises
             ModelError if the model cannot be represented.
@@ -58,6 +42,5 @@ class Family:
     control_tokens: tuple[str, ...]
     prompt_format: PromptFormat
     has_roles: bool
-    layers: LayerNames
     facts: Callable[[Evidence], Iterator[str]]
     to_runtime_config: Callable[[Config], Config]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from torch import nn
-from transformers import GlmConfig
+from peft import PeftModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from glmja.weights.architectures import architecture_of
 from glmja.weights.peft_names import is_lora
 
 
 def flops_per_token(
-    config: GlmConfig, row_len: float, num_lora_parameters: int, train_embeddings: bool, train_transformer: bool = False
+    config: PretrainedConfig,
+    row_len: float,
+    num_lora_parameters: int,
+    train_embeddings: bool,
+    train_transformer: bool = False,
 ) -> float:
     """Returns the floating-point operations of training per token, forward and backward.
 
@@ -37,8 +42,9 @@ def flops_per_token(
     """
     width, heads_width = config.hidden_size, config.num_attention_heads * config.head_dim
     key_width = config.num_key_value_heads * config.head_dim
+    num_mlp_matrices = architecture_of({"model_type": config.model_type}).num_mlp_matrices
     attention = 2 * width * heads_width + 2 * width * key_width  # query and output, key and value
-    linears = config.num_hidden_layers * (attention + 3 * width * config.intermediate_size)  # gate, up, down
+    linears = config.num_hidden_layers * (attention + num_mlp_matrices * width * config.intermediate_size)
     head, lora = config.vocab_size * width, num_lora_parameters
     mixing = 2 * row_len * heads_width * config.num_hidden_layers
 
@@ -48,18 +54,19 @@ def flops_per_token(
     return float(forward + to_activations + to_weights)
 
 
-def training_flops_per_token(model: nn.Module, row_len: float) -> float:
+def training_flops_per_token(model: PreTrainedModel | PeftModel, row_len: float) -> float:
     """Returns `flops_per_token` of a model, by the parameters that require a gradient.
 
     Args:
-        model: A `GlmForCausalLM` or the `PeftModel` around one.
+        model: A `PreTrainedModel` or the `PeftModel` around one.
         row_len: See `flops_per_token`.
     """
     lora = embeddings = transformer = 0
+    names_of_embeddings = architecture_of({"model_type": model.config.model_type}).layers.embeddings
     for name, parameter in model.named_parameters():
         if is_lora(name):
             lora += parameter.numel()
-        elif "embed_tokens" in name or "lm_head" in name:
+        elif any(embedding in name for embedding in names_of_embeddings):
             embeddings += parameter.requires_grad
         else:
             transformer += parameter.requires_grad

@@ -1,6 +1,6 @@
 """Continuations of token ids by a model.
 
-Works on a bare `GlmForCausalLM` or a `PeftModel`, during training or outside it: the mode of every module is restored
+Works on a bare model or a `PeftModel`, during training or outside it: the mode of every module is restored
 and no global random state is touched. Sampling adds noise from a private generator of each prompt to the logits and
 takes the largest (the Gumbel-max trick), so a continuation depends on its seed and not on the other rows of the batch.
 The cost is noise for the whole vocabulary at each token, which is negligible beside a forward pass.
@@ -20,9 +20,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
-    GlmForCausalLM,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedModel,
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
@@ -47,7 +47,7 @@ class Continuation(NamedTuple):
 
 
 def generate_ids(
-    model: GlmForCausalLM | PeftModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: GLMTokenizer,
     rows: Sequence[Sequence[int]],
     sampling: Sampling,

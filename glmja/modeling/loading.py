@@ -1,18 +1,20 @@
-"""Model folders as `GlmForCausalLM`."""
+"""Model folders as models of `transformers`."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GlmConfig, GlmForCausalLM
+from transformers import PretrainedConfig, PreTrainedModel
 
 from glmja.errors import ModelError
 from glmja.modeling.model_folder import ModelFolder
 from glmja.tokenization.tokenizer import FILE_NAME as TOKENIZER
+from glmja.weights.architectures import architecture_of
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.config_kinds import RUNTIME_KEYS
 from glmja.weights.dtypes import dtype_named
 from glmja.weights.tensors import all_finite
 
@@ -35,7 +37,7 @@ def choose_dtype(name: str | None, device: str) -> torch.dtype | None:
 
 def load_model(
     folder: str | Path | ModelFolder, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
-) -> GlmForCausalLM:
+) -> PreTrainedModel:
     """Loads weights in either layout, without remote code.
 
     Args:
@@ -43,7 +45,7 @@ def load_model(
             checked against each other.
         dtype: The dtype of the parameters; as stored if None, whatever the config says. If stored tensors differ, the
             dtype that holds all of them exactly, since no layer computes with two.
-        attn_implementation: An attention that `transformers` supports for Glm: `eager`, `sdpa`, `flex_attention`, …
+        attn_implementation: `documents`, or an attention that `transformers` supports for the model: `eager`, `sdpa`, …
 
     Raises:
         OSError: If a file does not exist.
@@ -61,17 +63,18 @@ def _checkpoint_of(folder: str | Path | ModelFolder) -> Checkpoint:
 
 def model_of(
     checkpoint: Checkpoint, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
-) -> GlmForCausalLM:
+) -> PreTrainedModel:
     """Builds the model of weights under Glm's names; arguments as `load_model`."""
     model, dtype = _empty(checkpoint, attn_implementation), dtype or checkpoint.dtype
     weights = {name: source.read_all().to(dtype) for name, source in checkpoint.tensors.items()}
     _check_finite(weights, checkpoint.folder)
     model.load_state_dict(weights, assign=True)
-    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its frequencies are computed, not stored
+    if rotary := getattr(model.base_model, "rotary_emb", None):  # its frequencies are computed, not stored
+        model.base_model.rotary_emb = type(rotary)(model.config)
     return model.eval()
 
 
-def outline(folder: str | Path | ModelFolder, dtype: torch.dtype | None = None) -> GlmForCausalLM:
+def outline(folder: str | Path | ModelFolder, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Builds a model without values, on torch's meta device: shapes and dtypes only; arguments as `load_model`."""
     checkpoint = _checkpoint_of(folder)
     model, dtype = _empty(checkpoint), dtype or checkpoint.dtype
@@ -80,16 +83,23 @@ def outline(folder: str | Path | ModelFolder, dtype: torch.dtype | None = None) 
     return model
 
 
-def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> GlmForCausalLM:
-    config = GlmConfig(**{key: checkpoint.config[key] for key in RUNTIME_KEYS if key in checkpoint.config})
-    config._attn_implementation = attn_implementation
+def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> PreTrainedModel:
+    architecture = checkpoint.architecture
+    settings = {key: checkpoint.config[key] for key in architecture.runtime_keys if key in checkpoint.config}
+    config = _imported(architecture.config_class)(**settings)
+    config._attn_implementation = architecture.attention(attn_implementation)
     return empty_model(config)
 
 
-def empty_model(config: GlmConfig) -> GlmForCausalLM:
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
     """Returns a model without values, on torch's meta device."""
     with torch.device("meta"):
-        return GlmForCausalLM(config)
+        return _imported(architecture_of({"model_type": config.model_type}).model_class)(config)
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _check_finite(weights: dict[str, Tensor], folder: Path) -> None:

@@ -14,7 +14,9 @@ from glmja.files.folder_kinds import check_model_folder
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
-from glmja.weights.chatglm_layout import Config, Layout, layout_of
+from glmja.weights.architecture import Architecture
+from glmja.weights.architectures import architecture_of, layout_of
+from glmja.weights.chatglm_layout import Config, Layout
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.config_kinds import check_kinds
 from glmja.weights.options import MAX_SHARD_SIZE
@@ -85,6 +87,11 @@ class ModelFolder:
     def fingerprint(self) -> str:
         """A hash of the weights; see `Checkpoint.fingerprint`."""
         return self.stored.fingerprint()
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of the model."""
+        return architecture_of(self.config)
 
     @property
     def layout(self) -> Layout:

@@ -26,7 +26,7 @@ from glmja.files.checksums import sha256_of_file
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.weights.chatglm_layout import EMBEDDING, HEAD, Config
+from glmja.weights.chatglm_layout import Config
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.dtypes import dtype_name, dtype_named
 from glmja.weights.merging import LoraScaling, merge
@@ -76,7 +76,7 @@ def shared_sha256(model: Checkpoint, num_kept: int, dtype: torch.dtype) -> str:
         dtype: Dtype of the extended model, in which both are compared.
     """
     kept: dict[str, TensorSource] = {
-        name: JoinedTensor([Part(model.tensors[name], 0, num_kept)]) for name in (EMBEDDING, HEAD)
+        name: JoinedTensor([Part(model.tensors[name], 0, num_kept)]) for name in model.architecture.both_embeddings
     }
     shared = {name: cast(source, dtype) for name, source in (model.tensors | kept).items()}
     return Checkpoint(model.folder, {}, shared).fingerprint()
@@ -112,9 +112,12 @@ def write(
     num_kept, base_dtype = tokenizer.new_ids.start, base.dtype
     first = 0 if embeddings == "full" else num_kept
     weights = merge(base, trained, LoraScaling.of(lora) if lora else None, tokenizer.new_ids, dtype).tensors
-    rows = {name: JoinedTensor([Part(weights[name], first, weights[name].shape[0])]) for name in (EMBEDDING, HEAD)}
+    embedding_rows = {
+        name: JoinedTensor([Part(weights[name], first, weights[name].shape[0])])
+        for name in base.architecture.both_embeddings
+    }
     adapters = {name: source for name, source in trained.items() if is_lora(name)}
-    write_safetensors(folder / WEIGHTS, rows | adapters, lambda _: None)
+    write_safetensors(folder / WEIGHTS, embedding_rows | adapters, lambda _: None)
     left_out = huggingface.save(tokenizer, folder, base.config["max_position_embeddings"])
     binding = Binding(
         FORMAT,
@@ -191,7 +194,7 @@ def apply_pack(
     _check_hash(pack / WEIGHTS, sha256_of_file(pack / WEIGHTS), binding.weights_sha256)
     _check_hash(pack / "tokenizer.model", tokenizer.fingerprint, binding.tokenizer_sha256)
     num_kept, base_dtype = binding.rows_kept_of_stock_model, dtype_named(binding.base_dtype)
-    found = shared_sha256(model, min(num_kept, model.tensors[EMBEDDING].shape[0]), base_dtype)
+    found = shared_sha256(model, min(num_kept, model.tensors[model.architecture.embedding].shape[0]), base_dtype)
     if found != binding.shared_sha256:
         raise ModelError(
             f"{pack} belongs to a model with the hash {binding.shared_sha256[:16]}…, but {model.folder} has "
@@ -202,7 +205,7 @@ def apply_pack(
     stored, first = dtype_named(binding.rows_dtype), binding.first_row
     model = model.astype(base_dtype)
     extended: dict[str, TensorSource] = {}
-    for name in (EMBEDDING, HEAD):
+    for name in model.architecture.both_embeddings:
         rows, old = held.pop(name), cast(model.tensors[name], stored)
         extended[name] = JoinedTensor([Part(old, 0, first), Part(rows, 0, rows.shape[0])])
     base = replace(model, config=described.config, tensors=model.tensors | extended).as_glm()

@@ -19,7 +19,7 @@ from glmja.files.output_folder import atomic_output_folder
 from glmja.tokenization.tokenizer import FILE_NAME
 from glmja.tokenization.vocabulary import parse_proto
 from glmja.weights.chatglm_layout import EMBEDDING, INV_FREQ, Config, expected_shapes, plan_to_chatglm, to_glm_config
-from glmja.weights.checkpoint import inv_freq
+from glmja.weights.glm import inv_freq
 
 TEXTS = Path(__file__).parent / "texts"
 LANGUAGES = ("ja", "zh", "en")

@@ -13,7 +13,6 @@ from glmja.errors import ModelError
 from glmja.modeling.model_folder import ModelFolder
 from glmja.verification.row_copies import RowCopies, count_copies
 from glmja.verification.zero_outputs import PROMPTS, Probe, TextCheck, compare_outputs
-from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.row_mixtures import RowMixtures
 
@@ -63,7 +62,7 @@ def verify_zero(
     """
     opened = ModelFolder.open(folder)
     zero, num_old = opened.checkpoint, len(base.tokenizer)
-    means = {name: _check_old_rows(name, zero, source, num_old) for name in (EMBEDDING, HEAD)}
+    means = {name: _check_old_rows(name, zero, source, num_old) for name in zero.architecture.both_embeddings}
     distances = [
         _distance_from_convexity(name, source, zero, num_old, mixed, means[name]) for name, mixed in mixtures.items()
     ]

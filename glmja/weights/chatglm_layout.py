@@ -82,18 +82,6 @@ class Rows:
 Plan = dict[str, list[Rows]]  # for each tensor to write, the rows that it is joined from
 
 
-def layout_of(config: Config) -> Layout:
-    """Returns the layout that a `config.json` describes.
-
-    Raises:
-        ModelError: If it is neither.
-    """
-    model_type = config.get("model_type")
-    if model_type not in ("chatglm", "glm"):
-        raise ModelError(f"unknown architecture: model_type is {model_type!r}; it must be 'chatglm' (2 or 3) or 'glm'")
-    return model_type
-
-
 def check_glm_config(config: Config) -> None:
     """Checks that a Glm config has every setting that shapes and generation depend on.
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from glmja.errors import ModelError
 from glmja.files.folder_kinds import check_model_folder
 from glmja.files.json_files import read_json, write_json
 from glmja.files.progress import progress
-from glmja.weights import chatglm_layout
-from glmja.weights.chatglm_layout import Config, Layout, Plan, Rows
-from glmja.weights.config_spellings import with_dtype, with_older_spellings, without_older_spellings
+from glmja.weights.architecture import Architecture
+from glmja.weights.architectures import architecture_of, layout_of
+from glmja.weights.chatglm_layout import Config, Layout
+from glmja.weights.config_spellings import with_dtype
 from glmja.weights.dtypes import common_dtype, dtype_name
 from glmja.weights.quantization import check_not_quantized
-from glmja.weights.tensors import JoinedTensor, MemoryTensor, Part, TensorSource, cast
+from glmja.weights.tensors import TensorSource, cast
 from glmja.weights.weight_files import SAFETENSORS_INDEX, open_weights, write_safetensors
 
 # A copy is limited by one processor of the kernel, so copying two files at a time is faster.
@@ -61,7 +61,7 @@ class Checkpoint:
         folder = Path(folder)
         check_model_folder(folder)
         config = read_json(folder / "config.json") if config is None else config
-        chatglm_layout.layout_of(config)
+        architecture_of(config)
         check_not_quantized(folder, config)
         opened = cls(folder, config, open_weights(folder))
         if len(found := opened.dtypes) > 1:
@@ -72,9 +72,14 @@ class Checkpoint:
         return opened
 
     @property
+    def architecture(self) -> Architecture:
+        """The architecture of the model."""
+        return architecture_of(self.config)
+
+    @property
     def layout(self) -> Layout:
         """The layout, which determines the names of the tensors."""
-        return chatglm_layout.layout_of(self.config)
+        return layout_of(self.config)
 
     def as_glm(self) -> Checkpoint:
         """Returns the same weights under Glm's names and settings; nothing is copied.
@@ -83,12 +88,9 @@ class Checkpoint:
             ValueError: If a tensor is missing or unexpected, or its shape is not the config's.
         """
         try:
-            if self.layout == "glm":
-                config, tensors = without_older_spellings(self.config), self.tensors
-                chatglm_layout.check_glm_config(config)
-            else:
-                config = chatglm_layout.to_glm_config(self.config)
-                tensors = _apply_plan(chatglm_layout.plan_to_glm(self.tensors, config), self.tensors)
+            config, tensors = self.architecture.runtime_config(self.config), self.tensors
+            if self.layout == "chatglm":
+                tensors = self.architecture.to_runtime(tensors, config)
         except ModelError as error:
             raise ModelError(f"{self.folder}: {error}") from error
         glm = replace(self, config=config, tensors=tensors)
@@ -99,10 +101,8 @@ class Checkpoint:
         """Returns the same weights under ChatGLM's names and settings; raises as `as_glm`."""
         if self.layout == "chatglm":
             return self
-        config = chatglm_layout.to_chatglm_config(self.as_glm().config)
-        tensors = _apply_plan(chatglm_layout.plan_to_chatglm(self.tensors), self.tensors)
-        tensors[chatglm_layout.INV_FREQ] = MemoryTensor(inv_freq(config, self.dtype))
-        return Checkpoint(self.folder, config, tensors)
+        config = self.architecture.original_config(self.as_glm().config)
+        return Checkpoint(self.folder, config, self.architecture.to_original(self.tensors, config))
 
     def fingerprint(self) -> str:
         """Returns a hash that identifies the weights: of the config and each tensor's name, dtype, shape and 16 rows.
@@ -119,13 +119,16 @@ class Checkpoint:
         return digest.hexdigest()
 
     def astype(self, dtype: torch.dtype) -> Checkpoint:
-        """Returns the same weights in another dtype, converted when they are read."""
-        return replace(self, tensors={name: cast(source, dtype) for name, source in self.tensors.items()})
+        """Returns the same weights in another dtype, converted when they are read; tensors that stay in fp32 do."""
+        stays = self.architecture.stays_fp32
+        tensors = {name: source if stays(name) else cast(source, dtype) for name, source in self.tensors.items()}
+        return replace(self, tensors=tensors)
 
     @property
     def dtypes(self) -> set[torch.dtype]:
-        """The dtypes of the tensors, whatever the config says; ChatGLM's rotary frequencies are computed, not read."""
-        return {source.dtype for name, source in self.tensors.items() if name != chatglm_layout.INV_FREQ}
+        """The dtypes of the tensors, whatever the config says, without those that are computed or stay in fp32."""
+        left_out = (self.architecture.is_computed, self.architecture.stays_fp32)
+        return {source.dtype for name, source in self.tensors.items() if not any(test(name) for test in left_out)}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,29 +160,12 @@ class Checkpoint:
             weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
             index = {"metadata": {"total_size": self.num_bytes}, "weight_map": weight_map}
             write_json(folder / SAFETENSORS_INDEX, index)
-        config = with_older_spellings(self.config) if self.layout == "glm" else self.config
-        write_json(folder / "config.json", with_dtype(config, dtype_name(self.dtype)))
-
-
-def _apply_plan(plan: Plan, tensors: dict[str, TensorSource]) -> dict[str, TensorSource]:
-    def part(rows: Rows) -> Part:
-        source = tensors[rows.name]
-        return Part(source, rows.start, source.shape[0] if rows.stop is None else rows.stop)
-
-    return {
-        name: tensors[rows[0].name] if len(rows) == 1 and rows[0].stop is None else _joined([*map(part, rows)])
-        for name, rows in plan.items()
-    }
-
-
-def _joined(parts: list[Part]) -> TensorSource:
-    """Joins parts; if their dtypes differ, in one that holds all values exactly."""
-    dtype = common_dtype(part.source.dtype for part in parts)
-    return JoinedTensor([replace(part, source=cast(part.source, dtype)) for part in parts])
+        config = with_dtype(self.architecture.written_config(self.config), dtype_name(self.dtype))
+        write_json(folder / "config.json", config)
 
 
 def _check_shapes(checkpoint: Checkpoint) -> None:
-    expected = chatglm_layout.expected_shapes(checkpoint.config)
+    expected = checkpoint.architecture.expected_shapes(checkpoint.config)
     missing, extra = sorted(expected.keys() - checkpoint.tensors), sorted(checkpoint.tensors.keys() - expected)
     if missing or extra:
         names, what = (missing, "lacks {} tensors") if missing else (extra, "has {} unexpected tensors")
@@ -192,7 +178,7 @@ def _check_shapes(checkpoint: Checkpoint) -> None:
 
 def _check_rows(checkpoint: Checkpoint) -> None:
     """Recognizes a base whose embeddings were resized, but not its config, or the other way round."""
-    rows = {checkpoint.tensors[name].shape[0] for name in (chatglm_layout.EMBEDDING, chatglm_layout.HEAD)}
+    rows = {checkpoint.tensors[name].shape[0] for name in checkpoint.architecture.both_embeddings}
     said = checkpoint.config["vocab_size"]
     if len(rows) == 1 and rows != {said}:
         raise ModelError(
@@ -200,13 +186,6 @@ def _check_rows(checkpoint: Checkpoint) -> None:
             f"without the other; correct padded_vocab_size (vocab_size in the layout of transformers), or get the "
             "weights again"
         )
-
-
-def inv_freq(config: Config, dtype: torch.dtype) -> Tensor:
-    """Returns the rotary frequencies as ChatGLM's `RotaryEmbedding` computes and stores them."""
-    width = config["kv_channels"] // 2
-    exponents = torch.arange(0, width, 2).to(dtype) / width
-    return 1.0 / ((10000 * config.get("rope_ratio", 1)) ** exponents)
 
 
 def _assign(tensors: dict[str, TensorSource], max_shard_size: int) -> dict[str, dict[str, TensorSource]]:

@@ -70,12 +70,6 @@ _KINDS: dict[str, _Kind] = {
 }  # fmt: skip
 _ROPE_KINDS = {"rope_type": _only("default"), "rope_theta": _POSITIVE, "partial_rotary_factor": _PART}
 
-RUNTIME_KEYS = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim",
-    "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "attention_bias", "rope_parameters",
-    "hidden_act", "attention_dropout", "tie_word_embeddings", "pad_token_id", "eos_token_id",
-)  # fmt: skip
-
 
 def check_kinds(config: Mapping[str, object]) -> None:
     """Checks the type and the range of each setting that a config has; settings that nothing reads may be anything.

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from glmja.errors import ModelError
-from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.dtypes import dtype_name
 from glmja.weights.row_mixtures import RowMixtures
@@ -37,7 +36,7 @@ def read_embeddings(
     """
     shapes = sorted((name, str(tensor.dtype), *tensor.shape) for name, tensor in source.tensors.items())
     digest, means = hashlib.sha256(repr(shapes).encode()), {}
-    for name in (EMBEDDING, HEAD):
+    for name in source.architecture.both_embeddings:
         tensor = source.tensors[name]
         total_D = torch.zeros(tensor.shape[1:], dtype=torch.float64)
         for block_ND in tensor.blocks(0, num_old):

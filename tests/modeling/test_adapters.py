@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from glmja.modeling.adapters import LINEAR_LAYERS, Lora, apply_tuning
+from glmja.modeling.adapters import Lora, apply_tuning
 from glmja.modeling.loading import load_model
 from glmja.modeling.loss import next_token_loss
+from glmja.weights.glm import GLM
 
 NEW_IDS = range(2509, 3109)
 IDS = torch.tensor([[5, 300, 7, 900, 2600, 2]])
@@ -36,7 +37,7 @@ def test_before_training_the_adapted_model_gives_the_logits_of_the_base(zero_dir
 def test_the_requested_parameters_train(zero_dir, tuning, embeddings):
     trained = {name for name, p in chosen(zero_dir, tuning, embeddings).named_parameters() if p.requires_grad}
     adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in trained if ".lora_" in name}
-    assert adapted == (set(LINEAR_LAYERS) if tuning == "lora" else set())
+    assert adapted == (set(GLM.layers.linear) if tuning == "lora" else set())
     others = {name.removeprefix("base_model.model.") for name in trained if ".lora_" not in name}
     tables = {name for name in others if "embed_tokens" in name or "lm_head" in name}
     suffix = {"frozen": None, "full": ".weight", "new_rows": ".token_adapter.trainable_tokens_delta.default"}[
@@ -129,4 +130,4 @@ def test_adapters_out_of_range_are_refused(lora):
 @pytest.mark.parametrize("targets", [["query_key_value"], []])
 def test_adapters_of_unknown_layers_are_refused(targets):
     with pytest.raises(ValueError, match=r"lora: targets \(.*\) must be among q_proj, k_proj"):
-        Lora(targets=targets)
+        Lora(targets=targets).of(GLM.layers)
