@@ -11,7 +11,7 @@ from typing import Literal
 from glmja.cli.arguments import files_by_language
 from glmja.cli.command import run_command
 from glmja.families.names import FamilyName
-from glmja.families.recognition import load_tokenizer
+from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.documents import check_document_files, read_documents
 from glmja.files.input_files import DataFile
 from glmja.files.json_files import write_json
@@ -82,7 +82,7 @@ def build_tokenizer(
         max_training_tokens: Learn from a random sample of the corpus above this number of tokens; takes 60 bytes of
             memory per token.
         seed: Seed of the sample.
-        family: Family of the base, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
+        family: Family of the base, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by
             default.
         overwrite: Replace the contents of `output`.
 
@@ -102,6 +102,7 @@ def build_tokenizer(
     find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
     texts, corpus_files = files_by_language("--check", check, find), find(corpus)
     old = load_tokenizer(base, family)
+    family_of(old).check_can_grow(base)
 
     def read(survey: CorpusSurvey) -> TrainingCorpus:
         text = survey.read(read_documents(corpus_files, text_key, "reading the corpus"))

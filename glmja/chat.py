@@ -52,8 +52,8 @@ def chat(
     dtype: DtypeName | None = None,
     max_new_tokens: int = 512,
     do_sample: bool = True,
-    temperature: float = 0.8,
-    top_p: float = 0.8,
+    temperature: float | None = None,
+    top_p: float | None = None,
     seed: int | None = None,
 ) -> list[Message]:
     """Chats with a model interactively, one message per line; /help lists the commands.
@@ -67,14 +67,16 @@ def chat(
             line.
         format: Format of the prompts: `chatglm3`, or the numbered rounds of `chatglm2` or `chatglm`; by default that of
             the model's family.
-        family: Family of the model, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
+        family: Family of the model, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by
             default.
         device: Device to run on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one.
         dtype: Dtype of the weights; by default as stored, but float32 on a CPU.
         max_new_tokens: Maximum tokens per answer.
         do_sample: Sample from the distribution; if false, take the most likely token each time (greedy decoding).
-        temperature: Divisor of the logits before sampling; smaller values are closer to greedy decoding.
-        top_p: Sample from the smallest set of tokens whose probabilities sum to at least this share.
+        temperature: Divisor of the logits before sampling; smaller values are closer to greedy decoding. By default
+            that of the family's own code: 0.8, or 0.95 for ChatGLM-6B.
+        top_p: Sample from the smallest set of tokens whose probabilities sum to at least this share. By default that of
+            the family's own code: 0.8, or 0.7 for ChatGLM-6B.
         seed: Seed of the sampling; the same seed gives the same answers. Random by default.
 
     Returns:
@@ -88,10 +90,13 @@ def chat(
     from glmja.modeling.loading import choose_dtype, load_model
     from glmja.modeling.model_folder import ModelFolder
 
-    sampling = Sampling(max_new_tokens, do_sample, temperature, top_p, seed)
+    given = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
+    Sampling(max_new_tokens, do_sample, seed=seed, **given)  # checks the values, before files are read
     place = check_device(device)
     opening = _opening(system, _read_tools(Path(tools)) if tools else [])
     folder = ModelFolder.open(model, family)
+    own = {"temperature": folder.family.temperature, "top_p": folder.family.top_p}
+    sampling = Sampling(max_new_tokens, do_sample, seed=seed, **(own | given))
     dialogue = Dialogue(
         folder.tokenizer, format or folder.family.prompt_format, sampling, folder.max_positions, opening
     )

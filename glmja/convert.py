@@ -34,7 +34,7 @@ def convert(
         format: `glm` for `AutoModelForCausalLM` without remote code; `chatglm` for ChatGLM3's own layout and names.
         dtype: Dtype of the written weights; by default as stored, bit for bit.
         max_shard_size: Maximum bytes of a weight file.
-        family: Family of the model, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
+        family: Family of the model, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by
             default.
         overwrite: Replace the contents of `output`.
 

@@ -107,8 +107,8 @@ def evaluate(
         batch_size: Number of rows per forward pass, and of prompts answered at a time.
         device: Device to run on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one.
         dtype: Dtype of the weights; by default as stored, but float32 on a CPU.
-        family: Family of model and baseline, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by their
-            files by default.
+        family: Family of model and baseline, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by
+            their files by default.
         overwrite: Replace the contents of `output`.
 
     Returns:
@@ -116,8 +116,7 @@ def evaluate(
         code 8 if the texts do not suffice to tell.
 
     Raises:
-        ValueError: If an argument is out of range, an input is malformed, or the model has no chat format but has to
-            answer.
+        ValueError: If an argument is out of range, or an input is malformed.
         OSError: If a file does not exist, or the disk is full.
     """
     commands = _commands(locals(), runs)

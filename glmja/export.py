@@ -62,8 +62,8 @@ def export(
         max_shard_size: Maximum bytes of a weight file.
         check: Compare the export with the trained model; takes 4 bytes of memory per parameter of the model. The model
             of a pack is compared with the merged weights, since the pack was checked when it was written.
-        family: Family of the model that the run trained, `chatglm3` or `chatglm2`, if it was given to the run;
-            recognized by its files by default.
+        family: Family of the model that the run trained, `chatglm3`, `chatglm2` or `chatglm`, if it was given to the
+            run; recognized by its files by default.
         overwrite: Replace the contents of `output`.
 
     Returns:

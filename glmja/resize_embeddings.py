@@ -97,7 +97,7 @@ def resize_embeddings(
         device: Device to read texts on, such as cuda, cuda:1 or cpu; auto selects the first GPU if there is one that
             holds the model.
         seed: Seed of the initialization `random`.
-        family: Family of the base, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files by
+        family: Family of the base, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by
             default.
         overwrite: Replace the contents of `output`.
 
@@ -122,7 +122,9 @@ def resize_embeddings(
     local = [file.path for found in files.values() for file in found if isinstance(file, InputFile)]
     check_free(output, overwrite, (base, tokenizer, *local))
     check_device(device)
-    opened, new = ModelFolder.open(base, family), load_tokenizer(tokenizer, family)
+    opened = ModelFolder.open(base, family)
+    opened.family.check_can_grow(base)
+    new = load_tokenizer(tokenizer, family)
     check_extends(opened.tokenizer, new, tokenizer)
     read = _documents(files, text_key, check_greedy)
     texts = {lang: first_characters(found, check_characters) for lang, found in read.items()}

@@ -82,7 +82,7 @@ class GLMModule(LightningModule, TrainingModule):
             compile_layers: Whether to compile each transformer layer with torch.compile. Steps are faster, after
                 minutes of compilation.
             loss_chunk_len: Number of positions whose logits the loss holds at a time; 2048 to 4096 on a large GPU.
-            family: Family of the model, `chatglm3` or `chatglm2` (CodeGeeX2 is a ChatGLM2); recognized by its files
+            family: Family of the model, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files
                 by default.
 
         Raises:

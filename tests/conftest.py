@@ -72,6 +72,14 @@ def zero_dir(tmp_path_factory, base_dir, tokenizer_dir) -> Path:
 
 
 @pytest.fixture(scope="session")
+def chatglm1_dir(tmp_path_factory, texts) -> Path:
+    """A tiny random ChatGLM-6B."""
+    from tests.support.chatglm1 import build_folder
+
+    return build_folder(tmp_path_factory.mktemp("world") / "chatglm1", texts["zh"] + texts["en"])
+
+
+@pytest.fixture(scope="session")
 def base_tokenizer(base_dir) -> GLMTokenizer:
     return load_tokenizer(base_dir)
 

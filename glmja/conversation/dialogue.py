@@ -15,9 +15,9 @@ from rich.text import Text
 from transformers import PreTrainedModel
 
 from glmja.conversation.messages import Message, has_tools, tool_name, without_oldest_turns
-from glmja.conversation.rendering import render_prompt, render_rounds, show
+from glmja.conversation.rendering import render_prompt, show
 from glmja.conversation.replies import split_metadata
-from glmja.conversation.streaming import ReplyStream, TextStream
+from glmja.conversation.streaming import CleanedStream, ReplyStream, TextStream
 from glmja.families.names import PromptFormat
 from glmja.families.recognition import family_of
 from glmja.modeling.generation import generate_ids
@@ -61,6 +61,7 @@ class Dialogue:
                 "needs; set `format` to chatglm2 for ChatGLM2-6B"
             )
         self._tokenizer, self._format = tokenizer, prompt_format
+        self._clean = family_of(tokenizer).clean_reply
         self._sampling, self._num_positions = sampling, num_positions
         self.restart(opening)
 
@@ -111,17 +112,18 @@ class Dialogue:
             Whether the assistant ended its turn, was cut off after `max_new_tokens`, or was interrupted.
         """
         stream = ReplyStream(self._tokenizer) if self._has_metadata else TextStream(self._tokenizer)
+        cleaned = CleanedStream(self._clean)
 
         def add(ids: list[int]) -> None:
             for token_id in ids:
-                on_text(stream.add(token_id))
+                on_text(cleaned.add(stream.add(token_id)))
 
         interrupted = False
         try:
             self._generate(model, add)
         except KeyboardInterrupt:
             interrupted = True
-        on_text(stream.close())
+        on_text(cleaned.close(stream.close()))
         self._answer_ids = stream.ids
         ended = bool(stream.ids) and stream.ids[-1] in self._tokenizer.stop_ids
         self._add_answer(stream.ids[:-1] if ended else stream.ids, interrupted)
@@ -151,9 +153,7 @@ class Dialogue:
         )
 
     def _render(self, messages: Sequence[Message]) -> list[int]:
-        if self._format == "chatglm3":
-            return render_prompt(messages, self._tokenizer)
-        return render_rounds(messages, self._tokenizer, self._format)
+        return render_prompt(messages, self._tokenizer, self._format)
 
     @property
     def _has_metadata(self) -> bool:
@@ -173,7 +173,7 @@ class Dialogue:
             metadata, text = split_metadata(ids, self._tokenizer)
             self.messages.append({"role": "assistant", "metadata": metadata, "content": text})
         else:
-            self.messages.append({"role": "assistant", "content": self._tokenizer.decode(ids)})
+            self.messages.append({"role": "assistant", "content": self._clean(self._tokenizer.decode(ids))})
 
 
 def _num_turns(messages: Sequence[Message]) -> int:

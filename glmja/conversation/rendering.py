@@ -16,6 +16,7 @@ from typing import Literal
 from rich.text import Text
 
 from glmja.conversation.messages import Message, check_messages, has_tools, without_oldest_turns
+from glmja.families.names import PromptFormat
 from glmja.families.recognition import family_of
 from glmja.text.printable import printable
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -119,18 +120,30 @@ def _level(lengths: Sequence[int], excess: int) -> int:
     return max(lengths, default=0)
 
 
-def render_prompt(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[int]:
+def render_prompt(
+    messages: Sequence[Message], tokenizer: GLMTokenizer, prompt_format: PromptFormat | None = None
+) -> list[int]:
+    """Renders a prompt: the ids after which the model writes the assistant's next message.
+
+    Args:
+        messages: The conversation up to the answer.
+        tokenizer: The model's tokenizer; one with role tokens for the format `chatglm3`.
+        prompt_format: The format; that of the tokenizer's family if None.
+
+    Raises:
+        ValueError: If the conversation is malformed, or has messages that the format does not know.
+    """
+    prompt_format = prompt_format or family_of(tokenizer).prompt_format
+    if prompt_format == "chatglm3":
+        return _render_roles(messages, tokenizer)
+    return render_rounds(messages, tokenizer, prompt_format)
+
+
+def _render_roles(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[int]:
     """Renders a prompt in ChatGLM3's format: the ids after which the model writes the assistant's next message.
 
     ChatGLM3's own prompt ends with the role token, and the model writes the metadata line, which is empty in an answer.
     Where no tool can be called, that line is part of the prompt here, so that the answer begins with its first word.
-
-    Args:
-        messages: The conversation up to the answer.
-        tokenizer: A tokenizer with role tokens.
-
-    Raises:
-        ValueError: If the conversation is malformed; see `check_messages`.
     """
     check_messages(messages)
     ids = tokenizer.prefix_ids

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from glmja.conversation.messages import Message, has_tools
 from glmja.conversation.rendering import render_prompt
+from glmja.families.recognition import family_of
 from glmja.modeling.generation import Continuation, generate_ids
 from glmja.modeling.sampling import Sampling
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -90,7 +91,7 @@ def split_metadata(ids: Sequence[int], tokenizer: GLMTokenizer) -> tuple[str, st
 def _to_reply(
     continuation: Continuation, prompt: Sequence[Message], num_prompt_tokens: int, tokenizer: GLMTokenizer
 ) -> Reply:
-    metadata, text = "", tokenizer.decode(continuation.ids)
+    metadata, text = "", family_of(tokenizer).clean_reply(tokenizer.decode(continuation.ids))
     if has_tools(prompt):
         metadata, text = split_metadata(continuation.ids, tokenizer)
     return Reply(text, metadata, continuation.ids, num_prompt_tokens, continuation.stopped)

@@ -7,9 +7,12 @@ because SentencePiece has no incremental decoder; that costs little beside a for
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import Piece
 
+_LONGEST_PATTERN = 8  # characters that a cleaning replaces: [[训练时间]]
 _MAX_UNFINISHED_BYTES = 3  # of a character of four bytes
 
 
@@ -49,6 +52,34 @@ class TextStream:
             if not 0x80 <= byte < 0xC0:  # not a continuation byte
                 return num_bytes if num_bytes < _character_len(byte) else 0
         return 0
+
+
+class CleanedStream:
+    """Emits the cleaned text of a stream; see `glmja.families.family.Family.clean_reply`.
+
+    A character may depend on its neighbours, so the last ones are held back until the text goes on.
+    """
+
+    def __init__(self, clean: Callable[[str], str]) -> None:
+        """Starts with no text."""
+        self._clean, self._text, self._num_emitted = clean, "", 0
+        self._held = 0 if clean is str else _LONGEST_PATTERN
+
+    def add(self, text: str) -> str:
+        """Adds decoded text and returns new cleaned text."""
+        self._text += text
+        return self._emit(self._held)
+
+    def close(self, text: str = "") -> str:
+        """Adds the last decoded text and returns the cleaned text that was held back."""
+        self._text += text
+        return self._emit(0)
+
+    def _emit(self, num_held: int) -> str:
+        cleaned = self._clean(self._text)
+        text = cleaned[self._num_emitted : len(cleaned) - num_held]
+        self._num_emitted += len(text)
+        return text
 
 
 class ReplyStream:

@@ -109,18 +109,13 @@ def check_fits(tasks: EvalTasks, model: ModelFolder) -> None:
         model: An opened model folder.
 
     Raises:
-        ValueError: If something is too long, or the model has no chat format but has to answer.
+        ValueError: If something is too long.
     """
     limits, num_positions = tasks.limits, model.max_positions
     if limits.row_len > num_positions:
         raise ValueError(f"`row_len` ({limits.row_len}) exceeds the {num_positions} positions of {model.path}")
     if not (tasks.questions or tasks.references):
         return
-    if not model.family.has_roles:
-        raise ValueError(
-            f"{model.path} has no chat format (no <|user|> and <|assistant|> tokens) and cannot answer; leave out "
-            "`generate` and set `questions` to false"
-        )
     for number, prompt in enumerate(tasks.question_prompts(), start=1):
         num_tokens = len(render_prompt(prompt, model.tokenizer))
         if num_tokens + limits.max_new_tokens > num_positions:

@@ -15,7 +15,6 @@ from glmja.families.evidence import Evidence
 from glmja.families.family import Family
 from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.weights.chatglm_layout import Config
-from glmja.weights.glm import GLM
 
 CONTROL_TOKENS = CHATGLM3.control_tokens[:5]
 
@@ -24,7 +23,7 @@ _CODEGEEX2_KEYS = ("interleaved_qkv", "rotary_percent")  # in its config.json, a
 
 def _facts(evidence: Evidence) -> Iterator[str]:
     pieces = evidence.special_pieces
-    if "[gMASK]" in pieces and not has_roles_in_place(pieces):
+    if "[gMASK]" in pieces and not has_roles_in_place(pieces) and "<dBLOCK>" not in pieces:
         yield f"{FILE_NAME} defines [gMASK] but no role token after <eop>"
     for token in evidence.declared_tokens:
         if token.name in ROLE_TOKENS and token.id is not None:
@@ -39,13 +38,12 @@ def _facts(evidence: Evidence) -> Iterator[str]:
             yield f"config.json has {key}"
 
 
-def _to_glm_config(config: Config) -> Config:
+def _check_config(config: Config) -> None:
     if config.get("model_type") == "chatglm" and config.get("rope_ratio", 1) != 1:
         raise ModelError(
             f"the ChatGLM2 config has rope_ratio = {config['rope_ratio']!r}: ChatGLM2 interpolates positions by it, "
             "ChatGLM3 scales the rotary base; only the latter can be converted"
         )
-    return GLM.runtime_config(config)
 
 
 CHATGLM2 = Family(
@@ -57,5 +55,5 @@ CHATGLM2 = Family(
     prompt_format="chatglm2",
     has_roles=False,
     facts=_facts,
-    to_runtime_config=_to_glm_config,
+    check_config=_check_config,
 )

@@ -12,7 +12,6 @@ from typing import get_args
 from glmja.families.evidence import Evidence
 from glmja.families.family import Family
 from glmja.tokenization.tokenizer import FILE_NAME, PLACEHOLDERS, GLMTokenizer, Role
-from glmja.weights.glm import GLM
 
 ROLE_TOKENS = tuple(f"<|{role}|>" for role in get_args(Role))
 
@@ -51,5 +50,4 @@ CHATGLM3 = Family(
     prompt_format="chatglm3",
     has_roles=True,
     facts=_facts,
-    to_runtime_config=GLM.runtime_config,
 )

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from glmja.errors import ModelError
 from glmja.families.evidence import Evidence
 from glmja.families.names import FamilyName, PromptFormat
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -31,8 +33,12 @@ class Family:
         prompt_format: The chat format that its models were tuned on.
         has_roles: Whether its chat format marks messages with role tokens.
         facts: Yields the facts in a folder's files that only a model of this family has, as clauses of a sentence.
-        to_runtime_config: Converts the content of `config.json` to the config that the running model has; raises
-            ModelError if the model cannot be represented.
+        check_config: Raises ModelError if a model of this family with this `config.json` cannot be represented,
+            although one of another family can.
+        clean_reply: Returns a decoded reply as the family's own code shows it.
+        temperature: Divisor of the logits with which its own code samples.
+        top_p: Probability mass that its own code samples from.
+        cannot_grow: Why its vocabulary cannot be extended, as a clause of a sentence; None if it can.
     """
 
     name: FamilyName
@@ -43,4 +49,20 @@ class Family:
     prompt_format: PromptFormat
     has_roles: bool
     facts: Callable[[Evidence], Iterator[str]]
-    to_runtime_config: Callable[[Config], Config]
+    check_config: Callable[[Config], None] = lambda config: None
+    clean_reply: Callable[[str], str] = str
+    temperature: float = 0.8
+    top_p: float = 0.8
+    cannot_grow: str | None = None
+
+    def check_can_grow(self, folder: str | Path) -> None:
+        """Checks that the vocabulary of a model can be extended.
+
+        Args:
+            folder: The model's folder, for the message.
+
+        Raises:
+            ModelError: If not; says why.
+        """
+        if self.cannot_grow is not None:
+            raise ModelError(f"{folder}: the vocabulary of {self.title} cannot be extended: {self.cannot_grow}")

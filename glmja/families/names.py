@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-FamilyName = Literal["chatglm3", "chatglm2"]
+FamilyName = Literal["chatglm3", "chatglm2", "chatglm"]
 PromptFormat = Literal["chatglm3", "chatglm2", "chatglm"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from glmja.errors import ModelError
 from glmja.families.added_tokens import with_added_tokens
+from glmja.families.chatglm1 import CHATGLM1
 from glmja.families.chatglm2 import CHATGLM2
 from glmja.families.chatglm3 import CHATGLM3
 from glmja.families.evidence import Evidence, declared_tokens
@@ -16,7 +17,7 @@ from glmja.files.json_files import read_json
 from glmja.tokenization.tokenizer import GLMTokenizer, read_proto, with_control_tokens
 from glmja.weights.chatglm_layout import Config
 
-FAMILIES = (CHATGLM3, CHATGLM2)
+FAMILIES = (CHATGLM3, CHATGLM2, CHATGLM1)
 
 _FIRST_TRANSFORMERS_OF_CHATGLM3 = (4, 30)  # its README requires 4.30.2; ChatGLM2 and CodeGeeX2 say 4.27.1
 _SEQ_LENGTHS_OF_CHATGLM3 = (8192, 131072)  # 6B and 128K; its base model and 32K have 32,768, as all ChatGLM2 have
@@ -72,6 +73,11 @@ def recognize(folder: Path, evidence: Evidence, name: str | None = None) -> Fami
     return candidates[0] if candidates else _by_config(folder, evidence.config)
 
 
+def tokenizer_file(folder: Path) -> str | None:
+    """Returns the name of the tokenizer's file in a folder; None if it has none."""
+    return next((known.tokenizer_file for known in FAMILIES if (folder / known.tokenizer_file).is_file()), None)
+
+
 def load_tokenizer(folder: str | Path, family: str | None = None, config: Config | None = None) -> GLMTokenizer:
     """Loads the tokenizer of a ChatGLM folder, of a folder written by glmja, or of the published Japanese merge.
 
@@ -87,10 +93,10 @@ def load_tokenizer(folder: str | Path, family: str | None = None, config: Config
         ValueError: If a file is damaged, the family cannot be recognized, or an added token contradicts another file.
     """
     folder = Path(folder)
-    files = [known.tokenizer_file for known in FAMILIES if (folder / known.tokenizer_file).is_file()]
-    if not files:
+    file = tokenizer_file(folder)
+    if file is None:
         check_model_folder(folder)
-    proto = read_proto(folder, files[0]) if files else read_proto(folder)
+    proto = read_proto(folder, file) if file else read_proto(folder)
     if config is None:
         config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     declared = declared_tokens(folder)

@@ -95,8 +95,8 @@ class _Attention(nn.Module):
 class _MLP(nn.Module):
     def __init__(self, config: ChatGLM1Config) -> None:
         super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, config.inner_hidden_size)
-        self.dense_4h_to_h = nn.Linear(config.inner_hidden_size, config.hidden_size)
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense_4h_to_h = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         return self.dense_4h_to_h(F.gelu(self.dense_h_to_4h(hidden_BTD), approximate="tanh"))
@@ -108,7 +108,7 @@ class ChatGLM1Block(GradientCheckpointingLayer):
     def __init__(self, config: ChatGLM1Config, index: int) -> None:
         """Creates the layer at an index."""
         super().__init__()
-        self.alpha = math.sqrt(2 * config.num_layers)  # of DeepNorm
+        self.alpha = math.sqrt(2 * config.num_hidden_layers)  # of DeepNorm
         self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layernorm_epsilon)
         self.attention = _Attention(config, index)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layernorm_epsilon)
@@ -127,8 +127,8 @@ class _PrefixEncoder(nn.Module):
 
     def __init__(self, config: ChatGLM1Config) -> None:
         super().__init__()
-        width = 2 * config.num_layers * config.hidden_size
-        self.shape = (2 * config.num_layers, config.num_attention_heads, -1)
+        width = 2 * config.num_hidden_layers * config.hidden_size
+        self.shape = (2 * config.num_hidden_layers, config.num_attention_heads, -1)
         self.embedding = nn.Embedding(
             config.pre_seq_len or 0, config.hidden_size if config.prefix_projection else width
         )
@@ -168,7 +168,7 @@ class ChatGLM1Model(_ChatGLM1PreTrained):
         if config._attn_implementation not in (None, "sdpa"):
             raise ValueError(f"ChatGLM-6B has the attention sdpa, not {config._attn_implementation}")
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList([ChatGLM1Block(config, i) for i in range(config.num_layers)])
+        self.layers = nn.ModuleList([ChatGLM1Block(config, i) for i in range(config.num_hidden_layers)])
         self.final_layernorm = nn.LayerNorm(config.hidden_size, config.layernorm_epsilon)
         if config.pre_seq_len:
             self.prefix_encoder = _PrefixEncoder(config)

@@ -12,24 +12,19 @@ CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "
 
 
 class ChatGLM1Config(PretrainedConfig):
-    """Settings of ChatGLM-6B, under the names of its own `config.json`."""
+    """Settings of ChatGLM-6B, under the names that transformers uses."""
 
     model_type = "glmja_chatglm1"
-    attribute_map = {  # noqa: RUF012 (read by transformers)
-        "num_hidden_layers": "num_layers",
-        "intermediate_size": "inner_hidden_size",
-        "max_position_embeddings": "max_sequence_length",
-    }
     keys_to_ignore_at_inference = (CACHE,)
 
     def __init__(
         self,
         vocab_size: int = 130528,
         hidden_size: int = 4096,
-        num_layers: int = 28,
+        num_hidden_layers: int = 28,
         num_attention_heads: int = 32,
-        inner_hidden_size: int = 16384,
-        max_sequence_length: int = 2048,
+        intermediate_size: int = 16384,
+        max_position_embeddings: int = 2048,
         layernorm_epsilon: float = 1e-5,
         use_cache: bool = True,
         mask_token_id: int = 130000,
@@ -47,10 +42,10 @@ class ChatGLM1Config(PretrainedConfig):
         Args:
             vocab_size: Rows of the embeddings.
             hidden_size: Width of the hidden states.
-            num_layers: Number of layers.
+            num_hidden_layers: Number of layers.
             num_attention_heads: Number of attention heads.
-            inner_hidden_size: Width inside the MLP.
-            max_sequence_length: The longest sequence, in tokens.
+            intermediate_size: Width inside the MLP.
+            max_position_embeddings: The longest sequence, in tokens.
             layernorm_epsilon: Epsilon of the layer norms.
             use_cache: Whether generation caches keys and values.
             mask_token_id: Id of `[MASK]`.
@@ -63,10 +58,20 @@ class ChatGLM1Config(PretrainedConfig):
             tie_word_embeddings: Must be false: the published matrices are equal, but stored twice and trained apart.
             kwargs: Settings of every model of transformers.
         """
-        self.vocab_size, self.hidden_size, self.num_layers = vocab_size, hidden_size, num_layers
-        self.num_attention_heads, self.inner_hidden_size = num_attention_heads, inner_hidden_size
-        self.max_sequence_length, self.layernorm_epsilon = max_sequence_length, layernorm_epsilon
+        self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, num_hidden_layers
+        self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
+        self.max_position_embeddings, self.layernorm_epsilon = max_position_embeddings, layernorm_epsilon
         self.use_cache, self.mask_token_id, self.gmask_token_id = use_cache, mask_token_id, gmask_token_id
         self.pre_seq_len, self.prefix_projection = pre_seq_len, prefix_projection
         ids = {"bos_token_id": bos_token_id, "eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
         super().__init__(**ids, tie_word_embeddings=tie_word_embeddings, **kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Number of heads of keys and values: each query head has its own."""
+        return self.num_attention_heads

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from glmja.errors import ModelError
+from glmja.families.recognition import tokenizer_file
 from glmja.modeling.model_folder import ModelFolder
-from glmja.tokenization.tokenizer import FILE_NAME as TOKENIZER
 from glmja.weights.architectures import architecture_of
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.dtypes import dtype_named
@@ -56,7 +56,7 @@ def load_model(
 
 def _checkpoint_of(folder: str | Path | ModelFolder) -> Checkpoint:
     """The weights under Glm's names; a folder may hold weights alone."""
-    if not isinstance(folder, ModelFolder) and (Path(folder) / TOKENIZER).is_file():
+    if not isinstance(folder, ModelFolder) and tokenizer_file(Path(folder)):
         folder = ModelFolder.open(folder)
     return folder.checkpoint if isinstance(folder, ModelFolder) else Checkpoint.open(folder).as_glm()
 

@@ -13,7 +13,7 @@ from glmja.files.checksums import sha256_of_file
 from glmja.files.folder_kinds import check_model_folder
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface
-from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
+from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.weights.architecture import Architecture
 from glmja.weights.architectures import architecture_of, layout_of
 from glmja.weights.chatglm_layout import Config, Layout
@@ -62,7 +62,8 @@ class ModelFolder:
         stored = _read_config(path)
         tokenizer = load_tokenizer(path, family, stored)
         try:
-            config = family_of(tokenizer).to_runtime_config(stored)
+            family_of(tokenizer).check_config(stored)
+            config = architecture_of(stored).runtime_config(stored)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
         check_vocabulary(config["vocab_size"], tokenizer, path)
@@ -147,16 +148,19 @@ def write_model(
         max_shard_size: Maximum bytes of a shard.
 
     Returns:
-        The entries of a report that describe the tokenizer.
+        The entries of a report that describe the tokenizer, and what a reader of the folder must know.
     """
     written = model.as_chatglm() if layout == "chatglm" else model
     written.save(folder, max_shard_size)
     left_out = huggingface.save(tokenizer, folder, model.config["max_position_embeddings"])
     generation = {key: model.config[key] for key in ("eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", generation)
+    normalizer, note = tokenizer.proto.normalizer_spec.name, model.architecture.note
     return {
         "tokenizer_sha256": tokenizer.fingerprint,
         "hugging_face_tokenizer": huggingface.describe_saved(left_out),
+        **({} if normalizer == "identity" else {"normalizer": f"{normalizer}: some characters are decoded as others"}),
+        **({"note": note} if note and layout == "glm" else {}),
     }
 
 
@@ -164,7 +168,7 @@ def _check_reports(path: Path, tokenizer: GLMTokenizer) -> None:
     reports = [read_json(path / name) for name in _REPORTS if (path / name).is_file()]
     made_for = reports[0].get("tokenizer_sha256") if reports else tokenizer.fingerprint
     # tokens that other files add are in the tokenizer, but not in its file
-    if made_for != tokenizer.fingerprint and made_for != sha256_of_file(path / FILE_NAME):
+    if made_for != tokenizer.fingerprint and made_for != sha256_of_file(path / tokenizer.file_name):
         raise ModelError(
             f"{path}: the weights were made for a tokenizer with the hash {str(made_for)[:16]}…, but the one beside "
             f"them has {tokenizer.fingerprint[:16]}…; put the right tokenizer back"

@@ -45,6 +45,8 @@ def _splits(piece: str, pieces: set[str]) -> list[tuple[str, str]]:
 
 def check(tokenizer: GLMTokenizer) -> list[str]:
     """Returns the reasons why Hugging Face's BPE would yield other ids; empty if it yields the same."""
+    if tokenizer.algorithm != "BPE":
+        return [f"the vocabulary is made for the algorithm {tokenizer.algorithm}"]
     pieces = [p for p in tokenizer.proto.pieces if p.type == Piece.NORMAL]
     normal = {p.piece for p in pieces}
     failures = []
@@ -110,7 +112,7 @@ def load_backend(folder: str | Path) -> Tokenizer:
 
 
 def save(tokenizer: GLMTokenizer, folder: str | Path, model_max_length: int = 8192) -> list[str]:
-    """Writes `tokenizer.model`, and Hugging Face's files if they yield the same ids.
+    """Writes the tokenizer's own file, and Hugging Face's files if they yield the same ids.
 
     These are `tokenizer.json`, `tokenizer_config.json` and, for a vocabulary with roles, `chat_template.jinja`.
 

@@ -45,6 +45,7 @@ class Architecture(ABC):
         head: Name of the output embedding's tensor there.
         layers: Names of the layers that can train.
         num_mlp_matrices: Number of matrices of the size width × inner width in each MLP.
+        note: What a user of a folder in the layout of transformers must know; empty if nothing.
     """
 
     model_type: str
@@ -55,6 +56,7 @@ class Architecture(ABC):
     head: str
     layers: LayerNames
     num_mlp_matrices: int
+    note: str = ""
 
     @property
     def both_embeddings(self) -> tuple[str, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from glmja.errors import ModelError
 from glmja.weights.architecture import Architecture
+from glmja.weights.chatglm1 import CHATGLM1
 from glmja.weights.chatglm_layout import Config, Layout
 from glmja.weights.glm import GLM
 
-ARCHITECTURES: tuple[Architecture, ...] = (GLM,)
+ARCHITECTURES: tuple[Architecture, ...] = (CHATGLM1, GLM)  # Glm last: it takes any `chatglm`
 
 
 def architecture_of(config: Config) -> Architecture:

@@ -52,6 +52,7 @@ _STOP = _Kind(
     "the id of a token, or a list of some",
     lambda value: _is_id(value) or (isinstance(value, list) and value != [] and all(map(_is_id, value))),
 )
+_PREFIX = _Kind("a length, or null", lambda value: value is None or _COUNT.holds(value))
 _ROPE = _Kind("an object", lambda value: isinstance(value, dict))
 
 _KINDS: dict[str, _Kind] = {
@@ -64,7 +65,10 @@ _KINDS: dict[str, _Kind] = {
     "num_key_value_heads": _COUNT, "max_position_embeddings": _COUNT, "rms_norm_eps": _EPSILON,
     "attention_bias": _BOOL, "rope_theta": _POSITIVE, "partial_rotary_factor": _PART, "rope_parameters": _ROPE,
     "hidden_act": _only("silu"),
-    # names of both
+    # those of ChatGLM-6B
+    "inner_hidden_size": _COUNT, "max_sequence_length": _COUNT, "mask_token_id": _PADDING, "gmask_token_id": _PADDING,
+    "bos_token_id": _PADDING, "pre_seq_len": _PREFIX, "prefix_projection": _BOOL,
+    # names of several
     "hidden_size": _COUNT, "num_attention_heads": _COUNT, "attention_dropout": _SHARE, "pad_token_id": _PADDING,
     "eos_token_id": _STOP, "tie_word_embeddings": _only(False),
 }  # fmt: skip

@@ -86,3 +86,19 @@ def test_a_damaged_model_is_refused_and_nothing_is_written(base_dir, tmp_path, c
     (damaged / "model.safetensors").write_bytes(b"x")
     assert "damaged safetensors file" in refused(capsys, 4, model=damaged, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_chatglm_6b_is_loaded_by_transformers_and_comes_back_bit_for_bit(chatglm1_dir, tmp_path):
+    run(model=chatglm1_dir, output=tmp_path / "glm")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "glm", dtype=torch.float32)
+    tokenizer = load_tokenizer(tmp_path / "glm")
+    ids = torch.tensor([render_prompt(CHAT, tokenizer)])
+    assert torch.equal(model(ids).logits, load_model(chatglm1_dir, torch.float32)(ids).logits)
+    card = (tmp_path / "glm" / "README.md").read_text()
+    assert "AutoModelForCausalLM loads this model after import glmja.modeling.chatglm1" in card
+    assert "some characters are decoded as others" in card
+    assert "left out: the vocabulary is made for the algorithm UNIGRAM" in card
+    run(model=tmp_path / "glm", output=tmp_path / "back", format="chatglm")
+    ours, theirs = weights(tmp_path / "back"), weights(chatglm1_dir)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (tmp_path / "back" / "ice_text.model").read_bytes() == (chatglm1_dir / "ice_text.model").read_bytes()

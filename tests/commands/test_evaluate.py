@@ -311,16 +311,23 @@ def test_bad_input_is_one_line_before_weights_are_loaded(tmp_path, zero_dir, cap
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_without_chat_format_can_be_measured_but_cannot_answer(tmp_path, base_dir):
+def test_a_chatglm2_is_measured_and_answers_in_its_own_format(tmp_path, base_dir):
     folder = tmp_path / "chatglm2"
     shutil.copytree(base_dir, folder)
     as_chatglm2(folder)
     options = {"text": [f"zh={text_file('zh')}"], "max_characters": 500, "row_len": 64}
-    with pytest.raises(
-        ValueError, match=r"chatglm2 has no chat format .* leave out `generate` and set `questions` to false"
-    ):
-        evaluate(str(folder), str(tmp_path / "out"), **options)
     without_evidence(folder)
     (folder / "tokenization_chatglm.py").unlink()
-    scores = evaluate(str(folder), str(tmp_path / "out"), questions=False, family="chatglm2", **options)
+    scores = evaluate(str(folder), str(tmp_path / "out"), max_new_tokens=4, family="chatglm2", **options)
     assert scores.text["zh"].model.bits_per_char > 0
+    assert scores.questions["zh"].questions == 2
+
+
+def test_a_chatglm_6b_is_measured_and_answers_in_its_own_format(tmp_path, chatglm1_dir, adgen):
+    options = {"text": [f"zh={text_file('zh')}"], "max_characters": 500, "row_len": 64, "max_new_tokens": 4}
+    scores = evaluate(
+        str(chatglm1_dir), str(tmp_path / "out"), baseline=str(chatglm1_dir), generate=[f"zh={adgen}"], **options
+    )
+    assert scores.text["zh"].model.bits_per_char == scores.text["zh"].baseline.bits_per_char > 0
+    assert scores.questions["zh"].identical == scores.questions["zh"].questions == 2
+    assert scores.generation["zh"].references == 5

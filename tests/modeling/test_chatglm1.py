@@ -240,4 +240,4 @@ def test_a_saved_model_is_loaded_by_the_auto_classes(model, tmp_path):
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     ids = torch.tensor([[5, GMASK, SOP, 8]])
     assert torch.equal(loaded(ids).logits, model(ids).logits)
-    assert AutoConfig.from_pretrained(tmp_path).max_position_embeddings == TINY["max_sequence_length"]
+    assert AutoConfig.from_pretrained(tmp_path).max_position_embeddings == TINY["max_position_embeddings"]
