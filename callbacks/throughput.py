@@ -124,6 +124,8 @@ def count_tokens(batch: Batch) -> Tensor:
         the tokens is the row length that attention sees.
     """
     position_ids_BT = batch["position_ids"]
+    if position_ids_BT.ndim == 3:
+        position_ids_BT = position_ids_BT.sum(1)  # of two positions, the second counts on where the first one stops
     num_rows, row_len = position_ids_BT.shape
     lengths_B = batch.get("lengths", torch.full((num_rows,), row_len, device=position_ids_BT.device))
     is_text_BT = torch.arange(row_len, device=position_ids_BT.device) < lengths_B[:, None]

@@ -82,7 +82,11 @@ def split_source(name: str, stores: Sequence[Store], val_share: float, seed: tup
     Raises:
         ValueError: As `split`.
     """
-    used, held = split(len(stores[0].lengths), val_share if len(stores) == 1 else 0, seed, name)
+    records = stores[0].records
+    num_records = len(stores[0].lengths) if records is None else int(records[-1]) + 1
+    used, held = split(num_records, val_share if len(stores) == 1 else 0, seed, name)
+    if records is not None:  # examples of one conversation stay together: the later ones hold the earlier ones
+        used, held = np.flatnonzero(np.isin(records, used)), np.flatnonzero(np.isin(records, held))
     if len(stores) > 1:
         held = np.arange(len(stores[1].lengths))
     return Split(name, stores[0], used, stores[-1], held, {})

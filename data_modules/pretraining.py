@@ -12,6 +12,8 @@ from data_modules.batches.packing import PackedRows, interleave
 from data_modules.batches.rows import Rows
 from data_modules.sources import TextSource, check_sources
 from data_modules.stores.token_store import TokenStore
+from glmja.families.recognition import family_of
+from glmja.runs.contracts import Example
 from glmja.runs.ledger import Ledger
 
 
@@ -66,7 +68,13 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
         self.isolate_documents = isolate_documents
 
+    def first_examples(self) -> list[Example]:
+        """Returns the first example of each source; raises as `setup`."""
+        family_of(self.tokenizer).check_can_pretrain()
+        return super().first_examples()
+
     def _create_stores(self, source: TextSource) -> list[TokenStore]:
+        family_of(self.tokenizer).check_can_pretrain()
         parts = [source]
         if source.val_files:
             parts.append(source.validation())

@@ -105,7 +105,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         mixed = [self._mixed(stream) for stream in streams]
         quotas = self._quotas([stream.tokens_per_pass for stream in mixed])
         members, batches = self._plan_epochs(stores, mixed, quotas)
-        rows = ConversationRows(stores, members, [row for batch in batches for row in batch])
+        rows = ConversationRows(stores, members, [row for batch in batches for row in batch], self.tokenizer.positions)
         ends = np.cumsum([len(batch) for batch in batches])
         settings = {
             "quotas": quotas,
@@ -224,6 +224,6 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         for store, held_out in self.held_out:
             members = np.stack([np.zeros(len(held_out), dtype=np.int64), held_out], axis=1)
             order = np.argsort(store.lengths[held_out], kind="stable")
-            rows = ConversationRows([store], members, list(order[:, None]))
+            rows = ConversationRows([store], members, list(order[:, None]), self.tokenizer.positions)
             loaders.append((rows, len(held_out), max(1, self.tokens_per_batch // self.row_len)))
         return loaders

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.batches.rows import Fragment, Row, TokenArrays, pack
+from data_modules.batches.rows import Fragment, Positions, Row, TokenArrays, pack
 
 
 class ConversationArrays(TokenArrays, Protocol):
@@ -42,6 +42,7 @@ class ConversationRows:
         stores: Sequence[ConversationArrays],
         members: NDArray[np.int64],
         conversations: Sequence[NDArray[np.int64]],
+        positions: Positions | None = None,
     ) -> None:
         """Reads no tokens yet.
 
@@ -49,8 +50,10 @@ class ConversationRows:
             stores: Conversations of each source.
             members: (source, conversation) of each conversation of the run, (n, 2).
             conversations: Numbers into `members` for each row.
+            positions: See `pack`.
         """
         self.stores, self.members, self.conversations = stores, members, conversations
+        self.positions = positions
         order = np.concatenate(conversations)
         starts = np.cumsum([0, *(len(row) for row in conversations[:-1])])
         lengths, targets = np.empty(len(members), np.int64), np.empty(len(members), np.int64)
@@ -67,7 +70,8 @@ class ConversationRows:
 
     def __getitem__(self, i: int) -> Row:
         """Returns row i."""
-        return pack([self._fragment(*self.members[n].tolist()) for n in self.conversations[i]])
+        fragments = [self._fragment(*self.members[n].tolist()) for n in self.conversations[i]]
+        return pack(fragments, positions=self.positions)
 
     def length(self, i: int) -> int:
         """Returns the number of tokens of row i."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glmja.modeling.batch import IGNORE_INDEX, Batch, pad_sequences
+from glmja.modeling.batch import IGNORE_INDEX, Batch, document_starts, pad_sequences
 
 
 class Fragment(NamedTuple):
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     Attributes:
         input_ids: Token ids, (T,).
         labels: Token ids where they are target tokens, `IGNORE_INDEX` elsewhere, (T,); not shifted.
-        position_ids: Positions, (T,).
+        position_ids: Positions, (T,) or (2, T); see `GLMTokenizer.positions`.
     """
 
     input_ids: NDArray[np.int64]
@@ -67,11 +67,15 @@ class Rows(Protocol):
         ...
 
 
-def pack(fragments: Sequence[Fragment], isolate: bool = True) -> Row:
+Positions = Callable[[NDArray[np.int64]], NDArray[np.int64]]  # of the ids of a document
+
+
+def pack(fragments: Sequence[Fragment], isolate: bool = True, positions: Positions | None = None) -> Row:
     """Joins parts of documents to a row.
 
     Args:
         fragments: The parts.
+        positions: Returns the positions of the ids of each part; 0, 1, … if None.
         isolate: Whether positions restart at each part. From these, `transformers` builds an attention mask that
             isolates documents. The first token of each part is no target token then, since nothing predicts it.
     """
@@ -82,7 +86,9 @@ def pack(fragments: Sequence[Fragment], isolate: bool = True) -> Row:
     if not isolate:
         lengths = [len(input_ids)]
     labels[np.cumsum([0, *lengths[:-1]])] = IGNORE_INDEX
-    return Row(input_ids, labels, np.concatenate([np.arange(length) for length in lengths]))
+    parts = np.split(input_ids, np.cumsum(lengths)[:-1])
+    position_ids = [np.arange(len(part)) if positions is None else positions(part) for part in parts]
+    return Row(input_ids, labels, np.concatenate(position_ids, axis=-1))
 
 
 def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
@@ -101,18 +107,23 @@ def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
     lengths = [len(row.input_ids) for row in rows]
     input_ids = pad_sequences([row.input_ids for row in rows], 0, multiple=multiple)
     labels = pad_sequences([row.labels for row in rows], IGNORE_INDEX, multiple=multiple)
-    position_ids = pad_sequences([row.position_ids for row in rows], 0, multiple=multiple)
-    for positions_T, row, length in zip(position_ids, rows, lengths, strict=True):
-        positions_T[length:] = torch.arange(len(positions_T) - length) + row.position_ids[-1] + 1
-    starts = (position_ids.flatten() == 0).nonzero().flatten()
+    position_ids = torch.stack([_padded(row.position_ids, input_ids.shape[1]) for row in rows])
+    starts = document_starts(position_ids).flatten().nonzero().flatten()
     return Batch(
         input_ids=input_ids,
         labels=labels,
         position_ids=position_ids,
-        document_offsets=torch.cat([starts, torch.tensor([position_ids.numel()])]).to(torch.int32),
+        document_offsets=torch.cat([starts, torch.tensor([input_ids.numel()])]).to(torch.int32),
         lengths=torch.tensor(lengths),
         mean_target_tokens=torch.tensor(float(count_target_tokens(labels))),
     )
+
+
+def _padded(position_ids: NDArray[np.int64], width: int) -> Tensor:
+    """Returns positions that go on through the padding, (T,) or (2, T); of two, the second goes on."""
+    step = np.array(1) if position_ids.ndim == 1 else np.array([[0], [1]])
+    after = position_ids[..., -1:] + step * np.arange(1, width - position_ids.shape[-1] + 1)
+    return torch.from_numpy(np.concatenate([position_ids, after], axis=-1).astype(np.int64))
 
 
 def count_target_tokens(labels_BT: Tensor) -> int:

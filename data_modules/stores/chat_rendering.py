@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_modules.stores.store import digest_of
 from glmja.conversation.formats import ChatFormat, read_conversation
 from glmja.conversation.record_fields import BadConversation
-from glmja.conversation.rendering import render_within
+from glmja.conversation.rendering import render_examples
 from glmja.conversation.turns import Learn, check_turns, learning, without_unanswered
 from glmja.files.chunks import Chunk
 from glmja.files.records import records_of
@@ -55,6 +55,7 @@ class Rendered(NamedTuple):
     lengths: list[int]  # tokens of each conversation
     num_target_tokens: list[int]  # of each conversation
     digests: list[bytes]  # of each conversation; equal for equal tokens
+    num_examples: list[int]  # of each record; in rounds, each of its answers is a conversation of its own
     num_shortened: int
     dropped: list[Dropped]
     unknown_keys: Counter[str]  # number of records that have each key that no format knows
@@ -76,6 +77,7 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, reading: Reading) -> Ren
     lengths: list[int] = []
     num_target_tokens: list[int] = []
     digests: list[bytes] = []
+    num_examples: list[int] = []
     dropped: list[Dropped] = []
     num_shortened = 0
     unknown_keys: Counter[str] = Counter()
@@ -84,19 +86,24 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, reading: Reading) -> Ren
             conversation = read_conversation(record, reading.chat_format, reading.columns)
             messages = learning(without_unanswered(conversation.messages), reading.learn)
             check_turns(messages)
+            examples = render_examples(messages, tokenizer, reading.row_len)
         except BadConversation as error:
             dropped.append(Dropped(error.reason, place, str(error)))
             continue
         unknown_keys.update(conversation.unknown_keys)
-        row_ids, row_mask, shortened = render_within(messages, tokenizer, reading.row_len)
-        if not any(row_mask[1:]):  # nothing precedes the first token, so it is not a target
+        kept = [example for example in examples if any(example[1][1:])]  # nothing predicts the first token
+        if not kept:
             dropped.append(Dropped(_NO_TARGETS, place, _NO_TARGETS))
             continue
-        ids += row_ids
-        loss_mask += row_mask
-        lengths.append(len(row_ids))
-        digests.append(digest_of(np.array(row_ids, np.uint32)))
-        num_target_tokens.append(sum(row_mask))
-        num_shortened += shortened
+        num_examples.append(len(kept))
+        for row_ids, row_mask, shortened in kept:
+            ids += row_ids
+            loss_mask += row_mask
+            lengths.append(len(row_ids))
+            digests.append(digest_of(np.array(row_ids, np.uint32)))
+            num_target_tokens.append(sum(row_mask))
+            num_shortened += shortened
     tokens, mask = np.array(ids, np.uint32), np.array(loss_mask, np.bool_)
-    return Rendered(tokens, mask, lengths, num_target_tokens, digests, num_shortened, dropped, unknown_keys)
+    return Rendered(
+        tokens, mask, lengths, num_target_tokens, digests, num_examples, num_shortened, dropped, unknown_keys
+    )

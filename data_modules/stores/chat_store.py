@@ -130,7 +130,8 @@ class ChatStore(Store):
         Raises:
             ValueError: If more were dropped; gives `path:line` of the first one.
         """
-        total = self.num_dropped + len(self.lengths)
+        num_kept = len(self.lengths) if self.records is None else len(np.unique(self.records))
+        total = self.num_dropped + num_kept
         if self.report.unknown_keys:
             common = sorted(self.report.unknown_keys.items(), key=lambda item: (-item[1], item[0]))
             shares = [f"{key} ({100 * count / total:.3g} % of the records)" for key, count in common[:_KEYS_SHOWN]]
@@ -180,6 +181,7 @@ def _write(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenize
     lengths: list[int] = []
     num_target_tokens: list[int] = []
     digests: list[bytes] = []
+    num_examples: list[int] = []
     report = ChatReport(files=list(map(str, files)))
     reading = Reading(source.format, source.columns, source.learn, row_len)
     render = partial(render_chunk, tokenizer=tokenizer, reading=reading)
@@ -195,10 +197,11 @@ def _write(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenize
             lengths += part.lengths
             num_target_tokens += part.num_target_tokens
             digests += part.digests
+            num_examples += part.num_examples
             report.add(part)
     if not lengths:
         raise DataError(
             f"source {source.name!r} has no conversation with target tokens: {report.first or 'there are no records'}"
         )
     np.save(folder / _NUM_TARGETS, np.array(num_target_tokens, dtype=np.int64))
-    finish_store(folder, lengths, as_numbers(digests), vars(report))
+    finish_store(folder, lengths, as_numbers(digests), vars(report), num_examples)

@@ -24,7 +24,7 @@ from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder
 
 TOKENS, STARTS, REPORT = "tokens.bin", "starts.npy", "report.json"
-_DIGESTS = "digests.npy"
+_DIGESTS, _RECORDS = "digests.npy", "records.npy"
 
 
 class Store:
@@ -74,6 +74,11 @@ class Store:
                 self.former_key = key
                 return
 
+    @cached_property
+    def records(self) -> NDArray[np.int64] | None:
+        """Number of the source's record that each entry was made of, ascending; None if each is one of its own."""
+        return np.load(self.folder / _RECORDS) if (self.folder / _RECORDS).is_file() else None
+
     @classmethod
     def open(cls, cache_dir: str | Path, key: str, verify: bool = True) -> Self:
         """Opens an existing store by its key, without reading the source files.
@@ -115,6 +120,7 @@ def finish_store(
     lengths: Sequence[int] | NDArray[np.int64],
     digests: NDArray[np.uint64],
     report: Mapping[str, object],
+    num_examples: Sequence[int] = (),
 ) -> None:
     """Completes a folder that holds `TOKENS` already.
 
@@ -123,7 +129,10 @@ def finish_store(
         lengths: Number of tokens of each record.
         digests: A hash of each record, as `as_numbers` returns them.
         report: Content of `REPORT`.
+        num_examples: How many entries each record of the source became; one each if empty.
     """
+    if any(count > 1 for count in num_examples):
+        np.save(folder / _RECORDS, np.repeat(np.arange(len(num_examples)), num_examples))
     np.save(folder / _DIGESTS, digests)
     np.save(folder / STARTS, np.cumsum(np.concatenate([[0], lengths]), dtype=np.int64))
     write_json(folder / REPORT, dict(report))

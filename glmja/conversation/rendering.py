@@ -1,4 +1,4 @@
-"""Conversations as token ids: the prompt formats of ChatGLM3, ChatGLM2 and ChatGLM.
+"""Conversations as token ids, in the format of ChatGLM3 or in rounds (`glmja.conversation.rounds`).
 
 ChatGLM3: `[gMASK] <sop>`, then for each message `<|role|>`, its metadata, a line feed, and its content. Each part is
 encoded separately and control tokens are inserted as ids, never as text, so that user text cannot open a turn. Source
@@ -11,23 +11,40 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal
 
 from rich.text import Text
 
 from glmja.conversation.messages import Message, check_messages, has_tools, without_oldest_turns
+from glmja.conversation.rounds import render_answers, render_rounds
 from glmja.families.names import PromptFormat
 from glmja.families.recognition import family_of
 from glmja.text.printable import printable
 from glmja.tokenization.tokenizer import GLMTokenizer
 
-RoundFormat = Literal["chatglm2", "chatglm"]
 
-# Number of the first round, a question before its answer, and the end of an answer.
-_ROUNDS: dict[RoundFormat, tuple[int, str, str]] = {
-    "chatglm2": (1, "[Round {}]\n\n问：{}\n\n答：", "\n\n"),
-    "chatglm": (0, "[Round {}]\n问：{}\n答：", "\n"),
-}
+def render_examples(
+    messages: Sequence[Message], tokenizer: GLMTokenizer, max_len: int
+) -> list[tuple[list[int], list[bool], bool]]:
+    """Renders a conversation for training, in the format of the tokenizer's family.
+
+    In ChatGLM3's format, it is one example, of which all answers are learnt. In rounds, each answer is an example.
+
+    Args:
+        messages: The conversation.
+        tokenizer: The model's tokenizer.
+        max_len: Maximum number of ids of an example.
+
+    Returns:
+        Token ids, loss mask and whether anything was dropped, of each example; see `render_within` and
+        `glmja.conversation.rounds.render_answers`.
+
+    Raises:
+        ValueError: If the conversation is malformed, or has messages that the format does not know.
+    """
+    prompt_format = family_of(tokenizer).prompt_format
+    if prompt_format == "chatglm3":
+        return [render_within(messages, tokenizer, max_len)]
+    return render_answers(messages, tokenizer, max_len, prompt_format)
 
 
 def render(messages: Sequence[Message], tokenizer: GLMTokenizer) -> tuple[list[int], list[bool]]:
@@ -151,45 +168,6 @@ def _render_roles(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[
         ids += [tokenizer.role_id(message["role"]), *_body_ids(message, tokenizer)]
     ids.append(tokenizer.role_id("assistant"))
     return ids if has_tools(messages) else [*ids, *tokenizer.encode("\n")]
-
-
-def render_rounds(
-    messages: Sequence[Message], tokenizer: GLMTokenizer, prompt_format: RoundFormat = "chatglm2"
-) -> list[int]:
-    """Renders a prompt in numbered rounds, for models that were fine-tuned on the format of ChatGLM2-6B or ChatGLM-6B.
-
-    The format is plain text, so user text can imitate a round. Sources: `build_prompt` in
-    https://huggingface.co/THUDM/chatglm2-6b/blob/main/tokenization_chatglm.py and `chat` in
-    https://huggingface.co/THUDM/chatglm-6b/blob/main/modeling_chatglm.py, which sends a first question unchanged. Where
-    `[gMASK] <sop>` are, before the text or after it, the tokenizer decides.
-
-    Args:
-        messages: Questions of a user and answers of an assistant in turns, a question last.
-        tokenizer: The model's tokenizer.
-        prompt_format: The model whose format is used.
-
-    Raises:
-        ValueError: If the messages are malformed or in another order.
-    """
-    _check_rounds(messages, prompt_format)
-    first, question, end = _ROUNDS[prompt_format]
-    text = "".join(
-        question.format(first + i // 2, message["content"]) if i % 2 == 0 else message["content"] + end
-        for i, message in enumerate(messages)
-    )
-    alone = prompt_format == "chatglm" and len(messages) == 1
-    return tokenizer.prompt_ids(tokenizer.encode(messages[0]["content"] if alone else text))
-
-
-def _check_rounds(messages: Sequence[Message], prompt_format: str) -> None:
-    check_messages(messages)
-    for i, message in enumerate(messages):
-        role = ("user", "assistant")[i % 2]
-        if message["role"] != role or message.get("metadata"):
-            what = "has metadata" if message["role"] == role else f"has the role {message['role']}, not {role}"
-            raise ValueError(f"message {i} {what}; the format {prompt_format} has user and assistant turns only")
-    if len(messages) % 2 == 0:
-        raise ValueError(f"the last message is the assistant's; a prompt of {prompt_format} ends with a question")
 
 
 def question_ids(text: str, tokenizer: GLMTokenizer) -> list[int]:

@@ -19,6 +19,8 @@ from glmja.weights.chatglm_layout import Config
 
 FAMILIES = (CHATGLM3, CHATGLM2, CHATGLM1)
 
+_EITHER = f"{CHATGLM3.name} or {CHATGLM2.name}"
+
 _FIRST_TRANSFORMERS_OF_CHATGLM3 = (4, 30)  # its README requires 4.30.2; ChatGLM2 and CodeGeeX2 say 4.27.1
 _SEQ_LENGTHS_OF_CHATGLM3 = (8192, 131072)  # 6B and 128K; its base model and 32K have 32,768, as all ChatGLM2 have
 
@@ -69,7 +71,8 @@ def recognize(folder: Path, evidence: Evidence, name: str | None = None) -> Fami
         return named
     if len(candidates) > 1:
         said = " but ".join(f"{facts[family.name][0]} ({family.title})" for family in candidates)
-        raise ModelError(f"{folder}: {said}; remove the wrong file, or set `family` to {_choices()}")
+        names = " or ".join(family.name for family in candidates)
+        raise ModelError(f"{folder}: {said}; remove the wrong file, or set `family` to {names}")
     return candidates[0] if candidates else _by_config(folder, evidence.config)
 
 
@@ -122,19 +125,15 @@ def _by_config(folder: Path, config: Config) -> Family:
     if len(version) == 2 and version < _FIRST_TRANSFORMERS_OF_CHATGLM3:
         raise ModelError(
             f"{folder}: no file names the tokenizer's control tokens, and config.json was written by transformers "
-            f"{written_by}, older than ChatGLM3; put tokenization_chatglm.py beside it, or set `family` to {_choices()}"
+            f"{written_by}, older than ChatGLM3; put tokenization_chatglm.py beside it, or set `family` to {_EITHER}"
         )
     length = config.get("seq_length", config.get("max_position_embeddings"))
     if config and length not in _SEQ_LENGTHS_OF_CHATGLM3:
         raise ModelError(
             f"{folder}: ChatGLM2 or ChatGLM3? No file names the tokenizer's control tokens (tokenization_chatglm.py, "
             f"tokenizer_config.json …), and config.json has seq_length {str(length)[:20]}, which does not tell them "
-            f"apart; set `family` to {_choices()}"
+            f"apart; set `family` to {_EITHER}"
         )
     reason = f"config.json has seq_length {length}" if config else "there is no config.json"
     _log.warning("%s: no file names the tokenizer's control tokens; %s: taken as %s", folder, reason, CHATGLM3.title)
     return CHATGLM3
-
-
-def _choices() -> str:
-    return " or ".join(family.name for family in FAMILIES)

@@ -18,10 +18,25 @@ class Batch(TypedDict):
 
     input_ids: Tensor  # (B, T) int64, in [0, len(tokenizer))
     labels: Tensor  # (B, T) int64, `IGNORE_INDEX` at positions that are not target tokens
-    position_ids: Tensor  # (B, T) int64, restarting at each document, by which `transformers` isolates documents
+    position_ids: Tensor  # (B, T) or (B, 2, T) int64, restarting at each document, by which documents are isolated
     document_offsets: Tensor  # (N + 1,) int32, where each document starts in the B · T tokens, and B · T
     lengths: Tensor  # (B,) int64, tokens of each row without padding
     mean_target_tokens: Tensor  # () float32, target tokens per micro-batch of the optimizer step, mean over all ranks
+
+
+def document_starts(position_ids: Tensor) -> Tensor:
+    """Returns which tokens begin a document, (B, T), by their positions.
+
+    Args:
+        position_ids: (B, T), 0 at each start; or (B, 2, T), where the second position is 0 in a context, so that a
+            context after an answer begins a document.
+    """
+    if position_ids.ndim == 2:
+        return position_ids == 0
+    first_BT, second_BT = position_ids.unbind(1)
+    starts_BT = (first_BT == 0) & (second_BT == 0)
+    starts_BT[:, 1:] &= second_BT[:, :-1] != 0
+    return starts_BT
 
 
 def pad_sequences(

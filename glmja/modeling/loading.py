@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from glmja.errors import ModelError
 from glmja.families.recognition import tokenizer_file
 from glmja.modeling.model_folder import ModelFolder
+from glmja.weights.architecture import Architecture
 from glmja.weights.architectures import architecture_of
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.dtypes import dtype_named
@@ -94,7 +95,12 @@ def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> PreTrai
 def empty_model(config: PretrainedConfig) -> PreTrainedModel:
     """Returns a model without values, on torch's meta device."""
     with torch.device("meta"):
-        return _imported(architecture_of({"model_type": config.model_type}).model_class)(config)
+        return model_class_of(architecture_of({"model_type": config.model_type}))(config)
+
+
+def model_class_of(architecture: Architecture) -> type[PreTrainedModel]:
+    """Returns the class of an architecture's models; imports it, which may take seconds."""
+    return _imported(architecture.model_class)
 
 
 def _imported(path: str) -> Any:

@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from glmja.modeling.batch import document_starts
+
 
 class ControlIds(Protocol):
     """The control tokens that positions depend on."""
@@ -57,12 +59,9 @@ def sees(position_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         position_ids: (B, 2, T).
         attention_mask: (B, T), 0 at padding; none if None.
     """
-    first_BT, second_BT = position_ids.unbind(1)
-    starts_BT = (first_BT == 0) & (second_BT == 0)
-    starts_BT[:, 1:] &= second_BT[:, :-1] != 0
-    document_BT = starts_BT.cumsum(1)
-    index_T = torch.arange(first_BT.shape[1], device=first_BT.device)
-    seen_BTT = (index_T <= index_T[:, None]) | (second_BT == 0)[:, None]
+    document_BT = document_starts(position_ids).cumsum(1)
+    index_T = torch.arange(position_ids.shape[-1], device=position_ids.device)
+    seen_BTT = (index_T <= index_T[:, None]) | (position_ids[:, 1] == 0)[:, None]
     seen_BTT &= document_BT[:, None] == document_BT[:, :, None]
     if attention_mask is not None:
         seen_BTT &= attention_mask[:, None].bool() | (index_T == index_T[:, None])

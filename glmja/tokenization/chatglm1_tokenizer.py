@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
@@ -73,6 +75,18 @@ class ChatGLM1Tokenizer(GLMTokenizer):
     def prompt_ids(self, text_ids: Sequence[int]) -> list[int]:
         """Returns the ids of a text as a prompt: with `[gMASK] <sop>` at its end, after which the answer begins."""
         return [*text_ids, *self.prefix_ids]
+
+    def positions(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns both positions of a document's ids, (2, T), as `glmja.modeling.prefix_positions` derives them.
+
+        Args:
+            ids: A context that ends with `[gMASK]`, then `<sop>` and an answer.
+        """
+        gmask, sop = self.prefix_ids
+        start = int(np.argmax(ids == sop))
+        assert ids[start - 1] == gmask, "a document of ChatGLM-6B has [gMASK] <sop> before its answer"
+        index = np.arange(len(ids))
+        return np.stack([np.minimum(index, start - 1), np.maximum(index - start + 1, 0)])
 
     @property
     def new_ids(self) -> range:

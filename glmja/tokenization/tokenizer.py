@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
@@ -172,6 +174,10 @@ class GLMTokenizer:
     def prompt_ids(self, text_ids: Sequence[int]) -> list[int]:
         """Returns the ids of a text as a prompt: with `[gMASK] <sop>` where the model expects them."""
         return [*self.prefix_ids, *text_ids]
+
+    def positions(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the positions of a document's ids, (T,), or (2, T) for a model with two positions a token."""
+        return np.arange(len(ids))
 
     @property
     def has_roles(self) -> bool:

@@ -27,7 +27,7 @@ from glmja.conversation.rendering import question_ids, render_prompt
 from glmja.errors import ModelError
 from glmja.modeling.adapters import Lora, apply_tuning
 from glmja.modeling.generation import Continuation, generate_ids
-from glmja.modeling.loading import load_model, model_of
+from glmja.modeling.loading import load_model, model_class_of, model_of
 from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.sampling import Sampling
 from glmja.runs.trained_state import TrainedState
@@ -218,6 +218,7 @@ def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
     opened, chat_ids = ModelFolder.open(folder), None
     tokenizer = opened.tokenizer
     if opened.layout == "glm":
+        model_class_of(opened.architecture)  # registers it with the auto classes, if transformers does not know it
         model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         if wrong := {key: sorted(found)[:3] for key, found in loading.items() if found}:
             raise ModelError(f"transformers does not load all weights of the export: {wrong}")
@@ -251,7 +252,8 @@ def _token_rows(tokenizer: GLMTokenizer) -> list[list[int]]:
     """Prompts, and random ids of the whole vocabulary, since no fixed prompt contains appended pieces."""
     prompts = [question_ids(prompt, tokenizer) for prompt in _PROMPTS]
     generator = torch.Generator().manual_seed(0)
-    return [*prompts, torch.randint(len(tokenizer), (_NUM_RANDOM_IDS,), generator=generator).tolist()]
+    random_ids = torch.randint(len(tokenizer), (_NUM_RANDOM_IDS,), generator=generator).tolist()
+    return [*prompts, [*tokenizer.prefix_ids, *random_ids]]
 
 
 def _logits(model: nn.Module, rows: list[list[int]]) -> list[Tensor]:

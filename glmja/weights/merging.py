@@ -73,6 +73,10 @@ def merge(
         ValueError: If a trained tensor belongs to no tensor of the base or has another shape, or an adapter is
             incomplete; and, when it is read, if a weight is not finite in `dtype`.
     """
+
+    def target(name: str) -> torch.dtype:
+        return base.tensors[name].dtype if base.architecture.stays_fp32(name) else dtype
+
     merged: dict[str, TensorSource] = {}
     adapters: dict[str, dict[str, TensorSource]] = {}
     for name, source in trained.items():
@@ -84,7 +88,7 @@ def merge(
             merged[f"{embedding}.weight"] = with_rows(cast(whole, dtype), cast(source, dtype), new_ids[0])
         else:
             _check_shape(name, source, _of_base(base, name, name).shape)
-            merged[name] = cast(source, dtype)
+            merged[name] = cast(source, target(name))
     for name, parts in adapters.items():
         merged[f"{name}.weight"] = cast(_adapted(base, name, parts, lora), dtype)
     finite = {name: _finite(name, source) for name, source in merged.items()}

@@ -222,7 +222,7 @@ class TestRefusals:
 
 
 def test_families_have_distinct_names_and_control_tokens():
-    assert len({family.name for family in FAMILIES}) == len({family.control_tokens for family in FAMILIES}) == 2
+    assert len({family.name for family in FAMILIES}) == len({family.control_tokens for family in FAMILIES}) == 3
     assert all(family_named(family.name) is family for family in FAMILIES)
     assert all(family.has_roles == (set(ROLE_TOKENS) <= set(family.control_tokens)) for family in FAMILIES)
 
