@@ -52,10 +52,10 @@ def rotation(position_ids: Tensor, width: int, dtype: torch.dtype) -> tuple[Tens
 
 
 def rotate(states_BHTK: Tensor, cos_B1TK: Tensor, sin_B1TK: Tensor) -> Tensor:
-    """Rotates the pairs (i, i + K / 4) in each half of a head."""
+    """Rotates the pairs (i, i + K / 4) in each half of a head; the result has the dtype of the states."""
     first, second = states_BHTK.unflatten(-1, (2, 2, -1)).unbind(-2)
     turned_BHTK = torch.stack([-second, first], -2).flatten(-3)
-    return states_BHTK * cos_B1TK + turned_BHTK * sin_B1TK
+    return (states_BHTK * cos_B1TK + turned_BHTK * sin_B1TK).to(states_BHTK.dtype)
 
 
 def split_heads(fused_BTF: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:

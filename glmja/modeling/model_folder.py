@@ -67,6 +67,7 @@ class ModelFolder:
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from error
         check_vocabulary(config["vocab_size"], tokenizer, path)
+        _check_control_ids(config, tokenizer, path)
         _check_reports(path, tokenizer)
         return cls(path, config, tokenizer, stored)
 
@@ -133,6 +134,16 @@ def check_vocabulary(num_rows: int, tokenizer: GLMTokenizer, folder: str | Path)
             f"{folder}: the tokenizer has {len(tokenizer)} ids but the model has {num_rows} rows; they do not "
             "belong together (python -m glmja.resize_embeddings makes a model for a tokenizer)"
         )
+
+
+def _check_control_ids(config: Config, tokenizer: GLMTokenizer, folder: Path) -> None:
+    """Checks the settings that hold the id of a control token, on which positions may depend."""
+    for key, name in architecture_of(config).control_ids.items():
+        if config[key] != (expected := tokenizer.control_id(name)):
+            raise ModelError(
+                f"{folder}: config.json has {key} = {config[key]}, but the tokenizer's {name} is {expected}; they do "
+                "not belong together"
+            )
 
 
 def write_model(

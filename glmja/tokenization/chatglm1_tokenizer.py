@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -21,8 +22,16 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as spm
 
 from glmja.errors import ModelError
+from glmja.files.json_files import write_json
 from glmja.tokenization.tokenizer import Algorithm, GLMTokenizer, num_characters
 from glmja.tokenization.vocabulary import Piece
+
+_ORIGINAL_SETTINGS: dict[str, object] = {
+    "tokenizer_class": "ChatGLMTokenizer",
+    "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
+    "bos_token": "<sop>", "eos_token": "<eop>", "end_token": "</s>", "gmask_token": "[gMASK]", "mask_token": "[MASK]",
+    "pad_token": "<pad>", "unk_token": "<unk>", "remove_space": False, "do_lower_case": False, "num_image_tokens": 0,
+}  # fmt: skip
 
 _LINE_FEED, _TAB, _SPACES = "<n>", "<|tab|>", "<|blank_{}|>"
 _MAX_SPACES = 80  # of a piece
@@ -93,6 +102,11 @@ class ChatGLM1Tokenizer(GLMTokenizer):
         """Ids of the new pieces, after those of single bytes; empty for a base's tokenizer."""
         types = [piece.type for piece in self.proto.pieces]
         return range(len(types) - next(i for i, kind in enumerate(reversed(types)) if kind == Piece.BYTE), len(types))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `ice_text.model`, and the settings with which the original code reads it, into an existing folder."""
+        super().save(folder)
+        write_json(Path(folder) / "tokenizer_config.json", _ORIGINAL_SETTINGS)
 
     @cached_property
     def num_characters(self) -> list[int]:

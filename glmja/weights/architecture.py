@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from glmja.weights.chatglm_layout import Config, Layout
 from glmja.weights.tensors import TensorSource
@@ -44,6 +45,7 @@ class Architecture(ABC):
         embedding: Name of the input embedding's tensor in the layout of transformers.
         head: Name of the output embedding's tensor there.
         layers: Names of the layers that can train.
+        control_ids: Settings that hold the id of a control token, and the tokens.
         num_mlp_matrices: Number of matrices of the size width × inner width in each MLP.
         note: What a user of a folder in the layout of transformers must know; empty if nothing.
     """
@@ -55,6 +57,7 @@ class Architecture(ABC):
     embedding: str
     head: str
     layers: LayerNames
+    control_ids: Mapping[str, str] = MappingProxyType({})
     num_mlp_matrices: int
     note: str = ""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -59,6 +60,7 @@ class ChatGLM1(Architecture):
         transformer=("transformer.layers.", "transformer.final_layernorm."),
         last_norm="transformer.final_layernorm",
     )
+    control_ids = MappingProxyType({"mask_token_id": "[MASK]", "gmask_token_id": "[gMASK]", "bos_token_id": "<sop>"})
     num_mlp_matrices = 2
     note = "AutoModelForCausalLM loads this model after import glmja.modeling.chatglm1"
 

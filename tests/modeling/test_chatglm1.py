@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -233,6 +234,15 @@ def test_gradient_checkpointing_changes_no_gradient(model):
         trained(ids, labels=labels).loss.backward()
         gradients.append({name: p.grad for name, p in trained.named_parameters()})
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mixed_precision_computes_close_to_fp32(dtype, model):
+    ids = torch.tensor([[5, 6, GMASK, SOP, 8, 9, EOP]])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = copy.deepcopy(model).to(dtype)(ids).logits
+    assert logits.dtype == torch.bfloat16
+    assert (logits - model(ids).logits).abs().mean() < 0.03 * model(ids).logits.std()
 
 
 def test_a_saved_model_is_loaded_by_the_auto_classes(model, tmp_path):

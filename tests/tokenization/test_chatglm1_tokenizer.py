@@ -123,7 +123,10 @@ def test_batches_give_what_single_texts_give(tokenizer, texts):
     assert tokenizer.encode_batch(lines, num_threads=2) == [tokenizer.encode(line) for line in lines]
 
 
-def test_it_is_saved_under_its_own_name(tokenizer, tmp_path):
+def test_it_is_saved_under_its_own_name_with_the_published_settings(tokenizer, tmp_path, data):
     tokenizer.save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["ice_text.model"]
+    assert {path.name for path in tmp_path.iterdir()} == {"ice_text.model", "tokenizer_config.json"}
+    published = json.loads((data / "chatglm1_tiny" / "tokenizer_config.json").read_text())
+    saved = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert saved == {key: value for key, value in published.items() if key != "name_or_path"}
     assert ChatGLM1Tokenizer(read_proto(tmp_path, "ice_text.model")).fingerprint == tokenizer.fingerprint

@@ -76,6 +76,7 @@ def test_the_settings_tell_the_architecture(config, architecture):
         ({"num_attention_heads": 16}, "has 16 attention heads in a width of 32, which must give each a multiple of 4"),
         ({"inner_hidden_size": "64"}, "has inner_hidden_size = '64'; it must be a whole number"),
         ({"pre_seq_len": -1}, "has pre_seq_len = -1; it must be a length, or null"),
+        ({"gmask_token_id": 7}, r"has gmask_token_id = 7, but the tokenizer's \[gMASK\] is \d+; they do not belong"),
         ({"num_layers": 3}, r"lacks \d+ tensors: transformer.layers.2"),
         ({"pre_seq_len": 4}, r"lacks 1 tensors: transformer.prefix_encoder.embedding.weight"),
         ({"quantization_bit": 4}, "the weights are quantized"),
