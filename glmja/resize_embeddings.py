@@ -122,9 +122,8 @@ def resize_embeddings(
     local = [file.path for found in files.values() for file in found if isinstance(file, InputFile)]
     check_free(output, overwrite, (base, tokenizer, *local))
     check_device(device)
-    opened = ModelFolder.open(base, family)
+    opened, new = ModelFolder.open(base, family), load_tokenizer(tokenizer, family)
     opened.family.check_can_grow(base)
-    new = load_tokenizer(tokenizer, family)
     check_extends(opened.tokenizer, new, tokenizer)
     read = _documents(files, text_key, check_greedy)
     texts = {lang: first_characters(found, check_characters) for lang, found in read.items()}

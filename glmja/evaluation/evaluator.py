@@ -94,8 +94,8 @@ class Evaluator:
         """
         tasks, outputs = self.tasks, ModelOutputs(self.name, self.tokenizer, self.weights_fingerprint)
         if new_ids := self.tokenizer.new_ids:
-            weights = {"input": self.model.model.embed_tokens.weight, "head": self.model.lm_head.weight}
-            outputs.new_rows = {name: compare_rows(weight_VD, new_ids) for name, weight_VD in weights.items()}
+            layers = {"input": self.model.get_input_embeddings(), "head": self.model.get_output_embeddings()}
+            outputs.new_rows = {name: compare_rows(layer.weight, new_ids) for name, layer in layers.items()}
         for lang in tasks.texts:
             self._measure(lang, outputs)
         for lang in tasks.texts if new_ids else tasks.retained:
