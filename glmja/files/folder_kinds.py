@@ -19,7 +19,7 @@ CHECKPOINTS = "checkpoints"  # folder in a run
 CHECKPOINT = "*.ckpt"
 PACK = "pack.json"
 
-_HUB_ID = re.compile(r"[\w-]+/[\w.-]+")
+_HUB_ID = re.compile(r"(?!(?:models|runs|demo|data)/)[\w-]+/[\w.-]+")  # not the folders of this project
 _HUB_CACHE = "models--*"  # `models--THUDM--chatglm3-6b` in the cache of huggingface_hub
 
 

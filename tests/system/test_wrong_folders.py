@@ -134,6 +134,7 @@ NO_MODEL = {
         USAGE,
         r"no such folder: THUDM/chatglm3-6b; for the model of this name on the Hugging Face Hub, run `hf download",
     ),
+    "a model that is not made yet": (lambda w: "models/none", USAGE, r"no such folder: models/none$"),
     "nothing": (lambda w: w.tmp / "nothing", USAGE, r"no such folder: TMP/nothing$"),
     "a file": (
         lambda w: w.base / "config.json",
