@@ -19,14 +19,16 @@ from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.corpus_survey import CorpusSurvey
 from glmja.text.terminal import make_table, show
 from glmja.tokenization import huggingface
-from glmja.tokenization.piece_learning import SelectedPieces, TooFewPiecesError, learn_pieces
+from glmja.tokenization.learning_curve import FEW_USES
+from glmja.tokenization.piece_files import read_words
+from glmja.tokenization.piece_learning import MIN_GAIN, SelectedPieces, TooFewPiecesError, learn_pieces
 from glmja.tokenization.ready_pieces import ready_pieces
 from glmja.tokenization.special_tokens import check_names, with_special_tokens
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.training_corpus import TrainingCorpus, read_corpus
-from glmja.tokenization.vocabulary import append_pieces, check_premises, unreachable_pieces
-from glmja.verification.corpus_table import corpus_table
-from glmja.verification.tokenizer import REPORT_FILE, TokenizerReport, compare_on_texts, table_of
+from glmja.tokenization.vocabulary import WORD_BOUNDARY, append_pieces, check_premises, unreachable_pieces
+from glmja.verification.corpus_table import corpus_table, curve_table
+from glmja.verification.tokenizer import REPORT_FILE, TokenizerReport, compare_on_texts, table_of, use_table
 
 _NUM_LEARNED = 13756  # with ChatGLM3's, 78,554 ids, as many as the published vocabulary has
 
@@ -37,10 +39,12 @@ def build_tokenizer(
     base: str,
     output: str,
     corpus: list[str] = [],  # noqa: B006  (jsonargparse shows the default)
-    num_new_pieces: int | None = None,
+    num_new_pieces: int | Literal["auto"] | None = None,
+    min_gain: float = MIN_GAIN,
     policy: Literal["japanese", "shinjitai", "kana", "none"] = "japanese",
     join_punctuation: bool = True,
     pieces: str | None = None,
+    exclude: str | None = None,
     special_tokens: list[str] = [],  # noqa: B006
     check: list[str] = [],  # noqa: B006
     text_key: str = "text",
@@ -62,7 +66,8 @@ def build_tokenizer(
             hub:NAME is a dataset of the Hugging Face Hub, as in hub:wikimedia/wikipedia,config=20231101.ja; its options
             are config, split, data_files, revision and key. A line that occurs several times counts once.
         num_new_pieces: Number of pieces to add; each takes one row in both embeddings. By default 13,756 learned ones,
-            or all that `pieces` has.
+            or all that `pieces` has. `auto` learns pieces until the next 1,024 save less than `min_gain`.
+        min_gain: Share of the tokens that 1,024 more pieces have to save, for `auto`.
         policy: Which text is guaranteed to keep its token ids, because every new piece contains a character that this
             text never contains. `kana`: a kana; protects text without kana. `shinjitai`: a kana, or an ideograph
             outside GB 2312 and Big5; protects simplified and traditional Chinese. `japanese`: a kana, or an ideograph
@@ -71,6 +76,7 @@ def build_tokenizer(
             the tokens of Japanese.
         pieces: File to take the pieces from instead of learning them: a SentencePiece model, a tokenizer.json, or a
             list of words, one a line (.txt), to which the pieces that lead to a word are added.
+        exclude: List of texts that may not become pieces, one a line (.txt); the next ones take their places.
         special_tokens: Names of control tokens to add, such as <|law|>, with rows of their own. Text never yields them.
         check: Text files to verify the tokenizer on, as LANG=FILE, where FILE is as for `corpus`; several files of one
             language are read as one.
@@ -93,11 +99,14 @@ def build_tokenizer(
         ValueError: If an input is invalid, the corpus has too few pieces, or the verification fails.
         OSError: If a file does not exist or cannot be written.
     """
-    if num_new_pieces is not None and num_new_pieces < 1:
+    if isinstance(num_new_pieces, int) and num_new_pieces < 1:
         raise ValueError(f"--num_new_pieces {num_new_pieces} must be at least 1")
     if bool(corpus) == bool(pieces):
         raise ValueError("give either --corpus FILE… to learn pieces from, or --pieces FILE to take them from")
+    if pieces and num_new_pieces == "auto":
+        raise ValueError("--num_new_pieces auto measures what pieces save on a --corpus; with --pieces, give a number")
     check_names(special_tokens)
+    excluded = frozenset(read_words(exclude)) if exclude else frozenset()
     check_free(output, overwrite, (base,))
     find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
     texts, corpus_files = files_by_language("--check", check, find), find(corpus)
@@ -108,13 +117,18 @@ def build_tokenizer(
         text = survey.read(read_documents(corpus_files, text_key, "reading the corpus"))
         return read_corpus(old.proto, text, policy, join_punctuation, max_training_tokens, seed)
 
-    if pieces:
-        survey, selected = None, ready_pieces(old.proto, pieces, num_new_pieces, policy)
+    def learn(corpus: TrainingCorpus) -> SelectedPieces:
+        return learn_pieces(corpus, None if num == "auto" else num, min_gain, excluded)
+
+    num = num_new_pieces if num_new_pieces is not None or pieces else _NUM_LEARNED
+    if pieces and num != "auto":
+        survey, selected = None, ready_pieces(old.proto, pieces, num, policy, excluded)
     else:
-        num_learned = num_new_pieces or _NUM_LEARNED
-        survey, selected = _learn(partial(CorpusSurvey, strip_aozora, normalize == "nfc"), read, num_learned)
+        survey, selected = _learn(partial(CorpusSurvey, strip_aozora, normalize == "nfc"), read, learn)
     with atomic_output_folder(output, overwrite) as folder:
         report = _write(folder, old, selected, special_tokens, policy, survey, texts, text_key)
+    if selected.curve:
+        show(curve_table(selected.curve))
     _print(report, output)
     return report.as_json()
 
@@ -147,11 +161,13 @@ def _write(
     report = TokenizerReport(
         policy=policy,
         corpus=survey.as_json() if survey else None,
+        learning=selected.curve.as_json() if selected.curve else None,
         base_tokenizer_sha256=old.fingerprint,
         tokenizer_sha256=new.fingerprint,
         hugging_face_tokenizer=huggingface.describe_saved(left_out),
         pieces_before=len(old),
         pieces_after=len(new),
+        pieces_with_space=sum(piece.startswith(WORD_BOUNDARY) for piece in selected.pieces),
         control_tokens=new.control_tokens,
         special_tokens=special_tokens,
         premises="hold" if policy != "none" else "hold, but the policy protects no text",
@@ -169,26 +185,28 @@ def _write(
 
 
 def _learn(
-    begin: Callable[..., CorpusSurvey], read: Callable[[CorpusSurvey], TrainingCorpus], num_pieces: int
+    begin: Callable[..., CorpusSurvey],
+    read: Callable[[CorpusSurvey], TrainingCorpus],
+    learn: Callable[[TrainingCorpus], SelectedPieces],
 ) -> tuple[CorpusSurvey, SelectedPieces]:
     """Learns pieces from the lines of a corpus, each counted once, or as often as they occur if these are too few.
 
     Args:
         begin: Returns an empty survey; `once` says whether lines count once.
         read: Reads the corpus and counts it.
-        num_pieces: Number of pieces.
+        learn: Learns pieces from it.
     """
     survey = begin(once=True)
     corpus = read(survey)
     show(corpus_table(survey, {name: f"--{name}" for name in ("strip_aozora", "normalize")}))
     try:
-        return survey, learn_pieces(corpus, num_pieces)
+        return survey, learn(corpus)
     except TooFewPiecesError:
         if not survey.repeated_lines:
             raise
     _log.warning("without repetitions, the corpus has too few pieces: repeated lines count as often as they occur")
     survey = begin(once=False)
-    return survey, learn_pieces(read(survey), num_pieces)
+    return survey, learn(read(survey))
 
 
 def _raise_if_any(failures: list[str]) -> None:
@@ -204,9 +222,12 @@ def _print(report: TokenizerReport, output: str) -> None:
         ("policy", report.policy),
         ("conditions of the proof", report.premises),
         ("Hugging Face files", report.hugging_face_tokenizer),
+        ("begin with a space, and hold a kana", f"{report.pieces_with_space:,}"),
         ("unreachable pieces", str(report.unreachable_pieces)),
         ("rejected by the policy", f"{report.rejected_pieces:,} {' '.join(report.rejected_examples[:8])}"),
     ]
+    if report.learning:
+        rows.append((f"used fewer than {FEW_USES} times in training", f"{report.learning['pieces_used_rarely']:,}"))
     if report.left_out_pieces:
         examples = " ".join(report.left_out_examples[:8])
         rows.append(("left out, no merges lead to them", f"{report.left_out_pieces:,} {examples}"))
@@ -216,7 +237,7 @@ def _print(report: TokenizerReport, output: str) -> None:
         rows.append(("special tokens", " ".join(report.special_tokens)))
     show(make_table(["verification", ""], rows, title=f"Tokenizer in {output}"))
     if report.texts:
-        show(table_of(report.texts, f"Sentences under the policy {report.policy}"))
+        show(table_of(report.texts, f"Sentences under the policy {report.policy}"), use_table(report.texts))
 
 
 def main(args: list[str] | None = None) -> dict[str, object]:

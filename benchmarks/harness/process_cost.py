@@ -26,12 +26,14 @@ class Cost:
 
     Attributes:
         seconds: Wall-clock time, including the start of the process and the `sync` after it if requested.
+        cpu_seconds: Processor time of all threads.
         peak_bytes: Largest resident set of the process.
         read_bytes: Bytes read from the disk, without those that the page cache held.
         written_bytes: Bytes written to the disk.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     read_bytes: int
     written_bytes: int
@@ -63,7 +65,8 @@ def _measure(sync: bool, command: list[str]) -> Cost:
         os.sync()
     seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Cost(seconds, used.ru_maxrss * 1024, used.ru_inblock * _BLOCK, used.ru_oublock * _BLOCK)
+    cpu_seconds = used.ru_utime + used.ru_stime
+    return Cost(seconds, cpu_seconds, used.ru_maxrss * 1024, used.ru_inblock * _BLOCK, used.ru_oublock * _BLOCK)
 
 
 if __name__ == "__main__":

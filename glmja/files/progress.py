@@ -26,7 +26,7 @@ def progress(
 
     Args:
         description: What is being done; nothing is shown if None.
-        total: Amount of work.
+        total: Amount of work; 0 if unknown.
         unit: Unit of the amount.
         seconds_per_line: Time between two lines where standard error is not a terminal; shorter work has no line.
 
@@ -45,7 +45,7 @@ def progress(
         TextColumn("{task.fields[state]}", markup=False),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total, state="")
+        task = bar.add_task(description, total=total or None, state="")
         last_line, lock = start, threading.Lock()
 
         def advance(amount: float) -> None:
@@ -68,7 +68,7 @@ def progress_state(done: float, total: float, unit: str, seconds: float) -> str:
 
     Args:
         done: Amount of work done.
-        total: Amount of all work.
+        total: Amount of all work; 0 if unknown.
         unit: Unit of the amounts.
         seconds: Time that the work has taken so far.
     """
@@ -76,8 +76,8 @@ def progress_state(done: float, total: float, unit: str, seconds: float) -> str:
     if unit == "bytes":
         amounts, speed = f"{decimal(int(done))} of {decimal(int(total))}", f"{decimal(int(rate))}/s"
     else:
-        amounts = f"{done:,.0f} of {total:,.0f} {unit}"
+        amounts = f"{done:,.0f} of {total:,.0f} {unit}" if total else f"{done:,.0f} {unit}"
         speed = f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s"
     share = f" ({done / total:.0%})".replace("%", " %") if total else ""
-    left = f", {timedelta(seconds=round(max(0.0, total - done) / rate))} left" if rate else ""
+    left = f", {timedelta(seconds=round(max(0.0, total - done) / rate))} left" if rate and total else ""
     return f"{amounts}{share}, {speed}{left}"

@@ -7,7 +7,7 @@ are added before each word.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +20,11 @@ from glmja.tokenization.vocabulary import Piece, append_pieces, is_admissible, u
 
 
 def ready_pieces(
-    base: spm.ModelProto, path: str | Path, num_pieces: int | None = None, policy: str = "japanese"
+    base: spm.ModelProto,
+    path: str | Path,
+    num_pieces: int | None = None,
+    policy: str = "japanese",
+    exclude: Set[str] = frozenset(),
 ) -> SelectedPieces:
     """Takes the admissible pieces with the highest ranks from a file.
 
@@ -29,6 +33,7 @@ def ready_pieces(
         path: The file, as `read_pieces` takes it.
         num_pieces: Number of pieces to take, with the steps to them; all if None.
         policy: The policy that admits pieces.
+        exclude: Texts that may not become pieces; others take their places.
 
     Returns:
         The pieces, and what was left out.
@@ -37,12 +42,16 @@ def ready_pieces(
         FileNotFoundError: If the file does not exist.
         ValueError: If it cannot be read, or has too few admissible pieces.
     """
+
+    def admits(piece: str) -> bool:
+        return piece not in exclude and is_admissible(piece, policy)
+
     given = read_pieces(path)
     present = {piece.piece for piece in base.pieces}
     new = list(dict.fromkeys(piece for piece in given if piece not in present))
-    admitted = [piece for piece in new if is_admissible(piece, policy)]
+    admitted = list(filter(admits, new))
     if is_word_list(path):
-        candidates = list(_with_steps(base, admitted, policy))
+        candidates = list(_with_steps(base, admitted, admits))
     else:
         candidates = _with_their_characters(admitted, present)
     end = len(candidates) if num_pieces is None else num_pieces
@@ -77,7 +86,7 @@ def _with_their_characters(pieces: list[str], present: set[str]) -> list[str]:
     return list(complete)
 
 
-def _with_steps(base: spm.ModelProto, words: Iterable[str], policy: str) -> Iterator[str]:
+def _with_steps(base: spm.ModelProto, words: Iterable[str], admits: Callable[[str], bool]) -> Iterator[str]:
     """Yields the words, each after the pieces that lead to it: its missing characters, and merges of two tokens.
 
     Words are left out if they have a character that can be no piece, or steps that are not admissible.
@@ -88,9 +97,9 @@ def _with_steps(base: spm.ModelProto, words: Iterable[str], policy: str) -> Iter
     for word in words:
         steps = [character for character in dict.fromkeys(word) if character not in scores]
         tokens = _segment(word, scores)
-        start = next((i for i, token in enumerate(tokens) if is_admissible(token, policy)), None)
+        start = next((i for i, token in enumerate(tokens) if admits(token)), None)
         if start is None:  # the first of two tokens that make an admissible one
-            start = next((i for i in range(len(tokens) - 1) if is_admissible(tokens[i] + tokens[i + 1], policy)), 0)
+            start = next((i for i in range(len(tokens) - 1) if admits(tokens[i] + tokens[i + 1])), 0)
         merged = tokens[start]
         for token in tokens[start + 1 :]:
             merged += token
@@ -99,7 +108,7 @@ def _with_steps(base: spm.ModelProto, words: Iterable[str], policy: str) -> Iter
             merged = token + merged
             steps.append(merged)
         steps = [step for step in steps if step not in scores]
-        if all(is_admissible(step, policy) for step in steps):
+        if all(map(admits, steps)):
             for step in steps:
                 num_new += 1
                 scores[step] = lowest - num_new

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import random
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from sentencepiece import sentencepiece_model_pb2 as spm
 
 from glmja.text.scripts import is_han, is_kana
 from glmja.tokenization.continued_bpe import BARRIER, Ids
-from glmja.tokenization.vocabulary import Piece, append_pieces, contains_distinguishing
+from glmja.tokenization.vocabulary import WORD_BOUNDARY, Piece, append_pieces, contains_distinguishing
 
 _MAX_LINE = 10_000  # characters; longer lines are cut, so that a sample can hold parts of them
 _BATCH = 250_000  # characters that are encoded, and later kept or dropped, together
@@ -38,6 +39,8 @@ class TrainingCorpus:
         costs: Number of tokens of each symbol in the base: 1, or the number of bytes of a missing character.
         distinguishing: Whether a symbol makes every piece that contains it admissible, (S,).
         policy: The policy that admits pieces.
+        num_characters: Characters of the sample.
+        num_tokens: Its tokens in the base's vocabulary.
     """
 
     ids: Ids
@@ -45,6 +48,8 @@ class TrainingCorpus:
     costs: list[int]
     distinguishing: NDArray[np.bool_]
     policy: str
+    num_characters: int
+    num_tokens: int
 
 
 def read_corpus(
@@ -75,12 +80,16 @@ def read_corpus(
     complete = append_pieces(base, missing)
     joinable = np.array([_is_joinable_piece(piece, join_punctuation) for piece in base.pieces] + [True] * len(missing))
     symbols = [piece.piece for piece in complete.pieces]
+    costs = [1] * len(base.pieces) + [len(c.encode()) for c in missing]
+    batches = _sample(_encoded(complete, joinable, costs, documents, min(_BATCH, max_tokens // 32)), max_tokens, seed)
     return TrainingCorpus(
-        ids=_encode(complete, joinable, documents, max_tokens, seed),
+        ids=np.concatenate([np.array([BARRIER], dtype=np.int32), *(batch.ids for batch in batches)]),
         symbols=symbols,
-        costs=[1] * len(base.pieces) + [len(c.encode()) for c in missing],
+        costs=costs,
         distinguishing=joinable & np.array([contains_distinguishing(symbol, policy) for symbol in symbols]),
         policy=policy,
+        num_characters=sum(batch.num_characters for batch in batches),
+        num_tokens=sum(batch.num_tokens for batch in batches),
     )
 
 
@@ -102,32 +111,63 @@ def _joinable_characters(join_punctuation: bool) -> tuple[str, ...]:
 
 
 def _is_joinable_piece(piece: spm.ModelProto.SentencePiece, join_punctuation: bool) -> bool:
-    return piece.type == Piece.NORMAL and all(is_joinable(c, join_punctuation) for c in piece.piece)
+    word = piece.piece.removeprefix(WORD_BOUNDARY)
+    return piece.type == Piece.NORMAL and all(is_joinable(c, join_punctuation) for c in word)
 
 
-def _encode(
-    proto: spm.ModelProto, joinable: NDArray[np.bool_], documents: Iterable[str], max_tokens: int, seed: int
-) -> Ids:
-    """Encodes the documents as one array of ids, with `BARRIER` between lines and for symbols that are not joinable.
+class _Batch(NamedTuple):
+    ids: Ids  # (N,), each line followed by `BARRIER`
+    num_characters: int
+    num_tokens: int
 
-    Whenever the array becomes too long, half of the batches are dropped and from then on half as many are kept, so that
-    every batch of lines has the same probability to be in the sample. Batches are small beside `max_tokens`.
+
+def _encoded(
+    proto: spm.ModelProto,
+    joinable: NDArray[np.bool_],
+    costs: list[int],
+    documents: Iterable[str],
+    num_characters: int,
+) -> Iterator[Callable[[], _Batch]]:
+    """Yields functions that encode a batch of lines, since not every batch will be in the sample.
+
+    Symbols that are not joinable become `BARRIER`.
     """
     processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
     symbol_of = np.where(joinable, np.arange(len(joinable)), BARRIER).astype(np.int32)
-    rng, share, kept, total = random.Random(seed), 1.0, [np.array([BARRIER], dtype=np.int32)], 1
-    for lines in _batches(_lines(documents), min(_BATCH, max_tokens // 32)):
+    cost_of = np.array(costs, dtype=np.int32)
+
+    def encode(lines: list[str]) -> _Batch:
+        encoded = processor.encode(lines, num_threads=-1)
+        ids = np.concatenate([np.array([*line, BARRIER], dtype=np.int32) for line in encoded])
+        return _Batch(symbol_of[ids], sum(map(len, lines)), int(cost_of[ids].sum()) - len(lines))
+
+    for lines in _batches(_lines(documents), num_characters):
+        yield partial(encode, lines)
+
+
+def _sample(batches: Iterable[Callable[[], _Batch]], max_tokens: int, seed: int) -> list[_Batch]:
+    """Draws batches, so that they hold at most `max_tokens` ids with one more before them.
+
+    Whenever there are too many, half of the batches are dropped and from then on half as many are kept, so that every
+    batch of lines has the same probability to be in the sample. Batches are small beside `max_tokens`.
+    """
+    rng, share, total = random.Random(seed), 1.0, 1
+    kept: list[_Batch] = []
+    for batch in batches:
         if rng.random() >= share:
             continue
-        encoded = processor.encode(lines, num_threads=-1)
-        ids = symbol_of[np.concatenate([np.array([*line, BARRIER], dtype=np.int32) for line in encoded])]
-        kept.append(ids)
-        total += len(ids)
+        kept.append(batch())
+        total += len(kept[-1].ids)
         while total > max_tokens:
             # never to nothing: the last batch is cut instead
-            kept = [kept[0], *rng.sample(kept[1:], (len(kept) - 1) // 2)] if len(kept) > 2 else [kept[1][:max_tokens]]
-            share, total = share / 2, sum(map(len, kept))
-    return np.concatenate(kept)
+            kept = rng.sample(kept, len(kept) // 2) if len(kept) > 1 else [_cut(kept[0], max_tokens - 1)]
+            share, total = share / 2, 1 + sum(len(batch.ids) for batch in kept)
+    return kept
+
+
+def _cut(batch: _Batch, num_ids: int) -> _Batch:
+    share = num_ids / len(batch.ids)
+    return _Batch(batch.ids[:num_ids], round(batch.num_characters * share), round(batch.num_tokens * share))
 
 
 def _lines(documents: Iterable[str]) -> Iterator[str]:

@@ -3,8 +3,9 @@
 BPE only emits substrings of its input. If every added piece contains a character that a text does not contain, no
 added piece can occur in the segmentation of that text; and if no old piece, score or id changed, the text is tokenized
 exactly as before. This is a property of the finished vocabulary, not a result on samples: `check_premises` verifies its
-conditions on the saved file. The cost: compounds of characters that the protected languages share (東京, 大学) cannot
-be added.
+conditions on the saved file. A space is a character like any other: a piece may begin with one if it has a kana, which
+the text does not contain. The cost: compounds of characters that the protected languages share (東京, 大学) cannot be
+added.
 """
 
 from __future__ import annotations
@@ -44,13 +45,18 @@ def contains_distinguishing(text: str, policy: str) -> bool:
 
 
 def is_admissible(piece: str, policy: str) -> bool:
-    """Returns whether the policy admits the piece: it has a distinguishing character, no ASCII and no space.
+    """Returns whether the policy admits the piece: it has a distinguishing character and no ASCII.
 
-    The policy `none` admits every piece.
+    A piece may begin with `▁`, a space, if it has a kana: `▁この` saves the lone `▁` at the head of a text. It is no
+    exception to the theorem, since a text without the kana cannot contain the piece. The policy `none` admits every
+    piece.
     """
     if policy == "none":
         return True
-    return contains_distinguishing(piece, policy) and WORD_BOUNDARY not in piece and not any(c.isascii() for c in piece)
+    word = piece.removeprefix(WORD_BOUNDARY)
+    if WORD_BOUNDARY in word or any(c.isascii() for c in word) or not contains_distinguishing(word, policy):
+        return False
+    return word == piece or any(map(is_kana, word))
 
 
 def parse_proto(serialized: bytes) -> spm.ModelProto:

@@ -1,4 +1,4 @@
-"""Shows what a corpus consists of, with the parameters that change it."""
+"""Tables of a corpus: what it consists of, and what the pieces that were learned from it save."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from rich.table import Table
 
 from glmja.text.corpus_survey import CorpusSurvey
 from glmja.text.terminal import make_table
+from glmja.tokenization.learning_curve import BLOCK, LearningCurve
+
+_MAX_ROWS = 16
 
 
 def corpus_table(survey: CorpusSurvey, parameters: dict[str, str]) -> Table:
@@ -39,6 +42,19 @@ def corpus_table(survey: CorpusSurvey, parameters: dict[str, str]) -> Table:
     cells = [(what, f"{count:,}", _percent(share), advice) for what, count, share, advice in rows]
     cells += [(kind, "", _percent(share), "") for kind, share in survey.scripts().items()]
     return make_table(["corpus", "count", "share", ""], cells, title="The corpus before learning")
+
+
+def curve_table(curve: LearningCurve) -> Table:
+    """Returns a table of the tokens per character of the training text by number of pieces."""
+    rows = curve.rows()
+    shown = rows[:: -(-len(rows) // _MAX_ROWS)]
+    shown += [] if shown[-1] is rows[-1] else rows[-1:]
+    cells = [
+        (f"{row['pieces']:,}", f"{row['tokens_per_character']:.4f}", _percent(row["gain_of_next"]) or "no more")
+        for row in shown
+    ]
+    headings = ["pieces", "tokens/char", f"next {BLOCK:,} save"]
+    return make_table(headings, cells, title="Pieces and tokens of the training text", align="right")
 
 
 def _percent(share: float | None) -> str:

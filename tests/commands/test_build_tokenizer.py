@@ -3,6 +3,7 @@ import json
 import re
 import unicodedata
 
+import numpy as np
 import pytest
 from sentencepiece import SentencePieceTrainer
 from transformers import AutoTokenizer
@@ -16,7 +17,7 @@ from glmja.resize_embeddings import resize_embeddings
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.vocabulary import POLICIES, append_pieces, check_premises
 from glmja.twin import build as twin
-from glmja.verification.tokenizer import TextReport
+from glmja.verification.tokenizer import TextReport, efficiency
 from glmja.weights.chatglm_layout import EMBEDDING
 
 
@@ -52,8 +53,13 @@ def test_the_report_describes_the_tokenizer(base_dir, tmp_path, policy, base_tok
     japanese = report["texts"]["ja"]
     assert japanese["tokens_per_character_after"] < 0.6 * japanese["tokens_per_character_before"]
     assert japanese["round_trip_after"] == japanese["protected_changed"] == 0
+    assert japanese["byte_tokens_after"] < japanese["byte_tokens_before"]
+    assert 0 < japanese["renyi_efficiency_after"] < 1
+    assert report["pieces_with_space"] == sum(new.piece(i).startswith("▁") for i in new.new_ids)
+    assert [row["pieces"] for row in report["learning"]["rows"]] == [0, 200]
     printed = capsys.readouterr().out
     assert "conditions of the proof" in printed and "tokens/char" in printed and "0.9360 → 0.9360" in printed
+    assert "next 1,024 save" in printed and "Rényi efficiency" in printed and "hold a kana" in printed
 
 
 def test_counts_are_those_of_encoding_every_sentence(base_dir, tmp_path, base_tokenizer):
@@ -158,6 +164,12 @@ def test_help_explains_every_argument(capsys):
         ({"num_new_pieces": 0}, "--num_new_pieces 0 must be at least 1"),
         ({"corpus": None}, "give either --corpus FILE… to learn pieces from, or --pieces FILE"),
         ({"pieces": "x.model"}, "give either --corpus FILE… to learn pieces from, or --pieces FILE"),
+        (
+            {"corpus": None, "pieces": "gone.model", "num_new_pieces": "auto"},
+            "--num_new_pieces auto measures what pieces save on a --corpus; with --pieces, give a number",
+        ),
+        ({"num_new_pieces": "auto", "min_gain": 2}, "--min_gain (2.0) must be between 0 and 1"),
+        ({"exclude": "gone.txt"}, "no such file: gone.txt"),
         ({"corpus": None, "pieces": "gone.model"}, "No such file or directory: 'gone.model'"),
         ({"check": "ja"}, "--check 'ja' must be LANG=FILE, as in ja=data/ja.jsonl"),
         ({"check": "ja=gone.txt"}, "no such file: gone.txt"),
@@ -294,3 +306,30 @@ def test_all_words_of_a_list_are_taken_by_default(base_dir, tmp_path):
     assert {"ありがとう", "こんにちは"} <= pieces
     assert report["steps_added"] == len(pieces) - 2
     assert report["rejected_examples"] == ["hello"]
+
+
+def test_excluded_texts_are_no_pieces_and_the_next_ones_take_their_places(base_dir, tmp_path):
+    args = flags(base_dir, tmp_path / "out", num_new_pieces=100, overwrite="true")
+    build_tokenizer.main(args)
+    new = GLMTokenizer.load(tmp_path / "out")
+    excluded = [new.piece(i) for i in new.new_ids][60:80]
+    (tmp_path / "exclude.txt").write_text("\n".join(excluded), encoding="utf-8")
+    build_tokenizer.main([*args, "--exclude", str(tmp_path / "exclude.txt")])
+    new = GLMTokenizer.load(tmp_path / "out")
+    assert len(new.new_ids) == 100
+    assert not set(excluded) & {new.piece(i) for i in new.new_ids}
+
+
+def test_auto_takes_pieces_as_long_as_they_save_tokens(base_dir, tmp_path):
+    report = build_tokenizer.main(flags(base_dir, tmp_path / "out", num_new_pieces="auto", min_gain=0.3))
+    rows = report["learning"]["rows"]
+    assert report["pieces_after"] - report["pieces_before"] == rows[-1]["pieces"] == 1024
+    assert rows[0]["gain_of_next"] >= 0.3
+
+
+def test_renyi_efficiency_is_one_for_equal_use_of_all_ids_and_zero_for_one_id():
+    assert efficiency(np.array([3, 3, 3, 3])) == pytest.approx(1)
+    assert efficiency(np.array([7, 0, 0, 0])) == efficiency(np.zeros(4, int)) == 0
+    assert efficiency(np.array([2, 2, 0, 0])) == pytest.approx(0.5)
+    entropy = -np.log(0.75**2.5 + 0.25**2.5) / 1.5
+    assert efficiency(np.array([3, 1, 0])) == pytest.approx(entropy / np.log(3))

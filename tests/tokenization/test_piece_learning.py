@@ -73,5 +73,5 @@ def test_frequent_kanji_beyond_the_basic_plane_become_pieces(base_tokenizer):
 
 
 def test_the_error_for_a_small_corpus_names_the_number_of_available_pieces(base_tokenizer):
-    with pytest.raises(ValueError, match=r"only 2 pieces to add under the policy 'japanese', fewer than the 10 asked"):
+    with pytest.raises(ValueError, match=r"only 3 pieces to add under the policy 'japanese', fewer than the 10 asked"):
         learn(base_tokenizer.proto, ["の の 図"], 10)

@@ -40,10 +40,16 @@ def test_a_character_distinguishes_under_a_policy_if_the_protected_text_never_ha
 
 
 @pytest.mark.parametrize("policy", ["kana", "shinjitai", "japanese"])
-@pytest.mark.parametrize("piece", ["16", "▁の", "aの", "の ", "学校", "、「"])
+@pytest.mark.parametrize("piece", ["16", "▁", "▁東", "の▁", "▁▁の", "▁aの", "aの", "の ", "学校", "、「"])
 def test_ascii_spaces_and_shared_characters_are_never_admissible(piece, policy):
     assert not is_admissible(piece, policy)
     assert is_admissible(piece, "none")
+
+
+@pytest.mark.parametrize("policy", ["kana", "shinjitai", "japanese", "none"])
+def test_a_piece_may_begin_with_a_space_if_it_has_a_kana(policy):
+    assert is_admissible("▁の", policy)
+    assert is_admissible("▁東の", policy)
 
 
 def test_appended_scores_stay_distinct_below_all_others_and_in_order(base_tokenizer):
@@ -63,7 +69,11 @@ def test_a_piece_that_no_merges_lead_to_is_unreachable(base_tokenizer):
 
 @pytest.mark.parametrize("policy", ["kana", "shinjitai", "japanese"])
 def test_text_without_distinguishing_characters_keeps_its_ids(base_tokenizer, policy):
-    pieces = [p for p in ["のは", "図書", "図", "東西", "東", "です", "で", "す"] if is_admissible(p, policy)]
+    pieces = [
+        p
+        for p in ["のは", "図書", "図", "東西", "東", "です", "で", "す", "▁の", "▁図", "▁です"]
+        if is_admissible(p, policy)
+    ]
     new = GLMTokenizer(append_pieces(base_tokenizer.proto, pieces))
 
     @given(TEXT)
