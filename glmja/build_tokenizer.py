@@ -51,7 +51,7 @@ def build_tokenizer(
     documents: Literal["line", "file"] = "line",
     normalize: Literal["none", "nfc"] = "none",
     strip_aozora: bool = False,
-    max_training_tokens: int = 50_000_000,
+    max_training_tokens: int = 30_000_000,
     seed: int = 0,
     family: FamilyName | None = None,
     overwrite: bool = False,
@@ -85,7 +85,7 @@ def build_tokenizer(
         normalize: Normal form of the corpus: `nfc` composes what macOS decomposes (か and a mark become が), and
             replaces compatibility ideographs. The tokenizer itself normalizes no text, as its base does not.
         strip_aozora: Leave out the ruby and notes of Aozora Bunko's files, and what stands around the works.
-        max_training_tokens: Learn from a random sample of the corpus above this number of tokens; takes 60 bytes of
+        max_training_tokens: Learn from a random sample of the corpus above this number of tokens; takes 40 bytes of
             memory per token.
         seed: Seed of the sample.
         family: Family of the base, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 BARRIER = 0  # id of all symbols that no new piece may contain
 MAX_PIECE_LEN = 16  # characters; the default of SentencePiece
 _MERGED_AWAY = -1
+_NUM_GROUPS = 16  # sorting all pairs at once would take twice the memory
 _MIN_COUNT = 2  # a pair never becomes more frequent, so a pair that occurs once can be dropped
 
 Ids = NDArray[np.int32]
@@ -60,7 +61,8 @@ class ContinuedBPE:
         self.counts: dict[int, int] = {}
         self.places: dict[int, list[Ids]] = {}
         self.heap: list[tuple[int, int]] = []  # (-saved tokens, pair key; or -1 - id of a missing character)
-        self._count_pairs(np.arange(len(corpus) - 1, dtype=np.int32))
+        for group in range(_NUM_GROUPS):  # all places of a pair are in one group, so its count is complete
+            self._count_pairs(np.flatnonzero(corpus[:-1] % _NUM_GROUPS == group).astype(np.int32))
         self._count_missing_characters()
 
     def pieces(self) -> Iterator[tuple[str, int]]:

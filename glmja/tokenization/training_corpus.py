@@ -57,7 +57,7 @@ def read_corpus(
     documents: Iterable[str],
     policy: str = "japanese",
     join_punctuation: bool = True,
-    max_tokens: int = 50_000_000,
+    max_tokens: int = 30_000_000,
     seed: int = 0,
 ) -> TrainingCorpus:
     """Encodes documents with a vocabulary in which every missing character is a piece.

@@ -49,7 +49,7 @@ def test_work_of_several_threads_adds_up(capsys):
         ((5000, 36_005_000, "ids", 5.0), "5,000 of 36,005,000 ids (0 %), 1,000 ids/s, 10:00:00 left"),
         ((0, 8, "rows", 2.0), "0 of 8 rows (0 %), 0 rows/s"),
         ((9, 8, "rows", 1.0), "9 of 8 rows (112 %), 9 rows/s, 0:00:00 left"),
-        ((0, 0, "rows", 0.0), "0 of 0 rows, 0 rows/s"),
+        ((0, 0, "rows", 0.0), "0 rows, 0 rows/s"),
     ],
 )  # fmt: skip
 def test_the_state_names_amounts_share_rate_and_time_left(given, expected):
