@@ -12,6 +12,7 @@ from callbacks.exact_resume import ExactResume
 from callbacks.final_checkpoint import FinalCheckpoint
 from callbacks.largest_batch_check import LargestBatchCheck
 from callbacks.ledger_report import LedgerReport
+from callbacks.model_line import ModelLine
 from callbacks.non_finite_guard import NonFiniteGuard
 from callbacks.progress_lines import ProgressLines
 from callbacks.throughput import Throughput
@@ -24,6 +25,7 @@ __all__ = [
     "FinalCheckpoint",
     "LargestBatchCheck",
     "LedgerReport",
+    "ModelLine",
     "NonFiniteGuard",
     "ProgressLines",
     "Throughput",
@@ -41,7 +43,7 @@ def for_every_run(run_dir: str) -> list[Callback]:
         run_dir: Folder of the run.
     """
     final = FinalCheckpoint(str(RunFolder(run_dir).checkpoints))
-    return [ExactResume(), LedgerReport(), LargestBatchCheck(), ProgressLines(), final]
+    return [ExactResume(), LedgerReport(), ModelLine(), LargestBatchCheck(), ProgressLines(), final]
 
 
 def __getattr__(name: str) -> Any:

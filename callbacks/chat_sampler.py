@@ -24,7 +24,8 @@ from glmja.text.quality import repetition_rate, simplified_only_share
 from glmja.text.scripts import language_of
 from glmja.text.terminal import make_table, show
 
-_MAX_CHARACTERS = 2000  # of an answer in TensorBoard and in the table; the file holds it in full
+_MAX_CHARACTERS = 2000  # of an answer in TensorBoard; the file holds it in full
+_LINE_LEN = 32  # characters of a text in the table
 
 
 class Chat(TypedDict):
@@ -128,6 +129,7 @@ class ChatSampler(Callback):
         self._sample(trainer, pl_module)
         if self._last_chats:
             show(_table(self._last_chats, self.last_step))
+            show(f"all chats in full: {RunFolder(trainer.default_root_dir).chats}")
 
     def _sample(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Samples once per optimizer step; the hooks are called for every accumulated micro-batch."""
@@ -205,6 +207,10 @@ def _remove_after(path: Path, step: int) -> None:
 
 
 def _table(chats: list[Chat], step: int) -> Table:
-    texts = [(chat["prompt"], chat["greedy"], chat["sampled"]) for chat in chats]
-    rows = [[" ".join(printable(text, _MAX_CHARACTERS).split()) for text in row] for row in texts]
-    return make_table(["prompt", "greedy", "sampled"], rows, title=f"chats at step {step}", show_lines=True)
+    """Shows each answer in a line."""
+    rows = [[_line(chat["prompt"]), _line(chat["greedy"])] for chat in chats]
+    return make_table(["prompt", "greedy answer"], rows, title=f"chats at step {step}")
+
+
+def _line(text: str) -> str:
+    return " ".join(printable(text, _LINE_LEN).split())

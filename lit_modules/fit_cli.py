@@ -71,6 +71,7 @@ class FitCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
+            seed_everything_default=0,
             save_config_callback=SaveRunConfig,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"prog": prog, "description": DESCRIPTION},

@@ -28,6 +28,7 @@ from glmja.runs.run_folder import RunFolder
 
 TRAINER_DEFAULTS = {
     "max_epochs": 1,  # the data module plans the whole run as one epoch of the trainer
+    "enable_model_summary": False,  # callbacks.ModelLine says in a line what matters
     "num_sanity_val_steps": -1,  # the metrics before training
     "use_distributed_sampler": False,  # the loaders know their rank; Lightning's sampler would shuffle
 }

@@ -7,8 +7,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_VERBOSE_LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
-_IRRELEVANT_LOGS = ("litlogger", "`weights_only` was not set")  # an advertisement; a false alarm
+_VERBOSE_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+    "lightning.fabric.utilities.seed",
+)
+_IRRELEVANT_LOGS = (
+    "litlogger",  # an advertisement
+    "`weights_only` was not set",  # a false alarm
+    "Seed set to",  # it is in the run's config.yaml
+    "TPU available",
+)
 _IRRELEVANT_WARNINGS = (
     "LightningCLI's args parameter",  # the demo and the tests pass arguments
     "`is_gradient_checkpointing` is deprecated",  # raised by peft's use of transformers
@@ -19,7 +28,7 @@ _IRRELEVANT_WARNINGS = (
 @contextmanager
 def without_irrelevant_messages() -> Iterator[None]:
     """Hides messages of Lightning, peft and torch that the user cannot act on."""
-    loggers = [logging.getLogger(f"lightning.pytorch.{name}") for name in _VERBOSE_LOGGERS]
+    loggers = [logging.getLogger(name) for name in _VERBOSE_LOGGERS]
 
     def is_relevant(record: logging.LogRecord) -> bool:
         return not any(text in record.getMessage() for text in _IRRELEVANT_LOGS)

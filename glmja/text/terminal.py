@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from rich.box import HEAVY_HEAD
 from rich.console import Console
@@ -33,7 +34,7 @@ def make_table(
         rows: Cells of each row.
         title: Title of the table.
         align: Alignment of all columns but the first, `left` or `right`.
-        show_lines: Draw lines between rows.
+        show_lines: Draw lines between rows, and show long texts without spaces in full, in several lines.
         frame: Draw headings and a frame.
     """
     table = Table(
@@ -43,7 +44,8 @@ def make_table(
         box=HEAVY_HEAD if frame else None,
     )
     for number, heading in enumerate(headings):
-        table.add_column(as_text(heading), justify="right" if number and align == "right" else "left")
+        justify: Literal["left", "right"] = "right" if number and align == "right" else "left"
+        table.add_column(as_text(heading), justify=justify, overflow="fold" if show_lines else "ellipsis")
     for row in rows:
         table.add_row(*map(as_text, row))
     return table

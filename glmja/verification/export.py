@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from glmja.conversation.messages import Message
 from glmja.conversation.rendering import question_ids, render_prompt
@@ -215,6 +216,8 @@ def _send(connection: Connection, folder: Path, rows: list[list[int]], num_threa
 
 def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
     torch.set_num_threads(num_threads)  # the order of sums, and so their rounding, depends on it
+    logging.set_verbosity_error()  # transformers warns of ChatGLM's model type, which it does not load here
+    logging.disable_progress_bar()
     opened, chat_ids = ModelFolder.open(folder), None
     tokenizer = opened.tokenizer
     if opened.layout == "glm":
@@ -226,7 +229,9 @@ def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
     else:
         model = load_model(opened, torch.float32)
     if (folder / "tokenizer.json").is_file() and opened.family.has_roles:
-        written = AutoTokenizer.from_pretrained(folder)
+        # AutoTokenizer would ask whether to run the code that ChatGLM's config names
+        loader = AutoTokenizer if opened.layout == "glm" else PreTrainedTokenizerFast
+        written = loader.from_pretrained(folder)
         chat_ids = [written.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in _CHATS]
     with torch.inference_mode():
         return _Said([one.numpy() for one in _logits(model, rows)], _greedy(model, rows, tokenizer), chat_ids)

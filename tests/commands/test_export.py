@@ -46,6 +46,7 @@ def run_args(model_dir, run_dir, cache_dir, **of_model):
         "config": ROOT / "configs" / "demo_pretrain.yaml",
         "run_dir": run_dir,
         "model.init_args.model_dir": model_dir,
+        "model.init_args.optimizer.init_args.lr": 3e-3,
         "data.init_args.sources": json.dumps([source]),
         "data.init_args.cache_dir": cache_dir,
         "data.init_args.row_len": 64,

@@ -36,6 +36,7 @@ def run_args(zero_dir, folder, **trainer):
         "config": ROOT / "configs" / "demo_pretrain.yaml",
         "run_dir": folder / "run",
         "model.init_args.model_dir": zero_dir,
+        "model.init_args.optimizer.init_args.lr": 3e-3,
         "data.init_args.sources": json.dumps(sources),
         "data.init_args.cache_dir": folder / "cache",
         "data.init_args.row_len": 128,

@@ -26,7 +26,10 @@ MAY_IMPORT = {
     "glmja.conversation": "text tokenization families modeling",
     "glmja.evaluation": "text files tokenization weights families runs modeling conversation",
     "glmja.verification": "text files tokenization weights families runs modeling conversation evaluation",
-    "glmja.demo": "text files cli twin evaluation build_tokenizer resize_embeddings fit export evaluate chat",
+    "glmja.demo": (
+        "text files cli tokenization twin modeling conversation evaluation "
+        "build_tokenizer resize_embeddings fit export evaluate"
+    ),
     "data_modules": "files tokenization families runs modeling conversation",
     "lit_modules": "files weights cli families runs modeling",
     "callbacks": "text files runs modeling conversation evaluation",

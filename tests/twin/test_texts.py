@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from glmja.conversation.messages import check_messages
+from glmja.evaluation.questions import QUESTIONS
 from glmja.text.scripts import is_kana
 from glmja.tokenization.vocabulary import contains_distinguishing
 from glmja.twin import build as twin
@@ -33,3 +34,9 @@ def test_the_shipped_conversations_are_well_formed_and_varied():
         assert conversation["messages"][-1]["role"] == "assistant"
     contents = Counter(m["content"] for c in conversations for m in c["messages"] if m["role"] != "system")
     assert contents.most_common(1)[0][1] == 1
+
+
+def test_the_shipped_conversations_answer_greetings_and_the_eight_questions():
+    lines = twin.text_file("conversations").read_text(encoding="utf-8").splitlines()
+    opened = {json.loads(line)["messages"][0]["content"] for line in lines}
+    assert {"こんにちは。", "你好", "Hello", *QUESTIONS} <= opened

@@ -1,0 +1,189 @@
+"""The steps of the demo."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict
+
+from glmja import build_tokenizer, evaluate, export, fit, resize_embeddings
+from glmja.demo import commands, results
+from glmja.demo.recitation import Recitation, read_questions
+from glmja.demo.texts import Split, Texts, read_messages
+from glmja.evaluation.scores import Scores
+from glmja.files.documents import read_documents
+from glmja.text.terminal import show
+from glmja.twin.build import build_base
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+_TAUGHT = ("zh", "en")  # languages of the base
+
+
+@dataclass
+class Steps:
+    """The steps of the demo; each reads the results of those before it.
+
+    Attributes:
+        folder: Folder of all results.
+        texts: Texts for training and held-out ones.
+        device: Device on which models are asked.
+        asked: Replies of each model to the trained questions, by the model's folder.
+    """
+
+    folder: Path
+    texts: Texts
+    device: str
+    asked: dict[str, Recitation] = field(default_factory=dict)
+
+    def teach_base(self, num_steps: int) -> None:
+        """Makes the base and teaches it Chinese and English.
+
+        Args:
+            num_steps: Optimizer steps for conversations; half as many before that for texts.
+        """
+        _announce(
+            "A base model: a tiny ChatGLM3 is taught the Chinese and English texts and conversations of the package.\n"
+            "It stands for ChatGLM3-6B, and learns by heart, since it is 5,000 times smaller. A minute."
+        )
+        prose, chats = ({lang: found[lang] for lang in _TAUGHT} for found in (self.texts.prose, self.texts.chats))
+        said = (text for split in chats.values() for text in read_messages(split.train))
+        build_base(self.folder / "random", [*read_documents([split.train for split in prose.values()]), *said])
+        with redirect_stdout(io.StringIO()):  # this is no step of the method
+            self._fit("demo_base_text", "base_text", "random", prose, -(-num_steps // 2))
+            self._fit("demo_base_chats", "base_chats", "random", chats, num_steps, init_from=self.folder / "base_text")
+            export.main(
+                ["--checkpoint", f"{self.folder}/base_chats", "--output", f"{self.folder}/base",
+                 "--format", "chatglm", "--check", "false"]
+            )  # fmt: skip
+        self._ask("base", self.texts.chats)
+
+    def build_tokenizer(self) -> None:
+        """Adds Japanese tokens to the tokenizer."""
+        _announce(
+            "Add Japanese tokens to the tokenizer, and verify that other text is tokenized as before.",
+            commands.BUILD_TOKENIZER,
+        )
+        held_out = [f"{lang}={split.held_out}" for lang, split in self.texts.prose.items()]
+        build_tokenizer.main(
+            ["--base", f"{self.folder}/base", "--corpus", self.texts.prose["ja"].train, "--num_new_pieces", "600",
+             "--output", f"{self.folder}/tokenizer", "--check", *held_out]
+        )  # fmt: skip
+
+    def resize_embeddings(self) -> None:
+        """Makes Zero, and compares it with the base."""
+        _announce(
+            "Add embedding rows for the new tokens: Zero, which answers as before and does not know Japanese yet.",
+            commands.RESIZE_EMBEDDINGS,
+        )
+        resize_embeddings.main(
+            ["--base", f"{self.folder}/base", "--tokenizer", f"{self.folder}/tokenizer",
+             "--output", f"{self.folder}/zero"]
+        )  # fmt: skip
+        _announce(
+            "Compare Zero with its base: identical answers to Chinese, fewer tokens for Japanese.",
+            commands.EVALUATE_ZERO,
+        )
+        evaluate.main(
+            ["--model", f"{self.folder}/zero", "--baseline", f"{self.folder}/base",
+             "--output", f"{self.folder}/zero_test", "--max_new_tokens", "48"]
+        )  # fmt: skip
+        zero, base = self._ask("zero", _TAUGHT), self.asked["base"]
+        same = ["{} {} of {}".format(lang, *zero.identical(base, lang)) for lang in _TAUGHT]
+        show(f"replies to questions without Japanese identical to the base's, id by id: {', '.join(same)}")
+
+    def pretrain(self, num_steps: int, learning_rate: float) -> None:
+        """Pretrains on texts in all languages."""
+        _announce("Pretrain on packed sequences: low-rank adapters and embeddings.", commands.PRETRAIN)
+        rate = ["--model.init_args.optimizer.init_args.lr", str(learning_rate)]
+        self._fit("demo_pretrain", "pretrain", "zero", self.texts.prose, num_steps, *rate)
+        self._export("pretrain", "pretrained", commands.EXPORT_PRETRAINED)
+        self._ask("pretrained", _TAUGHT)
+
+    def fine_tune(self, num_steps: int) -> None:
+        """Fine-tunes on conversations in all languages."""
+        _announce("Fine-tune on conversations.", commands.FINE_TUNE)
+        self._fit("demo_sft", "sft", "pretrained", self.texts.chats, num_steps)
+        self._export("sft", "chat", commands.EXPORT_CHAT)
+        self._ask("chat", self.texts.chats)
+
+    def evaluate(self) -> Scores:
+        """Compares the final model with the base on held-out texts."""
+        _announce(
+            "Evaluate on held-out text: gains in Japanese, retention of Chinese and English. "
+            "The eight questions are among those trained on.",
+            commands.EVALUATE,
+        )
+        return evaluate.evaluate(  # not `main`, which would exit if retention failed
+            model=f"{self.folder}/chat",
+            output=f"{self.folder}/evaluation",
+            baseline=f"{self.folder}/base",
+            text=[f"{lang}={split.held_out}" for lang, split in self.texts.prose.items()],
+            generate=[f"ja={self.texts.chats['ja'].held_out}"],
+            runs=[f"{self.folder}/pretrain", f"{self.folder}/sft"],
+            max_new_tokens=64,
+        )
+
+    def show_results(self, scores: Scores, seconds: float) -> None:
+        """Shows what has changed, and where everything is."""
+        _announce(f"Done in {seconds:.0f} s.")
+        show(results.figures(scores), results.recitations(self.asked))
+        show(results.replies(self.asked["base"], self.asked["chat"]), results.folders(self.folder))
+        _announce("Talk to it, and look at training curves and sampled answers:")
+        show(f"$ python -m glmja.chat --model {shlex.quote(str(self.folder / 'chat'))}", style="cyan")
+        show(f"$ tensorboard --logdir {shlex.quote(str(self.folder))}", style="cyan")
+
+    def _ask(self, model: str, languages: Iterable[str]) -> Recitation:
+        """Asks a model the trained questions in some languages."""
+        questions = read_questions({lang: self.texts.chats[lang].train for lang in languages})
+        found = self.asked[model] = Recitation.of(self.folder / model, questions, self.device)
+        counts = [f"{lang} {count}" for lang, count in found.counts().items()]
+        show(f"memorised, trained questions answered word for word: {', '.join(counts)}")
+        return found
+
+    def _export(self, run: str, model: str, command: str) -> None:
+        show(f"$ {command}", style="cyan")
+        export.main(["--checkpoint", f"{self.folder}/{run}", "--output", f"{self.folder}/{model}"])
+
+    def _fit(
+        self,
+        recipe: str,
+        run: str,
+        model: str,
+        texts: dict[str, Split],
+        max_steps: int,
+        *others: str,
+        init_from: Path | None = None,
+    ) -> None:
+        sources: list[_Source] = [
+            {"name": lang, "lang": lang, "files": [split.train], "val_files": [split.held_out]}
+            for lang, split in texts.items()
+        ]
+        fit.main(
+            ["--config", str(CONFIGS / f"{recipe}.yaml"), "--run_dir", f"{self.folder}/{run}",
+             "--model.init_args.model_dir", f"{self.folder}/{model}",
+             "--data.init_args.sources", json.dumps(sources),
+             "--data.init_args.cache_dir", f"{self.folder}/token_store", "--trainer.max_steps", str(max_steps),
+             *([f"--init_from={init_from}"] if init_from else []), *others]
+        )  # fmt: skip
+
+
+class _Source(TypedDict):
+    """A source of a data module, as in `configs/`."""
+
+    name: str
+    lang: str
+    files: list[str]
+    val_files: list[str]
+
+
+def _announce(text: str, command: str | None = None) -> None:
+    """Prints what comes next, and the command of the same step for the real model."""
+    show(f"\n{text}", style="bold")
+    if command:
+        show(f"$ {command}", style="cyan")
