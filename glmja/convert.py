@@ -42,7 +42,7 @@ def convert(
         ValueError: If the model is damaged or of another architecture, or the written weights differ from it.
         OSError: If a file does not exist, or the disk is full.
     """
-    from glmja.modeling.model_card import converted_card
+    from glmja.modeling.model_card import code_note, converted_card, hub_name
     from glmja.modeling.model_folder import ModelFolder, write_model
     from glmja.verification.conversion import verify_conversion
     from glmja.weights.dtypes import dtype_name, dtype_named
@@ -55,9 +55,14 @@ def convert(
     with atomic_output_folder(output, overwrite, source.num_bytes) as folder:
         written = write_model(folder, source, opened.tokenizer, format, max_shard_size)
         num_tensors = verify_conversion(source, folder)
-        card = converted_card(opened.path.resolve().name, format, dtype_name(source.dtype), written)
+        card = converted_card(
+            opened.path.resolve().name, format, dtype_name(source.dtype), written, hub_name(opened.path),
+            extended=bool(opened.tokenizer.new_ids),
+        )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")
     show(f"{Path(output)}: {num_tensors} tensors in the layout {format}, read back and compared with {model}")
+    if note := code_note(format):
+        show(note)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -159,7 +159,7 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
             "validation": state.run.last_scores(state.manifest.step),
             "ledger": ledger,
         }
-        _write_report(folder, report)
+        _write_report(folder, report, base.path)
     return report
 
 
@@ -182,7 +182,7 @@ def _export_pack(pack: str, base: str, to: _Output) -> dict[str, object]:
         }
         if to.check:
             report |= asdict(compare_written(merged, folder, tokenizer))
-        _write_report(folder, report)
+        _write_report(folder, report, Path(base))
     return report
 
 
@@ -199,9 +199,10 @@ def _compare(state: TrainedState, base: ModelFolder, folder: Path, format: Forma
     return asdict(tensors) | (asdict(speech) if speech else {})
 
 
-def _write_report(folder: Path, report: Mapping[str, object]) -> None:
+def _write_report(folder: Path, report: Mapping[str, object], base: Path) -> None:
     write_json(folder / REPORT, {**report})
-    (folder / "README.md").write_text(model_card.export_card(report), encoding="utf-8")
+    card = model_card.export_card(report, model_card.hub_name(base))
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _print(report: Mapping[str, object], output: str) -> None:
@@ -211,6 +212,8 @@ def _print(report: Mapping[str, object], output: str) -> None:
         if key not in model_card.LONG_ENTRIES
     ]
     show(make_table(["export", ""], rows, title=f"{report['format']} in {output}"))
+    if note := model_card.code_note(report["format"]):
+        show(note)
 
 
 def main(args: list[str] | None = None) -> dict[str, object]:

@@ -28,7 +28,7 @@ from glmja.files.input_files import DataFile, InputFile, InputPath
 from glmja.files.json_files import read_json, write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.files.progress import progress
-from glmja.modeling.model_card import zero_card, zero_facts
+from glmja.modeling.model_card import hub_name, zero_card, zero_facts
 from glmja.text.scripts import LANGUAGES
 from glmja.text.terminal import make_table, show
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -146,7 +146,7 @@ def resize_embeddings(
         checks = verify_zero(opened, source, folder, mixtures, probe)
         report |= checks.as_json()
         write_json(folder / REPORT, report)
-        (folder / "README.md").write_text(zero_card(report, _policy(tokenizer)), encoding="utf-8")
+        (folder / "README.md").write_text(_card(report, tokenizer, opened.path), encoding="utf-8")
     _print(report, checks, output)
     return report
 
@@ -184,9 +184,10 @@ def _describe(base: ModelFolder, new: GLMTokenizer, zero: Checkpoint) -> dict[st
     }
 
 
-def _policy(tokenizer: str) -> str:
+def _card(report: Mapping[str, object], tokenizer: str, base: Path) -> str:
     path = Path(tokenizer) / REPORT_FILE
-    return str(read_json(path).get("policy")) if path.is_file() else "unknown"
+    policy = str(read_json(path).get("policy")) if path.is_file() else "unknown"
+    return zero_card(report, policy, hub_name(base))
 
 
 def _check_at_least_1(**values: int) -> None:
