@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import json
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from glmja.conversation.dialogue import Dialogue, Ending
 
 _HELP = """\
-/reset        start a new conversation
-/system TEXT  start a new conversation with this system message, or with none if TEXT is left out
-/show         show the tokens of the last prompt, and those of the answer in green
-/help         show this list
-/exit         leave, like Ctrl-D; Ctrl-C stops an answer"""
+/retry           answer the last message again
+/temperature T   sample with this temperature from now on; without T, show it
+/save FILE       save the conversation as a line of JSON
+/reset           start a new conversation
+/system TEXT     start a new conversation with this system message, or with none if TEXT is left out
+/show            show the tokens of the last prompt, and those of the answer in green
+/help            show this list
+/exit            leave, like Ctrl-D; Ctrl-C stops an answer"""
 _COMMANDS = [line.split()[0] for line in _HELP.splitlines()]
 
 _INTERRUPTED = 130  # exit code of a program ended by Ctrl-C, as shells report it
@@ -141,8 +145,7 @@ def _question(prompt: str) -> str:
 def _converse(dialogue: Dialogue, model: PreTrainedModel) -> None:
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if at_terminal:
-        with suppress(ImportError):  # not on every platform; makes the line editable
-            importlib.import_module("readline")
+        _edit_lines()
         _note("/help lists the commands")
     with suppress(EOFError, KeyboardInterrupt):
         while True:
@@ -150,7 +153,7 @@ def _converse(dialogue: Dialogue, model: PreTrainedModel) -> None:
             line = input(label)
             try:
                 _handle(line, dialogue, model)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 flags = {name: f"--{name}" for name in inspect.signature(chat).parameters}
                 _note(with_flags(str(error), flags))
 
@@ -163,16 +166,39 @@ def _handle(line: str, dialogue: Dialogue, model: PreTrainedModel) -> None:
         EOFError: If the user leaves.
     """
     word, _, rest = line.strip().partition(" ")
-    if word in _COMMANDS:
+    if word == "/retry":
+        dialogue.retry()
+        _reply(dialogue, model)
+    elif word in _COMMANDS:
         _execute(word, rest.strip(), dialogue)
     elif word[:1] == "/" and word[1:].isalpha():
         raise ValueError(f"unknown command {word}; /help lists the commands")
     elif word:
         if num_dropped := dialogue.add_message(line):
             _note(f"dropped to make room: the oldest {num_dropped} turn{'s' * (num_dropped > 1)}")
-        _answer(dialogue, model)
-        if dialogue.called_tool:
-            _note(f"the assistant calls the tool {dialogue.called_tool}; enter its result")
+        _reply(dialogue, model)
+
+
+def _reply(dialogue: Dialogue, model: PreTrainedModel) -> None:
+    _answer(dialogue, model)
+    if dialogue.called_tool:
+        _note(f"the assistant calls the tool {dialogue.called_tool}; enter its result")
+
+
+def _edit_lines() -> None:
+    """Makes the prompt editable like that of a shell: arrows, history, and Tab for the names of commands."""
+    with suppress(ImportError):  # not on every platform
+        readline: Any = importlib.import_module("readline")  # no types on Windows
+        readline.set_completer(_complete)
+        readline.set_completer_delims(" ")
+        is_libedit = "libedit" in (readline.__doc__ or "")
+        readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
+
+
+def _complete(start: str, number: int) -> str | None:
+    """Returns a command that begins with a text, as readline asks for them one by one."""
+    found = [command for command in _COMMANDS if start and command.startswith(start)]
+    return found[number] if number < len(found) else None
 
 
 def _execute(command: str, text: str, dialogue: Dialogue) -> None:
@@ -183,6 +209,12 @@ def _execute(command: str, text: str, dialogue: Dialogue) -> None:
             _note(_HELP)
         case "/show":
             show(dialogue.show())
+        case "/temperature":
+            if text:
+                dialogue.temperature = _number(text)
+            _note(f"temperature {dialogue.temperature}" if dialogue.temperature else "greedy decoding, no temperature")
+        case "/save":
+            _save(text, dialogue)
         case "/reset":
             dialogue.restart(dialogue.opening)
             _note("new conversation")
@@ -190,6 +222,28 @@ def _execute(command: str, text: str, dialogue: Dialogue) -> None:
             tools = dialogue.opening[0].get("tools") if dialogue.opening else None
             dialogue.restart(_opening(text or None, tools or []))
             _note("new conversation")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"/temperature {text}: not a number; write it as in /temperature 0.5") from None
+
+
+def _save(name: str, dialogue: Dialogue) -> None:
+    """Writes the conversation as a record that `fit` and `evaluate` read."""
+    if not name or not dialogue.messages:
+        raise ValueError(
+            "nothing to save yet" if name else "/save needs the name of a new file, as in /save chat.jsonl"
+        )
+    path = Path(name).expanduser()
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps({"messages": dialogue.messages}, ensure_ascii=False) + "\n")
+    except FileExistsError:
+        raise ValueError(f"{path} exists; choose another name") from None
+    _note(f"saved {len(dialogue.messages)} messages in {path}")
 
 
 def _answer(dialogue: Dialogue, model: PreTrainedModel) -> Ending:

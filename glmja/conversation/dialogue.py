@@ -129,6 +129,33 @@ class Dialogue:
         self._add_answer(stream.ids[:-1] if ended else stream.ids, interrupted)
         return "ended" if ended else "interrupted" if interrupted else "cut"
 
+    def retry(self) -> None:
+        """Removes the last answer, so that `answer` gives another one to the same message.
+
+        Raises:
+            ValueError: If there is no answer to remove.
+        """
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise ValueError("there is no answer to replace yet")
+        kept, self._prompt_ids = self._fit(self.messages[:-1])
+        self.messages, self._answer_ids = kept, []
+
+    @property
+    def temperature(self) -> float | None:
+        """Divisor of the logits before sampling; None if the most likely token is taken each time.
+
+        Raises:
+            ValueError: When it is set: if it is out of range, or nothing is sampled.
+        """
+        return self._sampling.temperature if self._sampling.do_sample else None
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        changed = replace(self._sampling, temperature=value)
+        if not changed.do_sample:
+            raise ValueError("greedy decoding has no temperature; set `do_sample` to true")
+        self._sampling = changed
+
     @property
     def called_tool(self) -> str | None:
         """Name of the tool whose result the assistant is waiting for."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from glmja import chat
+from glmja.conversation.formats import to_messages
 from tests.support.families import as_chatglm2, without_evidence
 from tests.support.file_reads import counted_opens, reads_of
 from tests.support.taught import HELLO, TOOLS, WEATHER, taught_folder
@@ -107,6 +108,55 @@ def test_system_starts_a_new_conversation_and_keeps_the_tools(talk, model_dir):
     assert messages == [{"role": "system", "content": "はい", "tools": TOOLS}]
     messages, *_ = talk("/system はい", "海", "/system")
     assert messages == []
+
+
+def test_retry_answers_the_last_message_again(talk):
+    question = HELLO[0]["content"]
+    messages, out, _ = talk(question, "/retry", HELLO[2]["content"])
+    assert out.splitlines()[:2] == [ANSWERS[0]] * 2
+    assert [message["content"] for message in messages[::2]] == [question, HELLO[2]["content"]]
+
+
+def test_without_an_answer_there_is_nothing_to_retry(talk):
+    messages, out, err = talk("/retry")
+    assert (messages, out) == ([], "") and "there is no answer to replace yet" in err
+
+
+def test_a_saved_conversation_is_a_record_to_train_on(talk, tmp_path):
+    path = tmp_path / "my chat.jsonl"
+    messages, _, err = talk(HELLO[0]["content"], f"/save {path}", f"/save {path}")
+    assert f"saved 2 messages in {path}" in err and f"{path} exists; choose another name" in err
+    assert to_messages(json.loads(path.read_text(encoding="utf-8")), "messages") == messages
+
+
+def test_what_cannot_be_saved_is_said_and_the_chat_continues(talk, tmp_path):
+    lines = ["/save x", "/save", HELLO[0]["content"], f"/save {tmp_path}/nowhere/x", HELLO[2]["content"]]
+    messages, _, err = talk(*lines)
+    assert len(messages) == 4
+    assert "nothing to save yet" in err and "/save needs the name of a new file, as in /save chat.jsonl" in err
+    assert "No such file or directory" in err
+
+
+def test_the_temperature_can_be_shown_and_changed(talk):
+    _, _, err = talk(
+        "/temperature", "/temperature 0.3", "/temperature", "/temperature 0", "/temperature x", do_sample="true"
+    )
+    assert [line for line in err.splitlines() if line.startswith("temperature")] == [
+        "temperature 0.8", "temperature 0.3", "temperature 0.3"
+    ]  # fmt: skip
+    assert "--temperature (0.0) must be above 0 and finite" in err
+    assert "/temperature x: not a number; write it as in /temperature 0.5" in err
+
+
+def test_greedy_decoding_has_no_temperature(talk):
+    _, _, err = talk("/temperature", "/temperature 0.3")
+    assert "greedy decoding, no temperature" in err
+    assert "greedy decoding has no temperature; set --do_sample to true" in err
+
+
+def test_tab_completes_the_names_of_commands():
+    assert [chat._complete("/re", number) for number in range(3)] == ["/retry", "/reset", None]
+    assert chat._complete("", 0) is None and chat._complete("re", 0) is None
 
 
 def test_show_prints_the_tokens(talk):
@@ -254,8 +304,9 @@ class Terminal:
         self.screen, theirs = pty.openpty()
         adopting = [sys.executable, "-c", ADOPT, *command(*flags)]
         self.process = subprocess.Popen(
-            adopting, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True
-        )
+            adopting, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True,
+            env=os.environ | {"TERM": "xterm"},
+        )  # fmt: skip
         os.close(theirs)
         self.seen = b""
 
@@ -297,8 +348,11 @@ def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt_as_ctrl_d_does(zero_dir
         terminal.type("\x03")
         terminal.wait_for("stopped\r\n")
         terminal.wait_for("> ")
-        terminal.type("/hlep\n")
-        terminal.wait_for("unknown command /hlep; /help lists the commands")
+        terminal.type("/h海\x7f\x1b[Dx\x1b[C\x7flep\n")  # erases 海, which is two columns wide, and edits before h
+        terminal.wait_for("海\x08\x08")
+        terminal.wait_for("unknown command /xlep; /help lists the commands")
+        terminal.type("\x1b[A\n")  # the line before
+        terminal.wait_for("unknown command /xlep; /help lists the commands")
         terminal.wait_for("> ")
         assert terminal.leave(key) == 0
     finally:
