@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.loader import DistributedEvalBatches, Plan, PlannedBatches, RunLoader, load
 from data_modules.batches.rows import Rows
-from data_modules.held_out import Split, leave_out_held, split_source
+from data_modules.held_out import Split, leave_out_held, split_source, warn_of_few
 from data_modules.preview import first_examples
 from data_modules.sources import ChatSource, TextSource, check_files
 from data_modules.stores.store import Store
@@ -143,6 +143,7 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
             for i, source in enumerate(self.sources)
         ]
         self.splits = leave_out_held(parts)
+        warn_of_few(self.splits, [source.lang for source in self.sources])
         stores = [self._stores[source.name] for source in self.sources]
         self.held_out = [(s[-1], part.held) for s, part in zip(stores, self.splits, strict=True) if len(part.held)]
         streams = [DocumentStream(part.store.lengths, part.used, (self.seed, i)) for i, part in enumerate(self.splits)]

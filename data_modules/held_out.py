@@ -14,6 +14,8 @@ from glmja.errors import DataError
 
 Numbers = NDArray[np.int64]
 
+_FEW = 20  # records; `glmja.evaluation.retention` gives no verdict below as many
+
 log = logging.getLogger(__name__)
 
 
@@ -100,6 +102,24 @@ def leave_out_held(splits: Sequence[Split]) -> list[Split]:
     """
     held = {part.name: part.held_store.digests[part.held] for part in splits if len(part.held)}
     return [_without(part, held) for part in splits]
+
+
+def warn_of_few(splits: Sequence[Split], languages: Sequence[str]) -> None:
+    """Warns of languages that are validated on few records: the change of their mean then depends on chance.
+
+    Args:
+        splits: The split of each source.
+        languages: Language of each source.
+    """
+    counts: dict[str, int] = {}
+    for part, language in zip(splits, languages, strict=True):
+        counts[language] = counts.get(language, 0) + len(part.held)
+    for language, count in counts.items():
+        if 0 < count < _FEW:
+            log.warning(
+                "only %d records of language %r are held out: with fewer than %d, a change of its validation may be "
+                "chance; raise val_share, or give val_files", count, language, _FEW,
+            )  # fmt: skip
 
 
 def _without(part: Split, held: Mapping[str, NDArray[np.uint64]]) -> Split:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_modules import ChatSource, PackedPretrainingData, PaddedSFTData, TextSource
-from data_modules.held_out import split
+from data_modules.held_out import Split, split, warn_of_few
 from data_modules.stores import chat_store
 from data_modules.stores.chat_store import ChatStore
 from glmja.files.checksums import write_checksums
@@ -144,3 +144,25 @@ def test_a_run_of_the_version_that_hashed_paths_resumes_if_its_store_is_there_wi
     again = planned("sft", zero_dir, tmp_path, sources, saved=RunIdentity(data=then.fingerprint))
     assert again.fingerprint == (then.fingerprint if same else now.fingerprint)
     assert then.fingerprint != now.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("held", "warned"),
+    [
+        ({"ja": [19]}, ["only 19 records of language 'ja' are held out: with fewer than 20"]),
+        ({"ja": [20]}, []),
+        ({"ja": [10, 10], "zh": [3, 4]}, ["only 7 records of language 'zh' are held out"]),
+        ({"ja": [0]}, []),  # no validation
+    ],
+)
+def test_few_held_out_records_of_a_language_are_warned_of(held, warned, caplog):
+    parts = [(lang, Split("s", None, np.arange(9), None, np.arange(n), {})) for lang, ns in held.items() for n in ns]
+    warn_of_few([part for _, part in parts], [lang for lang, _ in parts])
+    assert [record.getMessage()[: len(text)] for record, text in zip(caplog.records, warned, strict=True)] == warned
+
+
+def test_a_source_with_few_held_out_documents_is_warned_of_when_a_run_is_planned(zero_dir, tmp_path, caplog):
+    planned(
+        "pretraining", zero_dir, tmp_path, [source("pretraining", tmp_path, "a", LINES["pretraining"])], val_share=0.1
+    )
+    assert "records of language 'ja' are held out: with fewer than 20" in caplog.text
