@@ -117,8 +117,8 @@ def warn_of_few(splits: Sequence[Split], languages: Sequence[str]) -> None:
     for language, count in counts.items():
         if 0 < count < _FEW:
             log.warning(
-                "only %d records of language %r are held out: with fewer than %d, a change of its validation may be "
-                "chance; raise val_share, or give val_files", count, language, _FEW,
+                "language %r has few held-out records (%d): with fewer than %d, a change of its validation may be "
+                "chance; raise val_share, or give val_files", language, count, _FEW,
             )  # fmt: skip
 
 

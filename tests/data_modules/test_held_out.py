@@ -133,7 +133,7 @@ def test_a_run_of_the_version_that_hashed_paths_resumes_if_its_store_is_there_wi
 ):
     sources = [source("sft", tmp_path, "a", LINES["sft"][:12])]
     now = planned("sft", zero_dir, tmp_path, sources)
-    _, former_key = chat_store._keys(sources[0], now.tokenizer, now.row_len)
+    *_, former_key = chat_store._keys(sources[0], sources[0].find_files(), now.tokenizer, now.row_len)
     former = tmp_path / "cache" / former_key
     shutil.copytree(now._stores["a"][0].folder, former)
     (former / "digests.npy").unlink()
@@ -149,9 +149,9 @@ def test_a_run_of_the_version_that_hashed_paths_resumes_if_its_store_is_there_wi
 @pytest.mark.parametrize(
     ("held", "warned"),
     [
-        ({"ja": [19]}, ["only 19 records of language 'ja' are held out: with fewer than 20"]),
+        ({"ja": [19]}, ["language 'ja' has few held-out records (19): with fewer than 20"]),
         ({"ja": [20]}, []),
-        ({"ja": [10, 10], "zh": [3, 4]}, ["only 7 records of language 'zh' are held out"]),
+        ({"ja": [10, 10], "zh": [3, 4]}, ["language 'zh' has few held-out records (7)"]),
         ({"ja": [0]}, []),  # no validation
     ],
 )
@@ -165,4 +165,4 @@ def test_a_source_with_few_held_out_documents_is_warned_of_when_a_run_is_planned
     planned(
         "pretraining", zero_dir, tmp_path, [source("pretraining", tmp_path, "a", LINES["pretraining"])], val_share=0.1
     )
-    assert "records of language 'ja' are held out: with fewer than 20" in caplog.text
+    assert "language 'ja' has few held-out records (" in caplog.text
