@@ -23,7 +23,8 @@ _CODEGEEX2_KEYS = ("interleaved_qkv", "rotary_percent")  # in its config.json, a
 
 def _facts(evidence: Evidence) -> Iterator[str]:
     pieces = evidence.special_pieces
-    if "[gMASK]" in pieces and not has_roles_in_place(pieces) and "<dBLOCK>" not in pieces:
+    first = pieces.index("[gMASK]") if "[gMASK]" in pieces else len(pieces)
+    if tuple(pieces[first : first + 4]) == CONTROL_TOKENS[1:] and not has_roles_in_place(pieces):
         yield f"{FILE_NAME} defines [gMASK] but no role token after <eop>"
     for token in evidence.declared_tokens:
         if token.name in ROLE_TOKENS and token.id is not None:

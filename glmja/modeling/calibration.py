@@ -23,7 +23,7 @@ from itertools import islice
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GlmForCausalLM
+from transformers import PreTrainedModel
 
 from glmja.errors import DataError
 from glmja.modeling.batch import pad_sequences
@@ -103,7 +103,7 @@ class _Sums:
 
 @torch.inference_mode()
 def calibrate(
-    model: GlmForCausalLM,
+    model: PreTrainedModel,
     tokenizer: GLMTokenizer,
     spelled: Sequence[Sequence[int]],
     documents: Iterable[str],
@@ -129,7 +129,7 @@ def calibrate(
     rows = _up_to(
         _to_rows(documents, tokenizer, spelled, min(_ROW_LEN, model.config.max_position_embeddings)), num_tokens
     )
-    head_VD = model.lm_head.weight[:num_old]
+    head_VD = model.get_output_embeddings().weight[:num_old]
     sums, mean_D, read = _Sums(len(spelled)), head_VD.mean(0, dtype=torch.float32), 0
     while block := list(islice(rows, _ROWS_SORTED)):
         block.sort(key=lambda row: -len(row.ids))
@@ -185,7 +185,7 @@ def _up_to(rows: Iterable[_Row], num_tokens: int) -> Iterator[_Row]:
 
 def _add(
     sums: _Sums,
-    model: GlmForCausalLM,
+    model: PreTrainedModel,
     head_VD: Tensor,
     mean_D: Tensor,
     batch: Sequence[_Row],
@@ -194,7 +194,7 @@ def _add(
     """Reads a batch, and adds c and g of each occurrence to the sums of its piece."""
     ids_BT = pad_sequences([row.ids for row in batch], 0).to(model.device)
     # with causal attention, padding on the right needs no mask
-    hidden_BTD = model.model(ids_BT, use_cache=False).last_hidden_state
+    hidden_BTD = model.base_model(ids_BT, use_cache=False).last_hidden_state
     places = [(number, *place) for number, row in enumerate(batch) for place in row.pieces]
     rest = [(number, at - 1, piece) for number, piece, first, end in places for at in range(first + 1, end)]
     for begin in range(0, len(rest), _CHUNK_LEN):
