@@ -120,3 +120,20 @@ def test_fit_parses_what_is_named_and_names_its_mistakes(tmp_path, capsys):
         fit.main([*args, "--data.sources.chat.weight=1"])
     assert ended.value.code == 2
     assert "--data.init_args.sources: no source 'chat'; did you mean chats?" in capsys.readouterr().err
+
+
+def test_a_configuration_may_have_nothing_but_names(tmp_path):
+    (tmp_path / "named.yaml").write_text("""
+trainer: {callbacks: {ValidationTable: , LearningRateMonitor: {logging_interval: step}}}
+model: {class_path: lit_modules.PackedPretraining, init_args: {model_dir: m}}
+data:
+  class_path: data_modules.PackedPretrainingData
+  init_args: {sources: {ja: {lang: ja, files: [a.txt]}, zh: {lang: zh, hub: b, data_files: [c]}}}
+""")
+    args = [f"--config={tmp_path}/named.yaml"]
+    config = capture_parser(lambda: fit.main(args)).parse_args(args)
+    assert [(source.name, source.files, source.hub) for source in config.data.init_args.sources] == [
+        ("ja", ["a.txt"], None), ("zh", [], "b"),
+    ]  # fmt: skip
+    names = [callback.class_path.split(".")[-1] for callback in config.trainer.callbacks]
+    assert names == ["ValidationTable", "LearningRateMonitor"]
