@@ -19,15 +19,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from glmja.errors import DataError
 from glmja.modeling.batch import pad_sequences
 from glmja.tokenization.tokenizer import GLMTokenizer
+
+if TYPE_CHECKING:
+    # takes seconds and 0.1 GB, and the parser of the command line resolves types of this module
+    from transformers import PreTrainedModel
 
 _ROW_LEN = 512
 _BATCH_SIZE = 8

@@ -14,9 +14,7 @@ from glmja.modeling.model_folder import ModelFolder
 from glmja.verification.row_copies import RowCopies, count_copies
 from glmja.verification.zero_outputs import PROMPTS, Probe, TextCheck, compare_outputs
 from glmja.weights.checkpoint import Checkpoint
-from glmja.weights.row_mixtures import RowMixtures
-
-_ROWS_PER_BLOCK = 64  # in float64, 2 MB each at width 4,096
+from glmja.weights.row_mixtures import ROWS_PER_BLOCK, RowMixtures
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def _check_old_rows(name: str, zero: Checkpoint, source: Checkpoint, num_old: in
     for number, (written_ND, expected_ND) in enumerate(blocks):
         if not torch.equal(written_ND.view(torch.uint8), expected_ND.view(torch.uint8)):
             raise ModelError(f"{name}: old rows differ from the base's in block {number}")
-        total_D += written_ND.sum(0, dtype=torch.float64)
+        total_D += written_ND.double().sum(0)
     return total_D / num_old
 
 
@@ -92,8 +90,8 @@ def _distance_from_convexity(
 ) -> float:
     """Returns the largest distance of a new row from its convex combination of old rows, in ulp of the stored dtype."""
     worst, num_new = 0.0, len(mixtures)
-    for start in range(0, num_new, _ROWS_PER_BLOCK):
-        stop = min(start + _ROWS_PER_BLOCK, num_new)
+    for start in range(0, num_new, ROWS_PER_BLOCK):
+        stop = min(start + ROWS_PER_BLOCK, num_new)
         exact_ND = mixtures.rows(base.tensors[name], mean_D, start, stop)
         stored_ND = zero.tensors[name].read(num_old + start, num_old + stop)
         worst = max(worst, float(((stored_ND.double() - exact_ND).abs() / _ulp(exact_ND, stored_ND.dtype)).max()))

@@ -11,7 +11,7 @@ from torch import Tensor
 from glmja.errors import ModelError
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.dtypes import dtype_name
-from glmja.weights.row_mixtures import RowMixtures
+from glmja.weights.row_mixtures import ROWS_PER_BLOCK, RowMixtures
 from glmja.weights.tensors import ComputedTensor, JoinedTensor, Part, TensorSource, all_finite
 
 _RANDOM_STD = 0.02
@@ -41,7 +41,7 @@ def read_embeddings(
         total_D = torch.zeros(tensor.shape[1:], dtype=torch.float64)
         for block_ND in tensor.blocks(0, num_old):
             digest.update(block_ND.contiguous().view(torch.uint8).numpy().data)
-            total_D += block_ND.to(dtype or tensor.dtype).sum(0, dtype=torch.float64)
+            total_D += block_ND.to(dtype or tensor.dtype).double().sum(0)
         if not all_finite(total_D):  # NaN and infinity propagate to the sum
             _raise_non_finite(tensor, num_old, name, dtype or tensor.dtype)
         means[name] = total_D / num_old
@@ -76,13 +76,13 @@ def _resized(
     num_below = num_rows - num_old
 
     def below(start: int, stop: int) -> Tensor:
-        end = min(stop, len(new_rows))
-        rows_ND = mean_D.repeat(stop - start, 1)
-        if start < end:
-            rows_ND[: end - start] = (
-                new_rows[start:end] if isinstance(new_rows, Tensor) else new_rows.rows(source, mean_D, start, end)
+        rows_ND = mean_D.to(source.dtype).repeat(stop - start, 1)
+        for first in range(start, min(stop, len(new_rows)), ROWS_PER_BLOCK):
+            end = min(first + ROWS_PER_BLOCK, stop, len(new_rows))
+            rows_ND[first - start : end - start] = (
+                new_rows[first:end] if isinstance(new_rows, Tensor) else new_rows.rows(source, mean_D, first, end)
             )
-        return rows_ND.to(source.dtype)
+        return rows_ND
 
     computed = ComputedTensor(source.dtype, (num_below, *source.shape[1:]), below)
     return JoinedTensor([Part(source, 0, num_old), Part(computed, 0, num_below)])

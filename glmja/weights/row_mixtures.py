@@ -29,6 +29,7 @@ from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.options import Init
 from glmja.weights.tensors import TensorSource
 
+ROWS_PER_BLOCK = 64  # to compute at a time: 2 MB each in fp64 at width 4,096, and the rows that they are mixed from
 _STEP = 2.0  # in the exponent, from one subtoken to the next
 
 
