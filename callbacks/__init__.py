@@ -15,6 +15,7 @@ from callbacks.ledger_report import LedgerReport
 from callbacks.model_line import ModelLine
 from callbacks.non_finite_guard import NonFiniteGuard
 from callbacks.progress_lines import ProgressLines
+from callbacks.retention_guard import RetentionGuard
 from callbacks.throughput import Throughput
 from callbacks.validation_table import ValidationTable
 from glmja.runs.run_folder import RunFolder
@@ -28,6 +29,7 @@ __all__ = [
     "ModelLine",
     "NonFiniteGuard",
     "ProgressLines",
+    "RetentionGuard",
     "Throughput",
     "ValidationTable",
     "for_every_run",

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from glmja.modeling.batch import IGNORE_INDEX, Batch
-from glmja.modeling.contracts import TrainingModule, training_module
+from glmja.modeling.contracts import TrainingModule, teacher_flops, training_module
 from glmja.modeling.flops import training_flops_per_token
 from glmja.modeling.gpus import known_gpu
 from glmja.runs.manifest import LightningState
@@ -30,6 +31,7 @@ class _Counts:
     tokens: int
     targets: int
     attended: int
+    teacher_flops: int
 
 
 class Throughput(Callback):
@@ -37,7 +39,8 @@ class Throughput(Callback):
 
     - `speed/tokens_per_s`, `speed/target_tokens_per_s`: of all devices, without padding.
     - `speed/mfu`: model FLOPs utilization, from 0 to 1: operations that the tokens need (`glmja.modeling.flops`; with
-      attention within documents) divided by what the devices could do in 16 bits. Only if their peak is known.
+      attention within documents, and with those of a teacher) divided by what the devices could do in 16 bits. Only if
+      their peak is known.
     - `speed/memory_gb`: peak of the memory of tensors on the first GPU, in 10⁹ bytes; without a GPU, peak of the memory
       of the first process.
     - `data/fill`: share of the computed tokens that are not padding.
@@ -85,7 +88,7 @@ class Throughput(Callback):
         """Counts the batch, and logs at the end of an interval."""
         module = training_module(pl_module)
         module.clock.start()  # another callback may just have stopped it
-        counts = count_tokens(batch)
+        counts = F.pad(count_tokens(batch), (0, 1), value=teacher_flops(module, batch))
         self._counts = counts if self._counts is None else self._counts + counts
         every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
         if not every or step % every or step == self._logged_step:
@@ -112,6 +115,7 @@ class Throughput(Callback):
         peak = self.peak_tflops or known_peak_tflops(device)
         if peak is not None:
             flops = training_flops_per_token(module.model, counts.attended / counts.tokens) * counts.tokens
+            flops += counts.teacher_flops
             metrics["speed/mfu"] = flops / seconds / trainer.world_size / (peak * 1e12)
         return metrics
 

@@ -40,6 +40,7 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         multiple: The width of a batch is rounded up to a multiple of this number.
         sources: The sources to train on.
         validation_sources: The sources in the order of the validation loaders.
+        row_sources: The sources as batches number them; None if a row may hold several.
         num_steps: Number of optimizer steps of the run; set by `setup`.
         ledger: What the run reads; set by `setup`.
         splits: Which records of each source are trained on, and which are not; set by `setup`.
@@ -52,6 +53,7 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
     multiple = 1
     sources: Sequence[AnySource]
     validation_sources: Sequence[AnySource]
+    row_sources: Sequence[AnySource] | None = None
     num_steps: int
     ledger: Ledger
     splits: list[Split]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_modules.base import RunData
 from data_modules.batches.document_stream import DocumentStream
-from data_modules.batches.packing import PackedRows, interleave
+from data_modules.batches.packing import PackedRows, interleave, interleave_apart
 from data_modules.batches.rows import Rows
 from data_modules.sources import TextSource, check_sources
 from data_modules.stores.token_store import TokenStore
 from glmja.families.recognition import family_of
+from glmja.modeling.contracts import retained_languages
 from glmja.runs.contracts import Example
 from glmja.runs.ledger import Ledger
 
@@ -65,6 +67,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
             raise ValueError(f"tokens ({tokens}) must be at least row_len ({row_len}), a row")
         check_sources(sources)
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
+        self.row_sources = sources
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
         self.isolate_documents = isolate_documents
 
@@ -103,15 +106,32 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
                 f"the run has {num_rows} rows, fewer than one optimizer step takes ({rows_in_step}: batch_size "
                 f"{self.batch_size} × {self.in_step} micro-batches of all ranks); give more text, tokens or epochs"
             )
-        rows = PackedRows(stores, streams, interleave(shares, num_planned), self.row_len, self.isolate_documents)
+        order = self._order(shares, num_planned)
+        rows = PackedRows(stores, streams, order, self.row_len, self.isolate_documents)
         settings = {
             "shares": list(shares),
             "row_len": self.row_len,
             "batch_size": self.batch_size,
             "isolate": self.isolate_documents,
+            **({"retained": sorted(retained)} if (retained := self._retained()) else {}),
         }
         self._plan(rows, np.arange(num_planned).reshape(-1, self.batch_size), stores, streams, settings)
         self.ledger = self._count(stores, streams, rows, shares, num_rows - num_planned)
+
+    def _order(self, shares: Sequence[float], num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns source and number of each row of the run.
+
+        Rows with a teacher take longer, so all ranks have them in the same micro-batches.
+        """
+        retained = self._retained()
+        apart = [i for i, source in enumerate(self.sources) if source.lang in retained]
+        if not apart:
+            return interleave(shares, num_rows)
+        return interleave_apart(shares, apart, num_rows, self.plan_ranks() * self.batch_size)
+
+    def _retained(self) -> Collection[str]:
+        """Returns the languages whose rows have a teacher, as the training module has them."""
+        return retained_languages(getattr(self._trainer, "lightning_module", None))
 
     def _budget(self, tokens: Sequence[int]) -> tuple[list[float], int]:
         """Returns the shares of the sources, relative to each other, and the number of rows of the run."""
@@ -157,11 +177,12 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
 
     def _validation_rows(self) -> list[tuple[Rows, int, int]]:
         loaders: list[tuple[Rows, int, int]] = []
-        for store, documents in self.held_out:
+        numbers = [i for i, source in enumerate(self.sources) if source in self.validation_sources]
+        for number, (store, documents) in zip(numbers, self.held_out, strict=True):
             stream = DocumentStream(store.lengths, documents)
             num_rows = -(-stream.tokens_per_pass // self.row_len)
             order = np.zeros(num_rows, dtype=np.int64), np.arange(num_rows)
             ends = [stream.tokens_per_pass]
-            rows = PackedRows([store], [stream], order, self.row_len, self.isolate_documents, ends)
+            rows = PackedRows([store], [stream], order, self.row_len, self.isolate_documents, ends, number)
             loaders.append((rows, num_rows, self.batch_size))
         return loaders

@@ -28,6 +28,10 @@ class DivergedError(RuntimeError):
     """Raised when several steps in a row had a non-finite loss or gradient; none of them changed a weight."""
 
 
+class DriftError(RuntimeError):
+    """Raised when a language that a run should keep has drifted too far from the base model."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Returns whether an exception means that the GPU or the host is out of memory."""
     torch = sys.modules.get("torch")  # not imported here, so that --help is fast

@@ -9,7 +9,7 @@ from glmja.cli.closed_output import quiet_when_output_closes
 from glmja.cli.command import USAGE_ERROR, one_line_errors, program, with_flags
 from glmja.cli.config_safety import allow_imports
 from glmja.cli.fit_arguments import check_fit_arguments
-from glmja.errors import DivergedError
+from glmja.errors import DivergedError, DriftError
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from glmja.runs.contracts import TrainingData
     from glmja.tokenization.tokenizer import GLMTokenizer
 
-DIVERGED = 6
+DIVERGED, DRIFTED = 6, 7
 # how this command spells the parameters that errors of the library name
 FLAGS = {
     "accumulate_grad_batches": "--trainer.accumulate_grad_batches",
@@ -25,6 +25,7 @@ FLAGS = {
     "ckpt_path": "--ckpt_path",
     "devices": "--trainer.devices",
     "dtype": "--model.init_args.dtype",
+    "embedding_pull": "--model.init_args.embedding_pull",
     "embeddings": "--model.init_args.embeddings",
     "family": "--model.init_args.family",
     "fused": "--model.init_args.optimizer.init_args.fused",
@@ -36,6 +37,7 @@ FLAGS = {
     "model_dir": "--model.init_args.model_dir",
     "num_workers": "--data.init_args.num_workers",
     "precision": "--trainer.precision",
+    "retention": "--model.init_args.retention",
     "resume_with_new_optimizer": "--resume_with_new_optimizer true",
     "row_len": "--data.init_args.row_len",
     "run_dir": "--run_dir",
@@ -71,7 +73,7 @@ def _fit(args: list[str] | None, prog: str) -> Trainer | None:
     from lit_modules.fit_cli import FitCLI
     from lit_modules.messages import without_irrelevant_messages
 
-    exit_codes = {MisconfigurationException: USAGE_ERROR, DivergedError: DIVERGED}
+    exit_codes = {MisconfigurationException: USAGE_ERROR, DivergedError: DIVERGED, DriftError: DRIFTED}
     with one_line_errors(prog, exit_codes, flags=FLAGS), without_irrelevant_messages():
         allow_imports()
         with ExitStack() as resources:

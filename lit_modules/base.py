@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from peft import PeftModel
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from transformers import PreTrainedModel
 
 from glmja.families.names import FamilyName
 from glmja.modeling.adapters import Embeddings, Lora, Tuning, apply_tuning, check_tuning, unwrap_peft
@@ -20,8 +21,9 @@ from glmja.modeling.attention import AttentionName, check_attention, model_input
 from glmja.modeling.batch import Batch
 from glmja.modeling.contracts import TrainingModule
 from glmja.modeling.loading import load_model, outline
-from glmja.modeling.loss import next_token_loss
+from glmja.modeling.loss import TokenLosses, token_losses
 from glmja.modeling.model_folder import ModelFolder
+from glmja.modeling.retention import BaseRows
 from glmja.modeling.training_clock import TrainingClock
 from glmja.runs import manifest
 from glmja.runs.contracts import ValidationSource, training_data
@@ -33,10 +35,12 @@ from lit_modules.callback_checks import check_monitors
 from lit_modules.checkpoint_folder import check_resumed
 from lit_modules.continuation import Continuation
 from lit_modules.gradient_steps import GradientSteps
-from lit_modules.optimizers import describe_optimizer, try_optimizer
-from lit_modules.origin import Origin, trainer_identity
-from lit_modules.schedules import ScheduleFactory, WarmupCosine, check_schedule, create_schedule, describe_schedule
-from lit_modules.trainer_checks import Planned, check_trainer
+from lit_modules.identity import module_identity
+from lit_modules.optimizers import try_optimizer
+from lit_modules.origin import Origin
+from lit_modules.schedules import ScheduleFactory, WarmupCosine, check_schedule, create_schedule
+from lit_modules.step_losses import LossPart, StepLoss, StepLosses
+from lit_modules.trainer_checks import Planned, check_dtype, check_trainer
 from lit_modules.validation import ValidationMetrics
 
 
@@ -47,6 +51,8 @@ class GLMModule(LightningModule, TrainingModule):
     an optimizer step is the mean over its target tokens, on all ranks and in all micro-batches, however they are
     distributed.
     """
+
+    objective: Mapping[str, Any] | None = None  # what is trained for besides cross entropy
 
     def __init__(
         self,
@@ -98,13 +104,14 @@ class GLMModule(LightningModule, TrainingModule):
         check_tuning(tuning, embeddings, self.tokenizer.new_ids)
         self.tuning, self.embeddings, self.lora = tuning, embeddings, lora.of(self.folder.architecture.layers)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.dtype_name, self.attn_implementation = dtype, attn_implementation
+        self.frozen_dtype, self.attn_implementation = dtype_named(dtype) if dtype else None, attn_implementation
         self.gradient_checkpointing, self.compile_layers = gradient_checkpointing, compile_layers
         self.loss_chunk_len = loss_chunk_len
         self.strict_loading = False  # frozen weights are not in the checkpoint; `configure_model` checks the others
         self.model: Any = None
+        self.base_rows: BaseRows | None = None
         self.clock = TrainingClock()
-        self.train_loss = MeanMetric(nan_strategy="disable")  # NaN must show in the log
+        self.step_losses = StepLosses(["loss"])
         self.continuation, self.origin = Continuation(), Origin()
         self._steps = GradientSteps()
         self._last_step = 0
@@ -119,15 +126,12 @@ class GLMModule(LightningModule, TrainingModule):
         """
         if self.model is not None:
             return
-        model = load_model(self.folder, self._frozen_dtype, self.attn_implementation)
-        if model.dtype != torch.float32 and self.trainer.precision == "32-true":
-            raise ValueError(
-                f"the weights are {model.dtype}, the trainable ones fp32, and `precision` is 32-true: set `precision` "
-                "to bf16-mixed, or `dtype` to float32"
-            )
+        model = load_model(self.folder, self.frozen_dtype, self.attn_implementation)
+        check_dtype(self.trainer, model.dtype)
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model = apply_tuning(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
+        self.base_rows = self.base_rows_of(model)
+        self.model = self._tuned(model)
         if self.compile_layers:
             for layer in model.base_model.layers:
                 layer.compile()
@@ -136,17 +140,21 @@ class GLMModule(LightningModule, TrainingModule):
         self.origin.load(self, self.identity(self.trainer))
 
     def outline(self) -> Any:
-        """Returns the model with its trainable parameters as shapes and dtypes, without data."""
-        model = outline(self.folder, self._frozen_dtype)
+        """Returns the model and what else a run holds in memory, as shapes and dtypes without data."""
+        model = outline(self.folder, self.frozen_dtype)
+        rows = self.base_rows_of(model)
+        return nn.ModuleList([self._tuned(model), *([] if rows is None else [rows])])
+
+    def _tuned(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
         return apply_tuning(model, self.tuning, self.embeddings, self.lora, self.tokenizer.new_ids)
+
+    def base_rows_of(self, model: PreTrainedModel) -> BaseRows | None:
+        """Returns the embedding rows of a model that the run needs as they were; None if it needs none."""
+        return None
 
     def try_optimizer(self) -> Optimizer:
         """Returns an optimizer of small parameters after one step; see `lit_modules.optimizers.try_optimizer`."""
         return try_optimizer(self.optimizer, matrices_only=self.tuning != "full")
-
-    @property
-    def _frozen_dtype(self) -> torch.dtype | None:
-        return dtype_named(self.dtype_name) if self.dtype_name else None
 
     def setup(self, stage: str) -> None:
         """Checks the settings and the checkpoint, and creates the metrics of the validation sources.
@@ -163,18 +171,32 @@ class GLMModule(LightningModule, TrainingModule):
         self._planned = Planned.of(self.trainer, data.num_steps)
         self.validation = ValidationMetrics(data.validation_sources, self.tokenizer.num_characters)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns the summed loss in nats and the target tokens, (N,)."""
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """Returns the last hidden states, (B, T, D)."""
         glm = unwrap_peft(self.model)
-        hidden = glm.base_model(**model_inputs(batch, glm.config._attn_implementation)).last_hidden_state
-        return next_token_loss(hidden, glm.get_output_embeddings().weight, batch["labels"], self.loss_chunk_len)
+        return glm.base_model(**model_inputs(batch, glm.config._attn_implementation)).last_hidden_state
+
+    def token_losses(self, hidden: Tensor, batch: Batch) -> TokenLosses:
+        """Returns the cross entropies of a batch, given its hidden states."""
+        head = unwrap_peft(self.model).get_output_embeddings().weight
+        return token_losses(hidden, head, batch["labels"], self.loss_chunk_len)
+
+    def step_loss(self, batch: Batch) -> StepLoss:
+        """Returns the loss of a micro-batch that training minimizes: cross entropy of the next token."""
+        losses = self.token_losses(self.hidden_states(batch), batch)
+        part = LossPart("loss", losses.total.detach(), losses.targets_N.numel())
+        return StepLoss(losses.total, losses.targets_N, [part])
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns the summed loss in nats that training minimizes, and the target tokens, (N,)."""
+        loss = self.step_loss(batch)
+        return loss.total, loss.targets_N
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the contribution of a micro-batch to the mean loss of its optimizer step; NaN if it is infinite."""
-        total, targets_N = self.loss(batch)
-        if num_target_tokens := targets_N.numel():
-            self.train_loss.update(total.detach() / num_target_tokens, weight=num_target_tokens)
-        loss = total / batch["mean_target_tokens"].clamp(min=1)
+        step_loss = self.step_loss(batch)
+        self.step_losses.update(step_loss.parts)
+        loss = step_loss.total / batch["mean_target_tokens"].clamp(min=1)
         # an infinite loss may have finite gradients; NaN reaches all of them, on all ranks, and the step is skipped
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
@@ -213,14 +235,21 @@ class GLMModule(LightningModule, TrainingModule):
         if self.trainer.global_step == self._last_step:
             return
         self._last_step = self.trainer.global_step
-        self.log("train/loss", self.train_loss.compute(), prog_bar=True)
-        self.train_loss.reset()
+        for name, mean in self.step_losses.compute().items():
+            self.log(f"train/{name}", mean, prog_bar=name == "loss")
+        self.step_losses.reset()
         if (norm := self._steps.norm(self.trainer.strategy)) is not None:
             self.log("train/grad_norm", norm)
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Adds a batch of one source to its metrics, which are means over tokens or characters, not over batches."""
-        self.validation.update(dataloader_idx, *self.loss(batch))
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Adds a batch of one source to its metrics; returns the summed loss of each row in nats, (B,)."""
+        return self.validate(self.hidden_states(batch), batch, dataloader_idx)
+
+    def validate(self, hidden: Tensor, batch: Batch, dataloader_idx: int) -> Tensor:
+        """As `validation_step`, given the hidden states."""
+        losses = self.token_losses(hidden, batch)
+        self.validation.update(dataloader_idx, losses.total, losses.targets_N)
+        return losses.of_rows(len(batch["labels"]))
 
     def logged_names(self, sources: Sequence[ValidationSource]) -> set[str]:
         """Returns the names of all metrics that a run can log, for callbacks that monitor one.
@@ -228,7 +257,8 @@ class GLMModule(LightningModule, TrainingModule):
         Args:
             sources: The validation sources.
         """
-        return {"train/loss", "train/grad_norm"} | ValidationMetrics.names(sources)
+        losses = {f"train/{name}" for name in self.step_losses.names}
+        return losses | {"train/grad_norm"} | ValidationMetrics.names(sources)
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/SOURCE/loss` and `val/LANG/bits_per_char`."""
@@ -244,29 +274,8 @@ class GLMModule(LightningModule, TrainingModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def identity(self, trainer: Trainer) -> RunIdentity:
-        """Returns what a checkpoint of this run depends on.
-
-        Args:
-            trainer: Trainer of the run. `data` is known once its data module has planned the run, `trainable` once the
-                weights are loaded.
-        """
-        trainable = None
-        if self.model is not None:
-            trainable = tuple((n, tuple(p.shape)) for n, p in self.named_parameters() if p.requires_grad)
-        return replace(
-            trainer_identity(trainer),
-            base=self.folder.fingerprint,
-            tokenizer=self.tokenizer.fingerprint,
-            trainable=trainable,
-            embeddings=self.embeddings,
-            lora=asdict(self.lora) if self.tuning == "lora" else None,
-            tuning=self.tuning,
-            optimizer=describe_optimizer(self.optimizer),
-            schedule=describe_schedule(self.lr_scheduler),
-            schedule_start=self.continuation.schedule_start or None,
-            seed=self.origin.seed,
-            parent=self.origin.parent,
-        )
+        """Returns what a checkpoint of this run depends on; see `lit_modules.identity.module_identity`."""
+        return module_identity(self, trainer)
 
     def resumable_identity(self, trainer: Trainer) -> RunIdentity:
         """Returns what must be equal to the checkpoint that this run resumes from; see `identity`."""
@@ -290,11 +299,3 @@ class GLMModule(LightningModule, TrainingModule):
         checkpoint[manifest.IDENTITY_KEY] = identity.as_json()
         if self._planned is not None:
             self.continuation.saved(checkpoint, self._planned.num_steps)
-
-
-class PackedPretraining(GLMModule):
-    """Trains on every token of packed rows, and validates in bits per character, which compare across tokenizers."""
-
-
-class PaddedSFT(GLMModule):
-    """Trains on the assistant's tokens in padded or packed rows, and validates on those of held-out conversations."""

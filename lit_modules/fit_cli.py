@@ -243,7 +243,7 @@ class FitCLI(LightningCLI):
         config.run_dir = trainer.default_root_dir = str(folder.path)
         config.checkpoint.dirpath, config.checkpoint.save_top_k = str(folder.checkpoints), 0
         trainer.max_steps = trainer.limit_val_batches = int(trainer.fast_dev_run)
-        trainer.num_sanity_val_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch = 0, 1.0, 1
+        trainer.num_sanity_val_steps, trainer.val_check_interval, trainer.check_val_every_n_epoch = -1, 1.0, 1
         trainer.fast_dev_run, self.is_short_run = False, True
 
     def _check_trainer(self) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 
 from glmja.errors import ModelError
-from glmja.runs.contracts import find_training_data
 from glmja.runs.identity import RunIdentity
 from glmja.runs.manifest import Manifest
 from glmja.runs.trained_state import read_tensors
@@ -74,21 +73,6 @@ class Origin:
 def describe_parent(saved: Manifest) -> Mapping[str, Any]:
     """Returns what identifies a checkpoint, wherever it lies."""
     return {"step": saved.step, "files": saved.fingerprint}
-
-
-def trainer_identity(trainer: Trainer) -> RunIdentity:
-    """Returns what a checkpoint depends on that trainer and data module know; the data once it is planned."""
-    data = find_training_data(trainer)
-    planned = None if data is None or data.fingerprint is None else data
-    return RunIdentity(
-        world_size=trainer.world_size,
-        precision=str(trainer.precision),
-        strategy=type(trainer.strategy).__name__,
-        micro_batches_per_step=trainer.world_size * trainer.accumulate_grad_batches,
-        data=None if planned is None else planned.fingerprint,
-        data_settings=None if planned is None else planned.settings,
-        plan_ranks=None if planned is None else planned.plan_ranks(),
-    )
 
 
 def _check_shared(identity: RunIdentity, path: Path, saved: Manifest) -> None:

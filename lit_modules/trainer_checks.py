@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, SingleDeviceXLAStrategy
 
@@ -66,6 +67,19 @@ def _deepspeed(name: str) -> str:
 
 def _other(name: str) -> str:
     return f"`strategy` {name} cannot save and resume a run of this project; set it to auto, ddp or lit_modules.ZeRO2"
+
+
+def check_dtype(trainer: Trainer, dtype: torch.dtype) -> None:
+    """Checks that frozen weights of a dtype can be computed with together with trainable ones, which are fp32.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    if dtype != torch.float32 and trainer.precision == "32-true":
+        raise ValueError(
+            f"the weights are {dtype}, the trainable ones fp32, and `precision` is 32-true: set `precision` to "
+            "bf16-mixed, or `dtype` to float32"
+        )
 
 
 def check_limits(trainer: Trainer) -> None:

@@ -206,6 +206,7 @@ class DistributedEvalBatches(Dataset[Batch]):
         first = (i * self.world_size + self.rank) * self.batch_size
         numbers = range(first, min(first + self.batch_size, self.num_rows)) or range(1)
         batch = collate([self.rows[n] for n in numbers], self.multiple)
+        batch["row_numbers"] = torch.tensor(numbers)
         if first >= self.num_rows:
             batch["labels"].fill_(IGNORE_INDEX)
         return batch

@@ -7,7 +7,7 @@ split across two rows. Sources alternate so that every stretch of the run has th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ class PackedRows:
         row_len: int,
         isolate: bool = True,
         num_tokens: Sequence[int] | None = None,
+        first_source: int = 0,
     ) -> None:
         """Reads nothing yet.
 
@@ -42,10 +43,11 @@ class PackedRows:
             row_len: Number of tokens in a row.
             isolate: Whether documents of a row do not attend to each other; see `pack`.
             num_tokens: Length of each stream, if its last row may be shorter.
+            first_source: Number of the first of these sources among those of the run, which is told with each row.
         """
         self.stores, self.streams, self.row_len, self.isolate = stores, streams, row_len, isolate
         self.sources, self.numbers = order
-        self.num_tokens = num_tokens
+        self.num_tokens, self.first_source = num_tokens, first_source
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -58,7 +60,7 @@ class PackedRows:
         store, parts = self.stores[source], self.streams[source].parts(int(begin), int(end))
         starts = [store.starts[document] for document, _, _ in parts]
         fragments = [Fragment(store.tokens[s + a : s + b]) for s, (_, a, b) in zip(starts, parts, strict=True)]
-        return pack(fragments, self.isolate)
+        return pack(fragments, self.isolate, source=self.first_source + source)
 
     def length(self, i: int) -> int:
         """Returns the number of tokens of row i."""
@@ -104,3 +106,34 @@ def interleave(shares: Sequence[float], num_rows: int) -> tuple[NDArray[np.int64
     # the k-th row of a source is due when k + 1/2 of its share has passed
     first = np.lexsort((sources, (numbers + 0.5) / weights[sources]))[:num_rows]
     return sources[first], numbers[first]
+
+
+def interleave_apart(
+    shares: Sequence[float], apart: Collection[int], num_rows: int, unit: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Alternates sources as `interleave`, in units of rows that are all from some of the sources or all from others.
+
+    If the rows of some sources cost more than others, and a unit is what all ranks compute at the same time, no rank
+    waits for another. If each rank had these rows at random, 1 − (1 − share)^ranks of the micro-batches would take as
+    long as one of them: 64 % on 8 ranks at a share of 12 %.
+
+    Args:
+        shares: Shares of the rows, relative to each other.
+        apart: Numbers of the sources whose rows share units with each other only.
+        num_rows: Number of rows, a multiple of `unit`.
+        unit: Number of rows in a unit.
+
+    Returns:
+        As `interleave`. A longer run begins with the rows of a shorter one; within a run, the share of `apart` is
+        exact up to a unit.
+    """
+    assert num_rows % unit == 0
+    groups = [g for g in ([i for i in range(len(shares)) if (i in apart) is own] for own in (False, True)) if g]
+    of_unit, _ = interleave([sum(shares[i] for i in group) for group in groups], num_rows // unit)
+    of_row = np.repeat(of_unit, unit)
+    sources, numbers = np.empty((2, num_rows), dtype=np.int64)
+    for number, group in enumerate(groups):
+        mine = of_row == number
+        within, numbers[mine] = interleave([shares[i] for i in group], int(mine.sum()))
+        sources[mine] = np.array(group)[within]
+    return sources, numbers

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glmja.modeling.batch import IGNORE_INDEX, Batch, document_starts, pad_sequences
+from glmja.modeling.batch import IGNORE_INDEX, Batch, document_offsets, pad_sequences
 
 
 class Fragment(NamedTuple):
@@ -32,11 +32,13 @@ class Row(NamedTuple):
         input_ids: Token ids, (T,).
         labels: Token ids where they are target tokens, `IGNORE_INDEX` elsewhere, (T,); not shifted.
         position_ids: Positions, (T,) or (2, T); see `GLMTokenizer.positions`.
+        source: Number of the source that all tokens are from; None if they may be from several.
     """
 
     input_ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     position_ids: NDArray[np.int64]
+    source: int | None = None
 
 
 class TokenArrays(Protocol):
@@ -70,7 +72,12 @@ class Rows(Protocol):
 Positions = Callable[[NDArray[np.int64]], NDArray[np.int64]]  # of the ids of a document
 
 
-def pack(fragments: Sequence[Fragment], isolate: bool = True, positions: Positions | None = None) -> Row:
+def pack(
+    fragments: Sequence[Fragment],
+    isolate: bool = True,
+    positions: Positions | None = None,
+    source: int | None = None,
+) -> Row:
     """Joins parts of documents to a row.
 
     Args:
@@ -78,6 +85,7 @@ def pack(fragments: Sequence[Fragment], isolate: bool = True, positions: Positio
         positions: Returns the positions of the ids of each part; 0, 1, … if None.
         isolate: Whether positions restart at each part. From these, `transformers` builds an attention mask that
             isolates documents. The first token of each part is no target token then, since nothing predicts it.
+        source: Number of the source that all parts are from, if they are from one.
     """
     input_ids = np.concatenate([fragment.ids for fragment in fragments]).astype(np.int64)
     loss_mask = [np.ones(len(f.ids), np.bool_) if f.loss_mask is None else f.loss_mask for f in fragments]
@@ -88,7 +96,7 @@ def pack(fragments: Sequence[Fragment], isolate: bool = True, positions: Positio
     labels[np.cumsum([0, *lengths[:-1]])] = IGNORE_INDEX
     parts = np.split(input_ids, np.cumsum(lengths)[:-1])
     position_ids = [np.arange(len(part)) if positions is None else positions(part) for part in parts]
-    return Row(input_ids, labels, np.concatenate(position_ids, axis=-1))
+    return Row(input_ids, labels, np.concatenate(position_ids, axis=-1), source)
 
 
 def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
@@ -108,15 +116,18 @@ def collate(rows: Sequence[Row], multiple: int = 1) -> Batch:
     input_ids = pad_sequences([row.input_ids for row in rows], 0, multiple=multiple)
     labels = pad_sequences([row.labels for row in rows], IGNORE_INDEX, multiple=multiple)
     position_ids = torch.stack([_padded(row.position_ids, input_ids.shape[1]) for row in rows])
-    starts = document_starts(position_ids).flatten().nonzero().flatten()
-    return Batch(
+    batch = Batch(
         input_ids=input_ids,
         labels=labels,
         position_ids=position_ids,
-        document_offsets=torch.cat([starts, torch.tensor([input_ids.numel()])]).to(torch.int32),
+        document_offsets=document_offsets(position_ids),
         lengths=torch.tensor(lengths),
         mean_target_tokens=torch.tensor(float(count_target_tokens(labels))),
     )
+    sources = [row.source for row in rows if row.source is not None]
+    if len(sources) == len(rows):
+        batch["sources"] = torch.tensor(sources)
+    return batch
 
 
 def _padded(position_ids: NDArray[np.int64], width: int) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +23,36 @@ class Batch(TypedDict):
     document_offsets: Tensor  # (N + 1,) int32, where each document starts in the B · T tokens, and B · T
     lengths: Tensor  # (B,) int64, tokens of each row without padding
     mean_target_tokens: Tensor  # () float32, target tokens per micro-batch of the optimizer step, mean over all ranks
+    sources: NotRequired[Tensor]  # (B,) int64, number of the source of each row; absent if rows hold several sources
+    row_numbers: NotRequired[Tensor]  # (B,) int64, number of each row in its source; only in validation
+
+
+def document_offsets(position_ids: Tensor) -> Tensor:
+    """Returns where each document starts in the B · T tokens, and B · T, (N + 1,) int32; see `document_starts`."""
+    starts_BT = document_starts(position_ids)
+    return F.pad(starts_BT.flatten().nonzero().flatten(), (0, 1), value=starts_BT.numel()).to(torch.int32)
+
+
+def select_rows(batch: Batch, rows_B: Tensor) -> Batch:
+    """Returns some rows of a batch; `mean_target_tokens` stays that of the optimizer step.
+
+    Args:
+        batch: The batch.
+        rows_B: Whether to keep each row, (B,) bool.
+    """
+    selected = Batch(
+        input_ids=batch["input_ids"][rows_B],
+        labels=batch["labels"][rows_B],
+        position_ids=batch["position_ids"][rows_B],
+        document_offsets=document_offsets(batch["position_ids"][rows_B]),
+        lengths=batch["lengths"][rows_B],
+        mean_target_tokens=batch["mean_target_tokens"],
+    )
+    if "sources" in batch:
+        selected["sources"] = batch["sources"][rows_B]
+    if "row_numbers" in batch:
+        selected["row_numbers"] = batch["row_numbers"][rows_B]
+    return selected
 
 
 def document_starts(position_ids: Tensor) -> Tensor:

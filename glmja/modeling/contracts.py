@@ -6,6 +6,7 @@ the protocol, or keep it without.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -30,12 +31,26 @@ class TrainingModule(Protocol):
     clock: TrainingClock
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns the summed loss in nats and the target tokens, (N,)."""
+        """Returns the summed loss in nats that training minimizes, and the target tokens, (N,)."""
         ...
 
     @property
     def num_skipped_steps(self) -> int:
         """Optimizer steps that changed no weight because a gradient was not finite."""
+        ...
+
+
+@runtime_checkable
+class TaughtModule(Protocol):
+    """A LightningModule that may train rows of some languages with a teacher, which costs a second forward pass."""
+
+    @property
+    def retained_languages(self) -> Collection[str]:
+        """Languages whose rows have a teacher."""
+        ...
+
+    def teacher_flops(self, batch: Batch) -> int:
+        """Returns the floating-point operations of the teacher's forward pass over a batch."""
         ...
 
 
@@ -60,3 +75,13 @@ def training_module(module: object) -> TrainingModule:
             "needs; use a class of lit_modules"
         )
     return module
+
+
+def retained_languages(module: object) -> Collection[str]:
+    """Returns the languages whose rows a module trains with a teacher; none for other modules."""
+    return module.retained_languages if isinstance(module, TaughtModule) else ()
+
+
+def teacher_flops(module: object, batch: Batch) -> int:
+    """Returns the floating-point operations of a module's teacher over a batch; 0 for other modules."""
+    return module.teacher_flops(batch) if isinstance(module, TaughtModule) else 0

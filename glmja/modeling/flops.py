@@ -40,18 +40,39 @@ def flops_per_token(
         train_embeddings: Whether the input and output embeddings train; some rows count as all.
         train_transformer: Whether the transformer's own weights train.
     """
-    width, heads_width = config.hidden_size, config.num_attention_heads * config.head_dim
-    key_width = config.num_key_value_heads * config.head_dim
-    num_mlp_matrices = architecture_of({"model_type": config.model_type}).num_mlp_matrices
-    attention = 2 * width * heads_width + 2 * width * key_width  # query and output, key and value
-    linears = config.num_hidden_layers * (attention + num_mlp_matrices * width * config.intermediate_size)
-    head, lora = config.vocab_size * width, num_lora_parameters
-    mixing = 2 * row_len * heads_width * config.num_hidden_layers
+    linears, mixing = _linear_parameters(config), _mixing(config, row_len)
+    head, lora = config.vocab_size * config.hidden_size, num_lora_parameters
 
     forward = 2 * linears + 2 * head + 2 * lora + mixing
     to_activations = 2 * linears + 2 * head + 2 * lora + 2 * mixing
     to_weights = 2 * lora + 2 * head * train_embeddings + 2 * linears * train_transformer
     return float(forward + to_activations + to_weights)
+
+
+def forward_flops_per_token(config: PretrainedConfig, row_len: float, num_ids: int) -> float:
+    """Returns the floating-point operations per token of a forward pass without adapters: 2N + 2E + A.
+
+    Args:
+        config: Config of the model.
+        row_len: See `flops_per_token`.
+        num_ids: Number of ids that the head computes logits of.
+    """
+    return float(2 * _linear_parameters(config) + 2 * num_ids * config.hidden_size + _mixing(config, row_len))
+
+
+def _linear_parameters(config: PretrainedConfig) -> int:
+    """Returns the number of parameters of the transformer's linear layers."""
+    width, heads_width = config.hidden_size, config.num_attention_heads * config.head_dim
+    key_width = config.num_key_value_heads * config.head_dim
+    num_mlp_matrices = architecture_of({"model_type": config.model_type}).num_mlp_matrices
+    attention = 2 * width * heads_width + 2 * width * key_width  # query and output, key and value
+    linears: int = config.num_hidden_layers * (attention + num_mlp_matrices * width * config.intermediate_size)
+    return linears
+
+
+def _mixing(config: PretrainedConfig, row_len: float) -> float:
+    """Returns the operations of causal attention per token of a forward pass."""
+    return float(2 * row_len * config.num_attention_heads * config.head_dim * config.num_hidden_layers)
 
 
 def training_flops_per_token(model: PreTrainedModel | PeftModel, row_len: float) -> float:

@@ -43,6 +43,7 @@ class TrainingData(Protocol):
         row_len: Largest number of tokens in a row.
         num_steps: Number of optimizer steps of the run; set by `setup`.
         validation_sources: Sources in the order of the validation loaders.
+        row_sources: Sources as batches number them; None if a row may hold several.
         fingerprint: Hash of everything that the micro-batches depend on; None before `setup`.
         settings: What the fingerprint depends on, by name; None before `setup`.
         saved: Identity of the run that saved the checkpoint to resume from; None if there is none.
@@ -52,6 +53,7 @@ class TrainingData(Protocol):
     row_len: int
     num_steps: int
     validation_sources: Sequence[ValidationSource]
+    row_sources: Sequence[ValidationSource] | None
     fingerprint: str | None
     settings: Mapping[str, object] | None
     saved: RunIdentity | None

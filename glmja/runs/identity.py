@@ -34,6 +34,7 @@ ADVICE = {
     "embeddings": f"set `embeddings` to the saved value, {_EXPORT}",
     "lora": f"set `lora` to the saved values, {_EXPORT}",
     "tuning": f"set `tuning` to the saved value, {_EXPORT}",
+    "objective": f"set `retention` and `embedding_pull` to the saved values, {_NEW_RUN}",
     "optimizer": f"{_OPTIMIZER}, {_NEW_RUN}",
     "schedule": f"{_OPTIMIZER}, {_NEW_RUN}",
     "schedule_start": f"{_OPTIMIZER}, {_NEW_RUN}",
@@ -45,8 +46,8 @@ ADVICE = {
 # types in JSON; each field may also be absent or null
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "world_size": int, "precision": str, "strategy": str, "base": str, "tokenizer": str, "data": str,
-    "trainable": (list, tuple), "embeddings": str, "lora": dict, "tuning": str, "optimizer": dict, "schedule": dict,
-    "schedule_start": int,
+    "trainable": (list, tuple), "embeddings": str, "lora": dict, "tuning": str, "objective": dict,
+    "optimizer": dict, "schedule": dict, "schedule_start": int,
 }  # fmt: skip
 
 # fields that the first checkpoints do not have
@@ -78,6 +79,7 @@ class RunIdentity:
         embeddings: How the embeddings are trained.
         lora: Settings of the adapters; None if there are none.
         tuning: How the transformer is trained.
+        objective: What is trained for besides cross entropy; None if nothing is.
         optimizer: Class and hyperparameters of the optimizer, which its state holds as well.
         schedule: Class and arguments of the learning-rate schedule, without the length of the run.
         schedule_start: Optimizer step at which the schedule began, if not the first.
@@ -98,6 +100,7 @@ class RunIdentity:
     embeddings: str | None = None
     lora: Mapping[str, Any] | None = None
     tuning: str | None = None
+    objective: Mapping[str, Any] | None = None
     optimizer: Mapping[str, Any] | None = None
     schedule: Mapping[str, Any] | None = None
     schedule_start: int | None = None
@@ -111,7 +114,7 @@ class RunIdentity:
         known = {
             name: value
             for name, value in asdict(self).items()
-            if value is not None or (name == "lora" and self.tuning is not None)
+            if value is not None or (name in ("lora", "objective") and self.tuning is not None)
         }
         return json.loads(json.dumps(known))
 

@@ -24,10 +24,13 @@ class Diverging(TinyRun):
         super().__init__(folder)
         self.bad, self.value, self.calls, self.weights = bad, value, 0, []
 
-    def loss(self, batch):
-        total, labels = super().loss(batch)
+    def step_loss(self, batch):
+        loss = super().step_loss(batch)
         self.calls += 1
-        return (total * self.value if self.calls - 1 in self.bad else total), labels
+        if self.calls - 1 not in self.bad:
+            return loss
+        parts = [part._replace(nats=part.nats * self.value) for part in loss.parts]
+        return loss._replace(total=loss.total * self.value, parts=parts)
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if self.trainer.global_step != self._last_step:

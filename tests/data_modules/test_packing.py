@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_modules.batches.document_stream import DocumentStream
-from data_modules.batches.packing import PackedRows, interleave
+from data_modules.batches.packing import PackedRows, interleave, interleave_apart
 from data_modules.batches.rows import Fragment, collate, count_target_tokens, pack
 from glmja.modeling.batch import IGNORE_INDEX
 from glmja.modeling.loading import load_model
@@ -44,7 +44,7 @@ def test_at_each_document_positions_restart_and_the_first_token_is_no_target(len
     rows = packed_rows([store], row_len, sum(lengths) // row_len, isolate=isolate)
     first_tokens = set(store.tokens[store.starts[:-1]].tolist())
     for i in range(len(rows)):
-        ids, labels, positions = (part.tolist() for part in rows[i])
+        ids, labels, positions = (part.tolist() for part in rows[i][:3])
         assert rows.num_target_tokens(np.array([i])) == count_target_tokens(torch.tensor([labels]))
         for t, token in enumerate(ids):
             starts = t == 0 or (isolate and token in first_tokens)
@@ -74,6 +74,47 @@ def test_every_stretch_of_a_run_has_the_mix_of_the_sources(shares, num_rows):
 def test_a_longer_run_begins_with_the_rows_of_a_shorter_one(shares, num_rows):
     short, long = interleave(shares, num_rows), interleave(shares, num_rows + 70)
     assert all((a == b[:num_rows]).all() for a, b in zip(short, long, strict=True))
+
+
+@st.composite
+def apart_cases(draw):
+    shares = draw(st.lists(st.floats(0.05, 1), min_size=1, max_size=5))
+    apart = draw(st.sets(st.integers(0, len(shares) - 1)))
+    return shares, apart, draw(st.integers(1, 8)), draw(st.integers(1, 60))
+
+
+@given(apart_cases())
+def test_rows_with_a_teacher_share_units_with_each_other_only(case):
+    shares, apart, unit, num_units = case
+    sources, numbers = interleave_apart(shares, apart, unit * num_units, unit)
+    taught = np.isin(sources, [*apart]).reshape(num_units, unit)
+    assert (taught.all(1) | ~taught.any(1)).all()
+    wanted = sum(shares[i] for i in apart) / sum(shares)
+    assert (np.abs(np.cumsum(taught[:, 0]) - wanted * np.arange(1, num_units + 1)) <= 2).all()
+    for i in range(len(shares)):
+        assert numbers[sources == i].tolist() == list(range((sources == i).sum()))
+
+
+@given(apart_cases())
+def test_a_longer_run_with_a_teacher_begins_with_the_rows_of_a_shorter_one(case):
+    shares, apart, unit, num_units = case
+    short, long = (interleave_apart(shares, apart, unit * n, unit) for n in (num_units, num_units + 9))
+    assert all((a == b[: len(a)]).all() for a, b in zip(short, long, strict=True))
+
+
+def test_without_sources_apart_rows_alternate_as_ever():
+    shares = [0.5, 0.3, 0.2]
+    for apart in ([], [0, 1, 2]):
+        assert np.array_equal(interleave_apart(shares, apart, 120, 4), interleave(shares, 120))
+
+
+def test_rows_and_batches_tell_their_source():
+    stores = [Documents([7] * 30), Documents([5] * 40, first=10_000)]
+    rows = packed_rows(stores, 8, 30)
+    assert [rows[i].source for i in range(30)] == rows.sources.tolist()
+    assert collate([rows[3], rows[4]])["sources"].tolist() == rows.sources[3:5].tolist()
+    assert packed_rows(stores[1:], 8, 5, first_source=1)[2].source == 1
+    assert "sources" not in collate([pack([Fragment(np.arange(1, 5, dtype=np.uint32))])])
 
 
 def test_padding_is_neither_a_target_nor_a_document():

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from glmja.modeling.batch import IGNORE_INDEX
-from glmja.modeling.loss import next_token_loss
+from glmja.modeling.loss import TeacherStates, next_token_loss, token_losses
 
 
 def case(share, dtype=torch.float64, rows=3, tokens=9, width=8, vocabulary=20):
@@ -88,3 +88,56 @@ def test_under_autocast_products_are_in_16_bits_and_gradients_have_the_dtype_of_
     for our, their in zip(ours, theirs, strict=True):
         assert our.dtype == torch.float32
         assert 1e-5 < (our - their).norm() / their.norm() < 1e-2
+
+
+def taught_case(share, known, **options):
+    hidden, head, labels = case(share, **options)
+    generator = torch.Generator().manual_seed(1)
+    teacher = TeacherStates(torch.randn(hidden.shape, generator=generator).to(hidden.dtype), head.detach()[:known] * 2)
+    return hidden, head, labels, teacher
+
+
+def plain_divergences(hidden, head, labels, teacher):
+    """KL(teacher || model) at the positions before target tokens; the teacher gives nothing to ids it does not know."""
+    kept = labels[:, 1:] != IGNORE_INDEX
+    student = F.linear(hidden, head)[:, :-1][kept].log_softmax(-1)
+    wanted = F.linear(teacher.hidden_BTD, teacher.head_OD)[:, :-1][kept].softmax(-1)
+    return F.kl_div(student[:, : wanted.shape[1]], wanted, reduction="none").sum(-1)
+
+
+@pytest.mark.parametrize("known", [13, 20])
+@pytest.mark.parametrize("chunk_len", [1, 5, 512])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_divergence_and_gradients_equal_the_plain_computation(share, chunk_len, known, dtype):
+    hidden, head, labels, teacher = taught_case(share, known, dtype=dtype)
+    losses = token_losses(hidden, head, labels, chunk_len, teacher)
+    plain = plain_divergences(hidden, head, labels, teacher)
+    torch.testing.assert_close(losses.each_N, plain)
+    torch.testing.assert_close(losses.total, plain.sum())
+    ours, theirs = (torch.autograd.grad(loss / 7, (hidden, head)) for loss in (losses.total, plain.sum()))
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+def test_a_model_that_equals_its_teacher_has_neither_divergence_nor_gradients():
+    hidden, head, labels = case(1.0, torch.float32)
+    losses = token_losses(hidden, head, labels, 5, TeacherStates(hidden, head))
+    losses.total.backward()
+    assert losses.each_N.abs().max() < 1e-6 and hidden.grad.abs().max() < 1e-6 and head.grad.abs().max() < 1e-6
+
+
+def test_no_gradient_flows_into_the_teacher():
+    hidden, head, labels, teacher = taught_case(1.0, 13)
+    parts = [part.requires_grad_() for part in teacher]
+    token_losses(hidden, head, labels, 5, TeacherStates(*parts)).total.backward()
+    assert [part.grad for part in parts] == [None, None]
+
+
+def test_the_losses_of_rows_sum_to_the_total():
+    hidden, head, labels = case(0.5)
+    labels[1] = IGNORE_INDEX
+    losses = token_losses(hidden, head, labels, 5)
+    alone = [next_token_loss(hidden[i : i + 1], head, labels[i : i + 1])[0] for i in range(3)]
+    torch.testing.assert_close(losses.of_rows(3), torch.stack(alone).detach())
+    assert losses.of_rows(3)[1] == 0 and not losses.of_rows(3).requires_grad

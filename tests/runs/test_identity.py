@@ -9,7 +9,7 @@ from glmja.runs.identity import _NOT_COMPARED, ADVICE, RunIdentity
 SAVED = {
     "world_size": 2, "precision": "bf16-mixed", "strategy": "ZeRO2", "base": "1f3a", "tokenizer": "77bc",
     "data": "d" * 16, "trainable": [["a.weight", [8, 8]], ["b.weight", [8, 8]]], "embeddings": "full",
-    "lora": {"rank": 8, "alpha": 16}, "tuning": "lora",
+    "lora": {"rank": 8, "alpha": 16}, "tuning": "lora", "objective": None,
 }  # fmt: skip
 TRAINABLE = SAVED["trainable"]
 
@@ -26,7 +26,7 @@ def test_an_identity_is_read_as_it_was_written():
 def test_fields_are_written_once_they_are_known_and_no_adapters_are_known_with_the_tuning():
     assert RunIdentity().as_json() == {}
     assert RunIdentity(world_size=2).as_json() == {"world_size": 2}
-    assert RunIdentity(tuning="full").as_json() == {"tuning": "full", "lora": None}
+    assert RunIdentity(tuning="full").as_json() == {"tuning": "full", "lora": None, "objective": None}
 
 
 def test_an_unknown_key_is_refused():

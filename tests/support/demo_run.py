@@ -25,9 +25,10 @@ from tests.support.recorder import records
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS, ACCUMULATE, SAVE_EVERY = 7, 2, 2
-RECIPES = ("demo_pretrain", "demo_sft")
+RECIPES = ("demo_pretrain", "demo_sft", "retention")
 NUM_BATCHES = NUM_STEPS * ACCUMULATE
 TWO_RANKS = {"trainer.strategy": json.dumps({"class_path": "lit_modules.ZeRO2"}), "trainer.devices": 2}
+RETENTION = {"model.init_args.retention.languages": '["zh", "en"]', "model.init_args.gradient_checkpointing": True}
 KINDS = {
     "one_rank": {},
     "zero2_fp32": TWO_RANKS,
@@ -40,12 +41,13 @@ RECIPE_OF_THE_DAY = OF_THE_DAY.choice(RECIPES)
 
 def args(zero_dir, folder, recipe, callback=None, **others):
     """Returns arguments of a run that validates within and after steps, samples chats, drops out and writes records."""
+    config = "demo_sft" if recipe == "demo_sft" else "demo_pretrain"
     sources = {
         "demo_pretrain": [{"name": x, "lang": x, "files": [str(twin.text_file(x))]} for x in twin.LANGUAGES],
         "demo_sft": [{"name": "chats", "lang": "all", "files": [str(twin.text_file("conversations"))]}],
-    }[recipe]
+    }[config]
     values = {
-        "config": ROOT / "configs" / f"{recipe}.yaml",
+        "config": ROOT / "configs" / f"{config}.yaml",
         "run_dir": folder / "run",
         "model.init_args.model_dir": zero_dir,
         "model.init_args.lora.rank": 16,
@@ -54,7 +56,7 @@ def args(zero_dir, folder, recipe, callback=None, **others):
         "data.init_args.sources": json.dumps(sources),
         "data.init_args.cache_dir": zero_dir.parent / "cache",
         "data.init_args.row_len": 128,
-        "data.init_args.num_workers": 2 if recipe == "demo_pretrain" else 0,
+        "data.init_args.num_workers": 2 if config == "demo_pretrain" else 0,
         "trainer.accelerator": "cpu",
         "trainer.max_steps": NUM_STEPS,
         "trainer.accumulate_grad_batches": ACCUMULATE,
@@ -69,7 +71,7 @@ def args(zero_dir, folder, recipe, callback=None, **others):
             callback or recorder(folder),
         ]),
         "checkpoint.every_n_train_steps": SAVE_EVERY,
-    } | others  # fmt: skip
+    } | (RETENTION if recipe == "retention" else {}) | others  # fmt: skip
     return [f"--{key}={value}" for key, value in values.items()]
 
 
