@@ -18,6 +18,7 @@ import data_modules
 import lit_modules
 from glmja.cli import fit_arguments
 from glmja.modeling.adapters import Lora
+from glmja.modeling.retention import Retention
 from lit_modules.fit_parser import CHECKPOINT_DEFAULTS, TRAINER_DEFAULTS
 
 PAGE = Path(__file__).parent / "configuration.md"
@@ -31,7 +32,7 @@ _RUN = {
     "--estimate": fit_arguments.ESTIMATE_HELP,
 }
 _SECTIONS: dict[str, tuple[type, ...]] = {
-    "Model: `--model.…`": (lit_modules.PackedPretraining, Lora, lit_modules.WarmupCosine),
+    "Model: `--model.…`": (lit_modules.PackedPretraining, Lora, Retention, lit_modules.WarmupCosine),
     "Data: `--data.…`": (
         data_modules.PackedPretrainingData,
         data_modules.TextSource,
@@ -42,6 +43,7 @@ _SECTIONS: dict[str, tuple[type, ...]] = {
     "Callbacks: `--callbacks.NAME.…`": (
         callbacks.ChatSampler,
         callbacks.NonFiniteGuard,
+        callbacks.RetentionGuard,
         callbacks.Throughput,
         callbacks.ValidationTable,
     ),
@@ -76,21 +78,35 @@ def _described(kind: type) -> list[str]:
     shown = f"{module}.{kind.__name__}" if module != "glmja" else kind.__name__
     own = parse(inspect.getdoc(kind) or "")
     init = parse(inspect.getdoc(kind.__init__) or "")
-    texts = {p.arg_name: p.description or "" for p in [*own.params, *init.params]}
+    of_base = parse(inspect.getdoc(kind.__base__.__init__) or "") if _passes_on(kind) else init
+    texts = {p.arg_name: p.description or "" for p in [*own.params, *of_base.params, *init.params]}
     length = next((part for part in (init.long_description or "").split("\n\n") if part.startswith("The run ends")), "")
     rows = [(f"`{name}`", *_type_and_default(kind, name), texts.get(name, "")) for name in _parameters(kind)]
-    also = " `lit_modules.PaddedSFT` takes the same." if kind is lit_modules.PackedPretraining else ""
+    also = (
+        " `lit_modules.PaddedSFT` takes the same, without retention." if kind is lit_modules.PackedPretraining else ""
+    )
     text = f"{own.short_description or ''}{also}"
     return [f"### {shown}", text, *([length] if length else []), _table(rows) if rows else "No arguments."]
 
 
 def _parameters(kind: type) -> list[str]:
     given = ["tokenizer_dir", *(["optimizer", "num_steps"] if kind is lit_modules.WarmupCosine else [])]  # by `fit`
-    return [name for name in inspect.signature(kind).parameters if name not in given]
+    return [name for name in _signature(kind) if name not in given]
+
+
+def _passes_on(kind: type) -> bool:
+    """Returns whether a class passes other arguments on to its base."""
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in inspect.signature(kind).parameters.values())
+
+
+def _signature(kind: type) -> dict[str, inspect.Parameter]:
+    """Returns the parameters of a class, and of its base if it passes them on."""
+    own = {n: p for n, p in inspect.signature(kind).parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    return {**_signature(kind.__base__), **own} if _passes_on(kind) else own
 
 
 def _type_and_default(kind: type, name: str) -> tuple[str, str]:
-    parameter = inspect.signature(kind).parameters[name]
+    parameter = _signature(kind)[name]
     default = parameter.default
     if is_dataclass(kind):
         (field,) = [field for field in fields(kind) if field.name == name]
@@ -103,7 +119,9 @@ def _type_and_default(kind: type, name: str) -> tuple[str, str]:
         shown = "see below"
     else:
         shown = f"`{list(default) if isinstance(default, tuple) else default!r}`"
-    hint = get_type_hints(kind if is_dataclass(kind) else kind.__init__).get(name)
+    hints = [get_type_hints(kind if is_dataclass(kind) else kind.__init__)]
+    hints += [get_type_hints(kind.__base__.__init__)] if _passes_on(kind) else []
+    hint = next((each[name] for each in hints if name in each), None)
     choices = [choice for part in (hint, *get_args(hint)) if get_origin(part) is Literal for choice in get_args(part)]
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices), shown

@@ -189,8 +189,7 @@ class GLMModule(LightningModule, TrainingModule):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns the summed loss in nats that training minimizes, and the target tokens, (N,)."""
-        loss = self.step_loss(batch)
-        return loss.total, loss.targets_N
+        return self.step_loss(batch)[:2]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the contribution of a micro-batch to the mean loss of its optimizer step; NaN if it is infinite."""

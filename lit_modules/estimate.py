@@ -10,14 +10,16 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
 from torch.optim import AdamW, Optimizer
 from transformers import GlmConfig
 
 from glmja.modeling.adapters import Lora, apply_tuning
-from glmja.modeling.flops import training_flops_per_token
+from glmja.modeling.flops import forward_flops_per_token, training_flops_per_token
 from glmja.modeling.gpus import Gpu
 from glmja.modeling.loading import empty_model, outline
 from glmja.modeling.model_folder import ModelFolder
+from glmja.modeling.retention import BaseRows
 from glmja.weights.dtypes import dtype_named
 from lit_modules.memory import Layout, MemoryEstimate, activation_memory, model_memory
 from lit_modules.optimizers import try_optimizer
@@ -50,6 +52,8 @@ class RunShape:
         tuning: How the transformer trains.
         embeddings: How the embeddings train.
         lora: Settings of the adapters.
+        keeps_rows: Whether the embedding rows of the start are kept beside those that train.
+        taught_share: Share of the tokens whose rows have a teacher.
         create_optimizer: Creates the optimizer.
         dtype: Name of the dtype of frozen weights; None for the stored one.
         recompute: Whether layers are computed again in the backward pass.
@@ -69,6 +73,8 @@ class RunShape:
     tuning: Any
     embeddings: Any
     lora: Lora
+    keeps_rows: bool
+    taught_share: float
     create_optimizer: Callable[..., Optimizer]
     dtype: str | None
     recompute: bool
@@ -104,11 +110,14 @@ class RunShape:
         options = strategy.get("init_args") or Namespace()
         optimizer = model.optimizer
         lora = {field.name: model.lora[field.name] for field in fields(Lora)}
+        share = _taught_share(model, data)
         return cls(
             model_dir=model.model_dir,
             tuning=model.tuning,
             embeddings=model.embeddings,
             lora=Lora(**lora),
+            keeps_rows=share > 0 or bool(model.get("embedding_pull")),
+            taught_share=share,
             create_optimizer=_factory(optimizer),
             dtype=model.dtype,
             recompute=model.gradient_checkpointing,
@@ -213,10 +222,10 @@ def _estimate(shape: RunShape, count: int, gpu: Gpu, remedies: Sequence[str], mo
     key = shape.embeddings
     if key not in models:
         models[key] = _model(shape)
-    model = models[key]
+    model, rows = models[key]
     layout = Layout(count, count, shape.is_zero, shape.is_offloaded, shape.is_16bit)
     state = state_bytes_per_parameter(try_optimizer(shape.create_optimizer, matrices_only=shape.tuning != "full"))
-    memory = model_memory(model, state, layout)
+    memory = model_memory(nn.ModuleList([model, rows] if shape.keeps_rows else [model]), state, layout)
     num_bytes = 2 if shape.is_16bit else 4
     trains_head = any(p.requires_grad for n, p in model.named_parameters() if "lm_head" in n)
     activations = activation_memory(
@@ -227,6 +236,7 @@ def _estimate(shape: RunShape, count: int, gpu: Gpu, remedies: Sequence[str], mo
         flops = training_flops_per_token(model, shape.row_len)
         if shape.recompute:
             flops *= 4 / 3  # another forward pass, a third of forward and backward
+        flops += shape.taught_share * forward_flops_per_token(model.config, shape.row_len, rows.num_known)
         hours = 1e9 * flops / (gpu.tflops * 1e12 * UTILIZATION * count) / 3600
     by_steps = None if shape.num_batches is None else shape.num_batches * count * shape.batch_tokens
     num_tokens = min((limit for limit in (shape.num_tokens, by_steps) if limit is not None), default=None)
@@ -244,17 +254,26 @@ def _estimate(shape: RunShape, count: int, gpu: Gpu, remedies: Sequence[str], mo
     )
 
 
-def _model(shape: RunShape) -> Any:
-    """Returns the model without values, with its trainable parameters."""
+def _model(shape: RunShape) -> tuple[Any, BaseRows]:
+    """Returns the model without values, with its trainable parameters, and the embedding rows of its start."""
     dtype = dtype_named(shape.dtype) if shape.dtype else None
     with isolate_rng():
         if shape.has_model:
             folder = ModelFolder.open(shape.model_dir)
-            return apply_tuning(
-                outline(folder, dtype), shape.tuning, shape.embeddings, shape.lora, folder.tokenizer.new_ids
-            )
-        model = empty_model(_CHATGLM3).to(dtype or dtype_named("float16"))
-        return apply_tuning(model, shape.tuning, shape.embeddings, shape.lora, _NEW_IDS)
+            model, new_ids = outline(folder, dtype), folder.tokenizer.new_ids
+        else:
+            model, new_ids = empty_model(_CHATGLM3).to(dtype or dtype_named("float16")), _NEW_IDS
+        rows = BaseRows(model, shape.embeddings, new_ids.start)
+        return apply_tuning(model, shape.tuning, shape.embeddings, shape.lora, new_ids), rows
+
+
+def _taught_share(model: Namespace, data: Namespace) -> float:
+    """Returns the share of the tokens whose rows have a teacher; sources without weights count as equal."""
+    retention = model.get("retention")
+    if retention is None or not retention.weight:
+        return 0.0
+    weights = [(source.lang, source.weight or 1.0) for source in data.sources]
+    return sum(weight for lang, weight in weights if lang in retention.languages) / sum(w for _, w in weights)
 
 
 def _factory(optimizer: Any) -> Callable[..., Optimizer]:

@@ -103,7 +103,11 @@ class PackedPretraining(GLMModule, TaughtModule):
             return super().step_loss(batch)
         taught_B = torch.tensor([lang is not None for lang in langs], device=batch["labels"].device)
         teacher = self._teacher_states(select_rows(batch, taught_B))
-        head, hidden, labels = unwrap_peft(self.model).get_output_embeddings().weight, self.hidden_states(batch), batch["labels"]
+        head, hidden, labels = (
+            unwrap_peft(self.model).get_output_embeddings().weight,
+            self.hidden_states(batch),
+            batch["labels"],
+        )
         kl = token_losses(hidden[taught_B], head, labels[taught_B], self.loss_chunk_len, teacher)
         total, targets_N, parts = self.retention.weight * kl.total, kl.targets_N, self._parts_of(kl, langs)
         if not all(langs):
@@ -138,7 +142,10 @@ class PackedPretraining(GLMModule, TaughtModule):
         if self.embedding_pull:
             assert self.base_rows is not None and isinstance(configured, dict)
             glm, (input_VD, head_OD) = unwrap_peft(self.model), self.base_rows.of(unwrap_peft(self.model))
-            pairs = [(glm.get_input_embeddings().weight, input_VD[: self.num_known]), (glm.get_output_embeddings().weight, head_OD)]
+            pairs = [
+                (glm.get_input_embeddings().weight, input_VD[: self.num_known]),
+                (glm.get_output_embeddings().weight, head_OD),
+            ]
             configured["optimizer"].register_step_pre_hook(EmbeddingPull(self.embedding_pull, pairs))
         return configured
 

@@ -86,7 +86,9 @@ class BaseRows(nn.Module):
         if embeddings == "full":
             # all rows of the input: a text to keep may quote new pieces
             self.input_VD = nn.Parameter(glm.get_input_embeddings().weight.detach().clone(), requires_grad=False)
-            self.head_OD = nn.Parameter(glm.get_output_embeddings().weight[:num_known].detach().clone(), requires_grad=False)
+            self.head_OD = nn.Parameter(
+                glm.get_output_embeddings().weight[:num_known].detach().clone(), requires_grad=False
+            )
 
     def of(self, glm: PreTrainedModel) -> tuple[Tensor, Tensor]:
         """Returns the rows of the input embedding, (V, D), and of the output embedding, (O, D)."""

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from lightning import Trainer
 
 from glmja import fit
 from glmja.modeling.gpus import KNOWN, MACHINES, known_gpu, parse_machine
+from glmja.modeling.retention import Retention
 from lit_modules import PackedPretraining
 from lit_modules.estimate import RunShape, as_rows, estimate
 from lit_modules.preflight import estimate_memory
@@ -33,6 +35,27 @@ def test_an_estimate_agrees_with_the_check_before_a_run(zero_dir):
     trainer = Trainer(strategy=ZeRO2(), accelerator="cpu", devices=2, precision="bf16-mixed", logger=False)
     assert one.memory == estimate_memory(module, trainer)
     assert (one.remedies, one.fits) == ([], True)
+
+
+def test_a_teacher_counts_in_memory_and_time(zero_dir):
+    flags = ("--model.retention.languages=[zh,en]", "--model.retention.weight=10")
+    plain, taught = (shape_of(f"--model.model_dir={zero_dir}", *more) for more in ((), flags))
+    assert (plain.taught_share, taught.taught_share) == (0, pytest.approx(0.24))
+    (before,), (after,) = (estimate(shape, [(2, KNOWN[0])]) for shape in (plain, taught))
+    module = PackedPretraining(str(zero_dir), dtype="bfloat16", retention=Retention(["zh", "en"]))
+    trainer = Trainer(strategy=ZeRO2(), accelerator="cpu", devices=2, precision="bf16-mixed", logger=False)
+    assert after.memory == estimate_memory(module, trainer) != before.memory
+    assert 1.05 < after.hours / before.hours < 1.12
+
+
+def test_retention_at_6b_costs_what_the_page_says(of_chatglm3):
+    shape, found = of_chatglm3
+    for share, percent in ((0.06, 2.9), (0.12, 5.7), (0.24, 11.4)):
+        (plain,), (taught,) = (
+            estimate(replace(shape, recompute=False, taught_share=each, row_len=1024), [(8, found[3].gpu)])
+            for each in (0.0, share)
+        )
+        assert 100 * (taught.hours / plain.hours - 1) == pytest.approx(percent, abs=0.1)
 
 
 def test_chatglm3_takes_its_known_sizes_without_a_folder(of_chatglm3):
