@@ -98,7 +98,7 @@ def test_full_tuning_lowers_the_loss_and_resumes_bit_for_bit(chatglm1_dir, adgen
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-@pytest.mark.parametrize("format", ["glm", "chatglm"])
+@pytest.mark.parametrize("format", ["glm", pytest.param("chatglm", marks=pytest.mark.slow)])
 def test_a_run_is_exported_in_both_layouts_with_its_adapters_merged(format, run, chatglm1_dir, tmp_path):
     report = export.export(str(tmp_path / "out"), checkpoint=str(run), format=format)
     assert report["greedy_replies"] == report["greedy_replies_equal"]
@@ -115,6 +115,7 @@ def test_a_run_is_exported_in_both_layouts_with_its_adapters_merged(format, run,
     assert not torch.equal(weights[name], load_model(chatglm1_dir, torch.float32).state_dict()[name])
 
 
+@pytest.mark.slow
 def test_a_language_pack_of_a_run_makes_the_model_again(run, chatglm1_dir, tmp_path):
     export.export(str(tmp_path / "pack"), checkpoint=str(run), format="adapter")
     export.export(str(tmp_path / "whole"), checkpoint=str(run), check=False)
