@@ -86,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = benchmark_parser(__doc__, data=True, scratch=True)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 5], help="Sizes to tokenize.")
     parser.add_argument("--learn_gigabytes", type=float, default=1, help="Size of the corpus to learn pieces from.")
-    parser.add_argument("--whole", action="store_true", help="Also learn from all of it: 60 bytes of memory per token.")
+    parser.add_argument("--whole", action="store_true", help="Also learn from all of it: 40 bytes of memory per token.")
     parser.add_argument("--workers", type=int, default=2, help="Number of processes that tokenize.")
     settings = parser.parse_args(args)
     settings.data, settings.llamafactory = settings.data.resolve(), None
