@@ -77,4 +77,5 @@ def test_zero2_pulls_what_one_device_pulls(zero_dir, tmp_path):
     more = {"trainer.accumulate_grad_batches": 1}
     done = command(args(zero_dir, tmp_path / "two", "demo_pretrain", **SHORT, **pull, **zero2, **more))
     assert done.returncode == 0, done.stderr
-    torch.testing.assert_close(distances(zero_dir, tmp_path / "two"), one, rtol=1e-3, atol=0)
+    # Adam turns rounding of small gradients into whole steps; without a pull, old rows move 1.4 times as far or more
+    torch.testing.assert_close(distances(zero_dir, tmp_path / "two"), one, rtol=1e-2, atol=0)

@@ -28,6 +28,7 @@ NUM_STEPS, ACCUMULATE, SAVE_EVERY = 7, 2, 2
 RECIPES = ("demo_pretrain", "demo_sft", "retention")
 NUM_BATCHES = NUM_STEPS * ACCUMULATE
 TWO_RANKS = {"trainer.strategy": json.dumps({"class_path": "lit_modules.ZeRO2"}), "trainer.devices": 2}
+GUARD = {"class_path": "callbacks.RetentionGuard", "init_args": {"languages": ["zh", "en"], "max_drift": 10.0}}
 RETENTION = {"model.init_args.retention.languages": '["zh", "en"]', "model.init_args.gradient_checkpointing": True}
 KINDS = {
     "one_rank": {},
@@ -68,6 +69,7 @@ def args(zero_dir, folder, recipe, callback=None, **others):
         "trainer.callbacks": json.dumps([
             {"class_path": "callbacks.ValidationTable"},
             {"class_path": "callbacks.ChatSampler", "init_args": {"every_n_steps": 2, "max_new_tokens": 4}},
+            *([GUARD] if recipe == "retention" else []),
             callback or recorder(folder),
         ]),
         "checkpoint.every_n_train_steps": SAVE_EVERY,
