@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from glmja.cli.arguments import files_by_language
 from glmja.cli.command import run_command
+from glmja.cli.ending import Ending
 from glmja.families.names import FamilyName
 from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.documents import check_document_files, read_documents
@@ -240,9 +241,14 @@ def _print(report: TokenizerReport, output: str) -> None:
         show(table_of(report.texts, f"Sentences under the policy {report.policy}"), use_table(report.texts))
 
 
+def _ending(values: Mapping[str, str]) -> Ending:
+    flags = {"base": values["base"], "tokenizer": values["output"], "output": "FOLDER"}
+    return Ending(f"tokenizer in {values['output']}", "resize_embeddings", flags)
+
+
 def main(args: list[str] | None = None) -> dict[str, object]:
     """Runs the command line."""
-    return run_command(build_tokenizer, args)
+    return run_command(build_tokenizer, args, _ending)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ A folder in the layout of transformers needs no remote code, so programs that lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from glmja.cli.command import run_command
+from glmja.cli.ending import Ending
 from glmja.families.names import FamilyName
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.terminal import show
@@ -65,9 +67,13 @@ def convert(
         show(note)
 
 
+def _ending(values: Mapping[str, str]) -> Ending:
+    return Ending(f"model in {values['output']}", "evaluate", {"model": values["output"], "output": "FOLDER"})
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs the command line."""
-    run_command(convert, args)
+    run_command(convert, args, _ending)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from glmja.cli.command import run_command
+from glmja.cli.ending import Ending
 from glmja.errors import ModelError
 from glmja.families.names import FamilyName
 from glmja.files.json_files import read_json, write_json
@@ -216,9 +217,16 @@ def _print(report: Mapping[str, object], output: str) -> None:
         show(note)
 
 
+def _ending(values: Mapping[str, str]) -> Ending:
+    output = values["output"]
+    if values["format"] == "adapter":
+        return Ending(f"language pack in {output}", "export", {"pack": output, "base": "FOLDER", "output": "FOLDER"})
+    return Ending(f"model in {output}", "evaluate", {"model": output, "baseline": "FOLDER", "output": "FOLDER"})
+
+
 def main(args: list[str] | None = None) -> dict[str, object]:
     """Runs the command line."""
-    return run_command(export, args)
+    return run_command(export, args, _ending)
 
 
 if __name__ == "__main__":

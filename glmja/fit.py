@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,20 @@ def _fit(args: list[str] | None, prog: str) -> Trainer | None:
                 _estimate(cli.config)
                 return None
             if not cli.config.preview:
-                return cli.fit()
+                start = time.monotonic()
+                trainer = cli.fit()
+                if trainer.is_global_zero and not cli.is_short_run:
+                    _show_ending(cli.config.run_dir, trainer.global_step, time.monotonic() - start)
+                return trainer
             _preview(training_data(cli), cli.model.tokenizer)
             return cli.trainer
+
+
+def _show_ending(run_dir: str, step: int, seconds: float) -> None:
+    from glmja.cli.ending import Ending, show_ending
+
+    ending = Ending(f"step {step:,} saved in {run_dir}", "export", {"checkpoint": run_dir, "output": "FOLDER"})
+    show_ending(ending, seconds, program(ending.next_command))
 
 
 def _estimate(config: Any) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from glmja.cli.arguments import check_device, files_by_language
 from glmja.cli.command import run_command
+from glmja.cli.ending import Ending
 from glmja.errors import ModelError
 from glmja.families.names import FamilyName
 from glmja.families.recognition import load_tokenizer
@@ -277,9 +278,14 @@ def _print(report: Mapping[str, object], checks: ZeroChecks, output: str) -> Non
         show(make_table(headings, cells, title="Bits per character before training", align="right"))
 
 
+def _ending(values: Mapping[str, str]) -> Ending:
+    flags = {"config": "configs/pretrain.yaml", "model.init_args.model_dir": values["output"]}
+    return Ending(f"Zero model in {values['output']}", "fit", flags)
+
+
 def main(args: list[str] | None = None) -> dict[str, object]:
     """Runs the command line."""
-    return run_command(resize_embeddings, args)
+    return run_command(resize_embeddings, args, _ending)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ _IRRELEVANT_LOGS = (
     "`weights_only` was not set",  # a false alarm
     "Seed set to",  # it is in the run's config.yaml
     "TPU available",
+    "`Trainer.fit` stopped: `max_steps",  # the command ends with the step that it saved
 )
 _IRRELEVANT_WARNINGS = (
     "LightningCLI's args parameter",  # the demo and the tests pass arguments

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from docstring_parser import parse as parse_docstring
 
 from glmja.cli.closed_output import is_output_closed, quiet_when_output_closes
+from glmja.cli.ending import Ending, show_ending
 from glmja.cli.parser import USAGE_ERROR, CliParser
 from glmja.errors import LESS_MEMORY, DataError, MachineError, ModelError, is_out_of_memory
 from glmja.text.printable import printable
@@ -52,7 +54,11 @@ def program(command: str) -> str:
     return f"python -m glmja.{command}"
 
 
-def run_command(function: Callable[..., Any], args: list[str] | None = None) -> Any:
+def run_command(
+    function: Callable[..., Any],
+    args: list[str] | None = None,
+    ending: Callable[[Mapping[str, str]], Ending] | None = None,
+) -> Any:
     """Parses the command line of a function and calls it; see `one_line_errors` for what happens to exceptions.
 
     Each parameter becomes a flag, with the type of its annotation and the text of the docstring. A flag of type
@@ -61,10 +67,12 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
     Args:
         function: Function of the command, named like the command's module.
         args: Arguments; those of the process by default.
+        ending: Returns what to say at the end, given the values of the parameters; nothing by default.
 
     Returns:
         The return value of the function.
     """
+    start = time.monotonic()
     with quiet_when_output_closes():
         parser = _function_parser(function)
         values = {key: value for key, value in parser.parse_args(args).as_dict().items() if key != "config"}
@@ -72,7 +80,11 @@ def run_command(function: Callable[..., Any], args: list[str] | None = None) -> 
         less_memory = " or ".join(in_use) or "the use of memory elsewhere"
         flags = {name: f"--{name}" for name in values}
         with one_line_errors(str(parser.prog), less_memory=less_memory, flags=flags):
-            return function(**values)
+            returned = function(**values)
+        if ending is not None:
+            last = ending(values)
+            show_ending(last, time.monotonic() - start, program(last.next_command))
+        return returned
 
 
 def command_line(function: Callable[..., Any], values: Mapping[str, Any]) -> str:
