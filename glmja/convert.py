@@ -58,8 +58,8 @@ def convert(
         written = write_model(folder, source, opened.tokenizer, format, max_shard_size)
         num_tensors = verify_conversion(source, folder)
         card = converted_card(
-            opened.path.resolve().name, format, dtype_name(source.dtype), written, hub_name(opened.path),
-            extended=bool(opened.tokenizer.new_ids),
+            opened.path.resolve().name, format, dtype_name(source.dtype), written,
+            hub_name(opened.path, opened.checkpoint.config), extended=bool(opened.tokenizer.new_ids),
         )  # fmt: skip
         (folder / "README.md").write_text(card, encoding="utf-8")
     show(f"{Path(output)}: {num_tensors} tensors in the layout {format}, read back and compared with {model}")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from glmja.modeling.model_folder import ModelFolder
     from glmja.runs.trained_state import TrainedState
     from glmja.weights.chatglm_layout import Layout
+    from glmja.weights.checkpoint import Checkpoint
 
 Format = Literal["glm", "chatglm", "adapter"]
 
@@ -160,7 +161,7 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
             "validation": state.run.last_scores(state.manifest.step),
             "ledger": ledger,
         }
-        _write_report(folder, report, base.path)
+        _write_report(folder, report, base.checkpoint)
     return report
 
 
@@ -171,7 +172,8 @@ def _export_pack(pack: str, base: str, to: _Output) -> dict[str, object]:
     from glmja.weights.checkpoint import Checkpoint
     from glmja.weights.dtypes import dtype_name
 
-    merged, tokenizer = language_pack.apply_pack(pack, Checkpoint.open(base).as_glm(), to.dtype)
+    checkpoint = Checkpoint.open(base)
+    merged, tokenizer = language_pack.apply_pack(pack, checkpoint.as_glm(), to.dtype)
     with atomic_output_folder(to.folder, to.overwrite, merged.num_bytes) as folder:
         layout: Layout = "chatglm" if to.format == "chatglm" else "glm"
         report: dict[str, object] = {
@@ -183,7 +185,7 @@ def _export_pack(pack: str, base: str, to: _Output) -> dict[str, object]:
         }
         if to.check:
             report |= asdict(compare_written(merged, folder, tokenizer))
-        _write_report(folder, report, Path(base))
+        _write_report(folder, report, checkpoint)
     return report
 
 
@@ -200,9 +202,9 @@ def _compare(state: TrainedState, base: ModelFolder, folder: Path, format: Forma
     return asdict(tensors) | (asdict(speech) if speech else {})
 
 
-def _write_report(folder: Path, report: Mapping[str, object], base: Path) -> None:
+def _write_report(folder: Path, report: Mapping[str, object], base: Checkpoint) -> None:
     write_json(folder / REPORT, {**report})
-    card = model_card.export_card(report, model_card.hub_name(base))
+    card = model_card.export_card(report, model_card.hub_name(base.folder, base.config))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

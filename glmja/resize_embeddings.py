@@ -147,7 +147,7 @@ def resize_embeddings(
         checks = verify_zero(opened, source, folder, mixtures, probe)
         report |= checks.as_json()
         write_json(folder / REPORT, report)
-        (folder / "README.md").write_text(_card(report, tokenizer, opened.path), encoding="utf-8")
+        (folder / "README.md").write_text(_card(report, tokenizer, opened), encoding="utf-8")
     _print(report, checks, output)
     return report
 
@@ -185,10 +185,10 @@ def _describe(base: ModelFolder, new: GLMTokenizer, zero: Checkpoint) -> dict[st
     }
 
 
-def _card(report: Mapping[str, object], tokenizer: str, base: Path) -> str:
+def _card(report: Mapping[str, object], tokenizer: str, base: ModelFolder) -> str:
     path = Path(tokenizer) / REPORT_FILE
     policy = str(read_json(path).get("policy")) if path.is_file() else "unknown"
-    return zero_card(report, policy, hub_name(base))
+    return zero_card(report, policy, hub_name(base.path, base.checkpoint.config))
 
 
 def _check_at_least_1(**values: int) -> None:

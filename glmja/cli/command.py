@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
@@ -113,7 +114,7 @@ def _function_parser(function: Callable[..., Any]) -> CliParser:
     parser = CliParser(prog=prog, usage=usage, description=docstring.short_description)
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
     lists = [name for name, parameter in parameters.items() if parameter.annotation in (list[str], "list[str]")]
-    parser.add_function_arguments(function, as_group=False, skip={*lists})
+    parser.add_function_arguments(_with_types(function), as_group=False, skip={*lists})
     for name in lists:
         default = None if name in required else parameters[name].default
         parser.add_argument(
@@ -126,6 +127,22 @@ def _function_parser(function: Callable[..., Any]) -> CliParser:
             help=helps[name],
         )
     return parser
+
+
+def _with_types(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a copy of a function whose parameters are annotated with types instead of their names.
+
+    To find a name, jsonargparse would also import what a module imports for type checkers only, such as torch.
+    """
+    typed = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    typed.__kwdefaults__, typed.__doc__, typed.__module__ = (
+        function.__kwdefaults__,
+        function.__doc__,
+        function.__module__,
+    )
+    typed.__annotations__ = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
+    typed.__annotations__ = get_type_hints(typed)
+    return typed
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from glmja import __version__
-from glmja.files.json_files import read_json
 from glmja.text.markdown import markdown_code, markdown_row, markdown_text
 
 LONG_ENTRIES = ("lora", "validation", "ledger")  # of a report; too long for a table
@@ -19,19 +18,20 @@ _OWNERS = ("THUDM", "zai-org")  # the old and the new name of the owner of ChatG
 _NAME = re.compile(r"base_model: ([\w.-]+/[\w.-]+)")  # in the card of a folder that glmja wrote
 
 
-def hub_name(folder: Path) -> str | None:
+def hub_name(folder: Path, config: Mapping[str, object]) -> str | None:
     """Returns the name on the Hugging Face Hub of the model that a folder holds or was made from.
 
     Args:
-        folder: A model folder. Its card, if glmja wrote one, or its `config.json` says the name.
+        folder: A model folder. Its card says the name if glmja wrote one.
+        config: The content of its `config.json`, which may say it otherwise.
 
     Returns:
         A name such as `zai-org/chatglm3-6b`; None if the folder does not say it.
     """
-    card, config = folder / "README.md", folder / "config.json"
+    card = folder / "README.md"
     if card.is_file() and (found := _NAME.search(card.read_text(encoding="utf-8", errors="replace")[:1000])):
         return found[1]
-    owner, _, name = str(read_json(config).get("_name_or_path", "") if config.is_file() else "").partition("/")
+    owner, _, name = str(config.get("_name_or_path", "")).partition("/")
     return f"{_OWNERS[-1]}/{name}" if owner in _OWNERS and re.fullmatch(r"[\w.-]+", name) else None
 
 

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import yaml
 
@@ -57,15 +55,13 @@ def test_a_card_names_no_base_that_is_not_known():
     ],
 )
 def test_the_name_on_the_hub_is_what_the_config_of_the_owner_says(tmp_path, name, expected):
-    (tmp_path / "config.json").write_text(json.dumps({"_name_or_path": name}))
-    assert hub_name(tmp_path) == expected
+    assert hub_name(tmp_path, {"_name_or_path": name}) == expected
 
 
 def test_the_name_on_the_hub_is_kept_in_what_is_made_of_a_model(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    assert hub_name(tmp_path) is None
+    assert hub_name(tmp_path, {}) is None
     (tmp_path / "README.md").write_text(zero_card({"init": "mean"}, "japanese", BASE), encoding="utf-8")
-    assert hub_name(tmp_path) == BASE
+    assert hub_name(tmp_path, {}) == BASE
 
 
 def test_a_folder_in_the_layout_of_chatglm_says_which_files_its_code_needs():

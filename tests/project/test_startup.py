@@ -12,11 +12,13 @@ VERBS = ["build_tokenizer", "resize_embeddings", "fit", "export", "evaluate", "c
 
 
 def run(verb: str, *args: str) -> tuple[int, str, set[str]]:
-    """Runs a command; returns its exit code, what it printed, and the slow libraries that it imported."""
-    program = (
-        "import atexit, runpy, sys; atexit.register(lambda: print('LOADED', *sys.modules)); "
-        f"runpy.run_module('glmja.{verb}', {{}}, '__main__')"
-    )
+    """Runs `python -m glmja.VERB`; returns its exit code, what it printed, and the slow libraries that it imported."""
+    return measured(f"import runpy; runpy.run_module('glmja.{verb}', {{}}, '__main__')", *args)
+
+
+def measured(statement: str, *args: str) -> tuple[int, str, set[str]]:
+    """Runs a statement with arguments of the command line; returns as `run`."""
+    program = f"import atexit, sys; atexit.register(lambda: print('LOADED', *sys.modules)); {statement}"
     command = [sys.executable, "-c", program, *args]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     said, _, loaded = done.stdout.rpartition("LOADED")
@@ -28,6 +30,13 @@ def test_help_imports_no_slow_library(verb):
     code, said, slow = run(verb, "--help")
     assert (code, slow) == (0, set())
     assert f"usage: python -m glmja.{verb}" in said
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_the_program_glmja_imports_no_slow_library(verb):
+    code, said, slow = measured("from glmja.__main__ import main; main()", verb, "--help")
+    assert (code, slow) == (0, set())
+    assert "usage: " in said
 
 
 @pytest.mark.parametrize("verb", VERBS)
