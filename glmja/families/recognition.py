@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
 from glmja.errors import ModelError
 from glmja.families.added_tokens import with_added_tokens
 from glmja.families.chatglm1 import CHATGLM1
@@ -105,17 +107,26 @@ def load_tokenizer(folder: str | Path, family: str | None = None, config: Config
     declared = declared_tokens(folder)
     recognized = recognize(folder, Evidence.read(folder, proto, config, declared), family)
     num_rows = config.get("padded_vocab_size", config.get("vocab_size"))
-    complete = with_added_tokens(
-        with_control_tokens(proto, recognized.control_tokens),
-        declared,
-        num_rows if type(num_rows) is int else None,
-        folder,
-        {name for known in FAMILIES for name in known.control_tokens},
-    )
+    own = with_control_tokens(proto, recognized.control_tokens)
     try:
-        return recognized.tokenizer_class(complete)
+        complete = with_added_tokens(
+            own,
+            declared,
+            num_rows if type(num_rows) is int else None,
+            folder,
+            {name for known in FAMILIES for name in known.control_tokens},
+        )
+    except ModelError:
+        _create(recognized, own, folder)  # other files contradict a damaged tokenizer.model, which is what is wrong
+        raise
+    return _create(recognized, complete, folder)
+
+
+def _create(family: Family, proto: ModelProto, folder: Path) -> GLMTokenizer:
+    try:
+        return family.tokenizer_class(proto)
     except ValueError as error:
-        raise ModelError(f"{folder / recognized.tokenizer_file}: {error}") from error
+        raise ModelError(f"{folder / family.tokenizer_file}: {error}") from error
 
 
 def _by_config(folder: Path, config: Config) -> Family:

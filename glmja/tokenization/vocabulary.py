@@ -63,7 +63,7 @@ def parse_proto(serialized: bytes) -> spm.ModelProto:
     """Parses a SentencePiece model.
 
     Raises:
-        ModelError: If the bytes are not a SentencePiece model, or it has no pieces.
+        ModelError: If the bytes are not a SentencePiece model, or not a whole one.
     """
     proto = spm.ModelProto()
     try:
@@ -72,6 +72,8 @@ def parse_proto(serialized: bytes) -> spm.ModelProto:
         raise ModelError(f"not a SentencePiece model ({error})") from error
     if not proto.pieces:
         raise ModelError("not a SentencePiece model (it has no pieces)")
+    if not proto.HasField("trainer_spec"):
+        raise ModelError("not a whole SentencePiece model (it has no trainer_spec); copy the file again")
     return proto
 
 

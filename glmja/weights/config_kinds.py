@@ -65,12 +65,14 @@ _KINDS: dict[str, _Kind] = {
     "num_key_value_heads": _COUNT, "max_position_embeddings": _COUNT, "rms_norm_eps": _EPSILON,
     "attention_bias": _BOOL, "rope_theta": _POSITIVE, "partial_rotary_factor": _PART, "rope_parameters": _ROPE,
     "hidden_act": _only("silu"),
-    # those of ChatGLM-6B
-    "inner_hidden_size": _COUNT, "max_sequence_length": _COUNT, "mask_token_id": _PADDING, "gmask_token_id": _PADDING,
-    "bos_token_id": _PADDING, "pre_seq_len": _PREFIX, "prefix_projection": _BOOL,
     # names of several
     "hidden_size": _COUNT, "num_attention_heads": _COUNT, "attention_dropout": _SHARE, "pad_token_id": _PADDING,
     "eos_token_id": _STOP, "tie_word_embeddings": _only(False),
+}  # fmt: skip
+_OWN_WIDTH = "inner_hidden_size"  # which only ChatGLM-6B has
+_CHATGLM1_KINDS = {
+    _OWN_WIDTH: _COUNT, "max_sequence_length": _COUNT, "mask_token_id": _PADDING, "gmask_token_id": _PADDING,
+    "bos_token_id": _PADDING, "pre_seq_len": _PREFIX, "prefix_projection": _BOOL,
 }  # fmt: skip
 _ROPE_KINDS = {"rope_type": _only("default"), "rope_theta": _POSITIVE, "partial_rotary_factor": _PART}
 
@@ -85,6 +87,8 @@ def check_kinds(config: Mapping[str, object]) -> None:
         ModelError: If a value is of another type or out of range; names the setting and the value.
     """
     _check(config, _KINDS, "")
+    if _OWN_WIDTH in config:
+        _check(config, _CHATGLM1_KINDS, "")
     rope = config.get("rope_parameters")
     if isinstance(rope, dict):
         _check(rope, _ROPE_KINDS, "rope_parameters.")

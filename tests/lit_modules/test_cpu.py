@@ -30,6 +30,7 @@ def measure(how):
     return int(done.stdout)
 
 
+@pytest.mark.slow  # two processes that import torch
 @pytest.mark.skipif(
     not hasattr(os, "confstr") or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="glibc"
 )

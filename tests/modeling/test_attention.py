@@ -110,6 +110,7 @@ def test_a_forward_pass_without_boundaries_is_that_of_sdpa(zero_dir):
         assert torch.equal(documents(ids, **inputs).logits, sdpa(ids, **inputs).logits)
 
 
+@pytest.mark.slow  # they are compiled
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # which PyTorch's compiler itself reads
 def test_layers_that_are_compiled_give_the_loss_of_others(zero_dir):
     rows = [collate([pack(row) for row in fragments(lengths)]) for lengths in (ONE_ROW, THREE_ROWS, [[5, 59]])]

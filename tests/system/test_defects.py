@@ -89,8 +89,8 @@ DEFECTS = {
     ),
     "10 a conversation without target tokens is kept": (
         "data_modules/stores/chat_rendering.py",
-        "if not any(row_mask[1:]):  #",
-        "if False:  #",
+        "for example in examples if any(example[1][1:])]  #",
+        "for example in examples]  #",
         ["tests/data_modules/test_chat_store.py"],
     ),
     "11 a malicious Lightning may be installed": (
