@@ -20,7 +20,7 @@ import os, time
 from worker_pool import map_in_processes
 
 def forever(i):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # whole, although two processes write
     time.sleep(600)
 
 if __name__ == "__main__":
