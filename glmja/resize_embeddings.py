@@ -135,13 +135,13 @@ def resize_embeddings(
     num_rows = -(-len(new) // pad_to_multiple_of) * pad_to_multiple_of
     spelled, text_to_read = _spell(opened.tokenizer, new), read[_CALIBRATED] if init == "calibrated" else None
     calibration = _calibrate(opened, new, spelled, text_to_read, calibration_tokens, probe.device)
-    mixtures = mix_rows(init, spelled, calibration.mean_shares if calibration else ())
+    shares = calibration.mean_shares if calibration else ()
+    mixtures = mix_rows(source.architecture.both_embeddings, init, spelled, shares)
     resized = resize(source, means, num_old, mixtures or random_rows(means, len(spelled), seed), num_rows)
     config = source.config | {"vocab_size": num_rows, "eos_token_id": new.stop_ids}
     zero = replace(source, config=config, tensors=source.tensors | resized)
     with atomic_output_folder(output, overwrite, zero.num_bytes) as folder:
-        written = write_model(folder, zero, new, "glm", max_shard_size)
-        report = _describe(opened, new, zero) | written
+        report = _describe(opened, new, zero) | write_model(folder, zero, new, "glm", max_shard_size)
         report |= {"base_sha256": base_sha256, "init": init, "seed": seed if init == "random" else None}
         report |= _write_calibration(folder, calibration, new)
         checks = verify_zero(opened, source, folder, mixtures, probe)

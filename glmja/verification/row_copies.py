@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.tensors import TensorSource
 
@@ -39,7 +38,7 @@ def count_copies(model: Checkpoint, num_old: int, num_new: int) -> dict[str, Row
         num_old: Number of old rows.
         num_new: Number of new rows.
     """
-    inputs, heads = (_digests(model.tensors[name], num_old + num_new) for name in (EMBEDDING, HEAD))
+    inputs, heads = (_digests(model.tensors[name], num_old + num_new) for name in model.architecture.both_embeddings)
     both = [first + second for first, second in zip(inputs, heads, strict=True)]
     return {name: _count(rows, num_old) for name, rows in (("input", inputs), ("head", heads), ("both", both))}
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from glmja.weights.chatglm_layout import EMBEDDING, HEAD
 from glmja.weights.options import Init
 from glmja.weights.tensors import TensorSource
 
@@ -73,11 +72,12 @@ class RowMixtures:
 
 
 def mix_rows(
-    init: Init, spelled: Sequence[Sequence[int]], calibrated_shares: Sequence[float] = ()
+    names: tuple[str, str], init: Init, spelled: Sequence[Sequence[int]], calibrated_shares: Sequence[float] = ()
 ) -> dict[str, RowMixtures]:
     """Returns the mixtures of both matrices; nothing for `random`, whose rows are no mixtures.
 
     Args:
+        names: Names of the input and the output embedding, which become the keys.
         init: Initialization of new rows.
         spelled: For each new piece, the ids of the old pieces that spell it.
         calibrated_shares: Share of the mean row in each new head row, for `calibrated`.
@@ -86,14 +86,15 @@ def mix_rows(
     rising = [_normalized([math.exp(_STEP * (k + 1 - len(ids))) for k in range(len(ids))]) for ids in spelled]
     if init == "random":
         return {}
+    embedding, head = names
     none, half, whole = ([share] * len(spelled) for share in (0.0, 0.5, 1.0))
     if init == "calibrated":
-        head = RowMixtures([ids[:1] for ids in spelled], [[1.0] for _ in spelled], calibrated_shares)
-        return {EMBEDDING: RowMixtures(spelled, rising, none), HEAD: head}
+        first = RowMixtures([ids[:1] for ids in spelled], [[1.0] for _ in spelled], calibrated_shares)
+        return {embedding: RowMixtures(spelled, rising, none), head: first}
     if init == "positional":
-        return {EMBEDDING: RowMixtures(spelled, rising, none), HEAD: RowMixtures(spelled, even, half)}
+        return {embedding: RowMixtures(spelled, rising, none), head: RowMixtures(spelled, even, half)}
     same = RowMixtures(spelled, even, whole if init == "mean" else none)
-    return {EMBEDDING: same, HEAD: same}
+    return {embedding: same, head: same}
 
 
 def _normalized(weights: Sequence[float]) -> list[float]:

@@ -343,7 +343,10 @@ class TestVerification:
         return copy(zero_dir, tmp_path / "zero")
 
     def verify(self, base_dir, zero, base_tokenizer, tokenizer, greedy=False):
-        base, mixtures = ModelFolder.open(base_dir), mix_rows("positional", spelled(base_tokenizer, tokenizer))
+        base, mixtures = (
+            ModelFolder.open(base_dir),
+            mix_rows((EMBEDDING, HEAD), "positional", spelled(base_tokenizer, tokenizer)),
+        )
         return verification.verify_zero(base, base.checkpoint, zero, mixtures, Probe(greedy, {}))
 
     def change(self, zero, name, row, value):

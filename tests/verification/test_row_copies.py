@@ -16,7 +16,7 @@ matrices = st.lists(st.tuples(st.sampled_from([0.0, 1.0, -2.5]), st.sampled_from
 
 def model(inputs, heads, dtype=torch.float32):
     tensors = {name: MemoryTensor(torch.tensor(rows).to(dtype)) for name, rows in ((EMBEDDING, inputs), (HEAD, heads))}
-    return Checkpoint(Path(), {}, tensors)
+    return Checkpoint(Path(), {"model_type": "glm"}, tensors)
 
 
 @given(inputs=matrices, heads=matrices, num_old=st.integers(1, 9))
