@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from numpy.typing import NDArray
 from torch import Tensor
 
 from glmja.errors import DriftError
+from glmja.evaluation.resampling import bootstrap_interval, relative_change
 from glmja.modeling.batch import IGNORE_INDEX, Batch
 from glmja.runs.contracts import training_data
 from glmja.text.terminal import make_table, show
@@ -211,19 +211,12 @@ def measure(before: Rows, now: Rows) -> Drift:
             "trainer.limit_val_batches and the batch size as they were, or remove the callback"
         )
     names = sorted(before)
-    pairs = np.array([(before[name], now[name]) for name in names])
-    change = pairs[:, 1] - pairs[:, 0]
-    cut = max(1, round(_TRIMMED * len(pairs))) if len(pairs) > 2 else 0
-    kept = pairs[np.argsort(change, kind="stable")[cut : len(pairs) - cut]]
-    samples = np.random.default_rng(0).integers(len(kept), size=(_NUM_SAMPLES, len(kept)))
-    low, high = np.percentile(_increase(kept[samples]), [2.5, 97.5])
-    return Drift(float(_increase(kept)), float(low), float(high), float(_increase(pairs)), len(pairs))
-
-
-def _increase(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the relative increase of the sum over rows, for (…, rows, 2)."""
-    before, now = np.moveaxis(pairs.sum(-2), -1, 0)
-    return np.asarray(now / before - 1)
+    old_N, new_N = (np.array([losses[name] for name in names]) for losses in (before, now))
+    cut = max(1, round(_TRIMMED * len(names))) if len(names) > 2 else 0
+    kept = np.argsort(new_N - old_N, kind="stable")[cut : len(names) - cut]
+    low, high = bootstrap_interval(old_N[kept], new_N[kept], _NUM_SAMPLES)
+    trimmed, mean = relative_change(old_N[kept], new_N[kept]), relative_change(old_N, new_N)
+    return Drift(float(trimmed), low, high, float(mean), len(names))
 
 
 def _gathered(own: dict[str, Rows], world_size: int) -> dict[str, Rows]:

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from typing import Literal, get_args
 
 Verdict = Literal["lost", "changed", "inconclusive", "kept"]  # the worst first
 
 CONFIDENCE = 0.95
 
 _NUM_RESAMPLES = 2000
-_MAX_DRAWN = 1_000_000  # numbers of documents in memory at a time
 _TRIMMED_SHARE = 0.05  # of the documents, at either end
 
 
@@ -130,34 +125,29 @@ def retention(languages: Mapping[str, LanguageRetention], limits: RetentionLimit
 def measure_drift(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Drift:
     """Computes the relative change of bits per character, with a confidence interval over documents.
 
-    Documents, not tokens, are resampled, since the tokens of a document depend on each other: the percentile bootstrap
-    of Efron 1979, "Bootstrap Methods: Another Look at the Jackknife", with 2,000 resamples. Both models predict the
-    same characters, whose number cancels.
+    The interval is a bootstrap with 2,000 resamples (`glmja.evaluation.resampling`). Both models predict the same
+    characters, whose number cancels.
 
     Args:
         before: Negative log-likelihood of each document under the baseline, in nats.
         after: The same under the model.
         seed: Seed of the resampling.
 
-    Dimensions: N documents, R resamples
+    Dimensions: N documents
     """
     import numpy as np  # noqa: PLC0415 - takes half a second, which --help should not
 
+    from glmja.evaluation.resampling import bootstrap_interval, relative_change  # noqa: PLC0415
+
     # a document that the baseline is certain of has no nats in 32 bits
     old_N, new_N = (np.maximum(np.asarray(nats, dtype=float), np.finfo(float).tiny) for nats in (before, after))
-    generator, count = np.random.default_rng(seed), len(old_N)
-    changes, left = [], _NUM_RESAMPLES
-    while left > 0:
-        at_a_time = min(left, max(1, _MAX_DRAWN // count))
-        drawn_RN = generator.integers(0, count, (at_a_time, count))
-        changes.append(_change(old_N[drawn_RN], new_N[drawn_RN]))
-        left -= at_a_time
-    low, high = np.quantile(np.concatenate(changes), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    count = len(old_N)
+    low, high = bootstrap_interval(old_N, new_N, _NUM_RESAMPLES, CONFIDENCE, seed)
     num_trimmed = max(1, round(_TRIMMED_SHARE * count)) if count > 2 else 0
     order = np.argsort(new_N / old_N, kind="stable")
     kept = order[num_trimmed : count - num_trimmed]
-    total, trimmed = float(_change(old_N, new_N)), float(_change(old_N[kept], new_N[kept]))
-    return Drift(total, float(low), float(high), trimmed)
+    total, trimmed = relative_change(old_N, new_N), relative_change(old_N[kept], new_N[kept])
+    return Drift(float(total), low, high, float(trimmed))
 
 
 def judge(
@@ -204,8 +194,3 @@ def judge(
 
 def _interval(drift: Drift) -> str:
     return f"{CONFIDENCE:.0%} interval {drift.drift_low:+.2%} to {drift.drift_high:+.2%}"
-
-
-def _change(old: NDArray[np.float64], new: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the relative changes of the sums over the last dimension."""
-    return new.sum(-1) / old.sum(-1) - 1
