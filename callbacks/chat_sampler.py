@@ -19,7 +19,7 @@ from glmja.evaluation.questions import QUESTIONS
 from glmja.modeling.contracts import TrainingModule, training_module
 from glmja.modeling.sampling import Sampling
 from glmja.runs.run_folder import RunFolder
-from glmja.text.printable import printable
+from glmja.text.printable import one_line, printable
 from glmja.text.quality import repetition_rate, simplified_only_share
 from glmja.text.scripts import language_of
 from glmja.text.terminal import make_table, show
@@ -208,9 +208,5 @@ def _remove_after(path: Path, step: int) -> None:
 
 def _table(chats: list[Chat], step: int) -> Table:
     """Shows each answer in a line."""
-    rows = [[_line(chat["prompt"]), _line(chat["greedy"])] for chat in chats]
+    rows = [[one_line(chat["prompt"], _LINE_LEN), one_line(chat["greedy"], _LINE_LEN)] for chat in chats]
     return make_table(["prompt", "greedy answer"], rows, title=f"chats at step {step}")
-
-
-def _line(text: str) -> str:
-    return " ".join(printable(text, _LINE_LEN).split())

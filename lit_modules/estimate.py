@@ -21,7 +21,7 @@ from glmja.modeling.loading import empty_model, outline
 from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.retention import BaseRows
 from glmja.weights.dtypes import dtype_named
-from lit_modules.memory import Layout, MemoryEstimate, activation_memory, model_memory
+from lit_modules.memory import Layout, MemoryEstimate, activation_memory, has_16_bits, model_memory
 from lit_modules.optimizers import try_optimizer
 from lit_modules.preflight import state_bytes_per_parameter
 
@@ -129,7 +129,7 @@ class RunShape:
             max_kept=max(1, config.checkpoint.save_top_k + 2) if config.checkpoint.save_top_k >= 0 else 10,
             is_zero=str(strategy.class_path).endswith("ZeRO2"),
             is_offloaded=bool(options.get("offload_optimizer")),
-            is_16bit=not str(trainer.precision or "32").startswith("32"),
+            is_16bit=has_16_bits(trainer.precision or "32"),
             buckets=(options.get("reduce_bucket_size") or 0) + (options.get("allgather_bucket_size") or 0),
         )
 

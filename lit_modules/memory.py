@@ -13,6 +13,11 @@ from lit_modules.zero2 import ZeRO2
 _FP32, _FP16 = 4, 2  # bytes
 
 
+def has_16_bits(precision: object) -> bool:
+    """Returns whether a precision of Lightning's trainer, such as `bf16-mixed`, has 16 bits."""
+    return not str(precision).startswith("32")
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a run is spread over devices.
@@ -37,8 +42,7 @@ class Layout:
         strategy = trainer.strategy
         is_zero = isinstance(strategy, ZeRO2)
         offloads = isinstance(strategy, ZeRO2) and strategy.offloads_optimizer
-        is_16bit = not str(trainer.precision).startswith("32")
-        return cls(trainer.num_devices, trainer.world_size, is_zero, offloads, is_16bit)
+        return cls(trainer.num_devices, trainer.world_size, is_zero, offloads, has_16_bits(trainer.precision))
 
 
 @dataclass(frozen=True)

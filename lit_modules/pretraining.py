@@ -58,7 +58,7 @@ class PackedPretraining(GLMModule, TaughtModule):
         kept = self.retained_languages
         objective: dict[str, Any] = {"retention": {"languages": kept, "weight": retention.weight}} if kept else {}
         self.objective = (objective | ({"embedding_pull": embedding_pull} if embedding_pull else {})) or None
-        self.step_losses = StepLosses(["loss", *(f"{lang}/kl" for lang in self.retained_languages)])
+        self.step_losses = StepLosses(["loss", *(f"{lang}/kl" for lang in kept)])
         self.validation_kl = {lang: MeanMetric() for lang in kept}
         self.validation_kl_metrics = nn.ModuleList(self.validation_kl.values())  # so that they move to the device
 

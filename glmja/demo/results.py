@@ -9,7 +9,7 @@ from rich.table import Table
 
 from glmja.demo.recitation import Recitation
 from glmja.evaluation.scores import Scores
-from glmja.text.printable import printable
+from glmja.text.printable import one_line
 from glmja.text.terminal import make_table
 
 HELD_OUT = "Before and after, on text that was held out from training"
@@ -61,12 +61,10 @@ def figures(scores: Scores) -> Table:
 
 def replies(before: Recitation, after: Recitation) -> Table:
     """Shows replies to trained questions, before and after."""
-    rows = [[question, *(_short(model.reply_to(question)) for model in (before, after))] for question in SHOWN]
+    rows = [
+        [question, *(one_line(model.reply_to(question), _REPLY_LEN) for model in (before, after))] for question in SHOWN
+    ]
     return make_table(["question", "base", "chat"], rows, title=REPLIES, show_lines=True)
-
-
-def _short(text: str) -> str:
-    return " ".join(printable(text, _REPLY_LEN).split())
 
 
 def folders(folder: Path) -> Table:

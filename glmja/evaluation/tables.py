@@ -11,7 +11,7 @@ from glmja.evaluation.answers import Answer
 from glmja.evaluation.new_piece_scores import tables_of_new_pieces
 from glmja.evaluation.retention import Retention
 from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Scores, TextComparison
-from glmja.text.printable import printable
+from glmja.text.printable import one_line
 from glmja.text.quality import failure_of
 from glmja.text.sacrebleu_scores import INSTALL
 from glmja.text.terminal import as_text, make_table
@@ -163,7 +163,7 @@ def _number(value: float | None) -> str:
 
 def _shortened(text: str) -> str:
     failure = failure_of(text)
-    return f"({failure})" if failure in ("empty", "blank") else " ".join(printable(text, _ANSWER_LEN).split())
+    return f"({failure})" if failure in ("empty", "blank") else one_line(text, _ANSWER_LEN)
 
 
 def _questions(answers: Sequence[Answer], names: Sequence[str]) -> Table:

@@ -18,3 +18,13 @@ def printable(text: str, max_len: int | None = None) -> str:
     return "".join(
         c if unicodedata.category(c)[0] != "C" or c in "\n\u200d" else "\ufffd" for c in shown.replace("\t", " ")
     )
+
+
+def one_line(text: str, max_len: int) -> str:
+    """Returns printable text with each run of white space as one space.
+
+    Args:
+        text: Text of a model or a user.
+        max_len: Maximum number of characters, as for `printable`.
+    """
+    return " ".join(printable(text, max_len).split())
