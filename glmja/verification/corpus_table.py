@@ -39,9 +39,11 @@ def corpus_table(survey: CorpusSurvey, parameters: dict[str, str]) -> Table:
             _composed(survey, parameters["normalize"]),
         ),
     ]
-    cells = [(what, f"{count:,}", _percent(share), advice) for what, count, share, advice in rows]
-    cells += [(kind, "", _percent(share), "") for kind, share in survey.scripts().items()]
-    return make_table(["corpus", "count", "share", ""], cells, title="The corpus before learning")
+    cells = [[what, f"{count:,}", _percent(share), advice] for what, count, share, advice in rows]
+    cells += [[kind, "", _percent(share), ""] for kind, share in survey.scripts().items()]
+    num_columns = 4 if any(advice for *_, advice in cells) else 3
+    headings = ["corpus", "count", "share", "advice"][:num_columns]
+    return make_table(headings, [row[:num_columns] for row in cells], title="The corpus before learning")
 
 
 def curve_table(curve: LearningCurve) -> Table:
