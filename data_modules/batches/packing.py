@@ -43,7 +43,7 @@ class PackedRows:
             row_len: Number of tokens in a row.
             isolate: Whether documents of a row do not attend to each other; see `pack`.
             num_tokens: Length of each stream, if its last row may be shorter.
-            first_source: Number of the first of these sources among those of the run, which is told with each row.
+            first_source: Number of the first of these sources among those of the run; each row carries its number.
         """
         self.stores, self.streams, self.row_len, self.isolate = stores, streams, row_len, isolate
         self.sources, self.numbers = order

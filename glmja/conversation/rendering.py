@@ -27,7 +27,7 @@ def render_examples(
 ) -> list[tuple[list[int], list[bool], bool]]:
     """Renders a conversation for training, in the format of the tokenizer's family.
 
-    In ChatGLM3's format, it is one example, of which all answers are learnt. In rounds, each answer is an example.
+    In ChatGLM3's format, it is one example, with all answers as target tokens. In rounds, each answer is an example.
 
     Args:
         messages: The conversation.

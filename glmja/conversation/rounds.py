@@ -45,11 +45,11 @@ def render_answers(
 ) -> list[tuple[list[int], list[bool], bool]]:
     """Renders each answer of a conversation as an example for training, after the rounds before it.
 
-    ChatGLM-6B reads what precedes `[gMASK] <sop>` in both directions, so an earlier answer cannot be learnt there: a
+    ChatGLM-6B reads what precedes `[gMASK] <sop>` in both directions, so an earlier answer is no target there: a
     position would see the token that it predicts. Only the answer and the token that ends it are target tokens; `<sop>`
     is given at inference.
 
-    If an example is too long, the oldest rounds are dropped, and the others numbered anew. If its question alone is too
+    If an example is too long, the oldest rounds are dropped, and the others renumbered. If its question alone is too
     long, it loses its beginning, until the example fits or what is no target token takes half of the length; what is
     still too long is cut off the end of the answer.
 

@@ -63,7 +63,7 @@ class Recitation:
             How many replies equal those of the other model, id by id, and the number of questions.
         """
         pairs = zip(self.questions[lang].kept, self.replies[lang], other.replies[lang], strict=True)
-        same = [ours.ids == theirs.ids for asked, ours, theirs in pairs if not _has_japanese(asked)]
+        same = [reply.ids == others.ids for asked, reply, others in pairs if not _has_japanese(asked)]
         return sum(same), len(same)
 
     def reply_to(self, question: str) -> str:

@@ -49,7 +49,7 @@ class Steps:
         """
         _announce(
             "A base model: a tiny ChatGLM3 is taught the Chinese and English texts and conversations of the package.\n"
-            "It stands for ChatGLM3-6B, and learns by heart, since it is 5,000 times smaller. A minute."
+            "It stands for ChatGLM3-6B, and learns by heart, since it is 5,000 times smaller. This takes a minute."
         )
         prose, chats = ({lang: found[lang] for lang in _TAUGHT} for found in (self.texts.prose, self.texts.chats))
         said = (text for split in chats.values() for text in read_messages(split.train))

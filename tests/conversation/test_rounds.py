@@ -27,7 +27,7 @@ def chatglm2(base_dir, tmp_path_factory):
     return load_tokenizer(as_chatglm2(folder))
 
 
-def learnt(example):
+def targets_of(example):
     ids, loss_mask, _ = example
     return [i for i, is_target in zip(ids, loss_mask, strict=True) if is_target]
 
@@ -40,15 +40,15 @@ def test_each_answer_is_an_example_after_the_prompt_that_chat_would_send(vocabul
     for example, end in zip(examples, (1, 5), strict=True):
         answer = [*tokenizer.encode(TALK[end]["content"]), tokenizer.eos_id]
         assert example[0] == render_prompt(TALK[:end], tokenizer) + answer
-        assert learnt(example) == answer and not example[2]
+        assert targets_of(example) == answer and not example[2]
 
 
-def test_the_token_that_begins_an_answer_is_given_not_learnt(tokenizer):
+def test_the_token_that_begins_an_answer_is_given_and_no_target(tokenizer):
     ids, loss_mask, _ = render_examples(TALK[:2], tokenizer, 200)[0]
     assert not loss_mask[ids.index(tokenizer.control_id("<sop>"))]
 
 
-def test_the_oldest_rounds_are_dropped_and_the_others_numbered_anew(tokenizer):
+def test_the_oldest_rounds_are_dropped_and_the_others_renumbered(tokenizer):
     whole = render_examples(TALK, tokenizer, 200)[1][0]
     ids, _, shortened = render_examples(TALK, tokenizer, len(whole) - 1)[1]
     expected = [*render_rounds(TALK[2:5], tokenizer, "chatglm"), *tokenizer.encode("六\n七"), tokenizer.eos_id]
@@ -65,7 +65,7 @@ def test_a_long_question_keeps_its_end_and_a_long_answer_its_beginning(tokenizer
         start = ids.index(tokenizer.prefix_ids[0])
         assert ids[:start] == asked[len(asked) - start :]
         assert ids[start : start + 2] == tokenizer.prefix_ids
-        assert learnt((ids, loss_mask, shortened)) == ids[start + 2 :] == said[: len(ids) - start - 2]
+        assert targets_of((ids, loss_mask, shortened)) == ids[start + 2 :] == said[: len(ids) - start - 2]
         assert start + 2 >= max_len // 2 or ids[-1] == tokenizer.eos_id
 
 
@@ -106,6 +106,6 @@ def test_ids_are_those_of_the_official_preprocessing_where_nothing_is_cut(data):
         if len(example[0]) == len(theirs):  # the second record is cut by the official code, to 64 and 62 ids
             assert example[0] == theirs
             # the official code also trains [gMASK] to be followed by <sop>
-            assert [tokenizer.control_id("<sop>"), *learnt(example)] == [i for i in label if i != -100]
+            assert [tokenizer.control_id("<sop>"), *targets_of(example)] == [i for i in label if i != -100]
         else:
             assert chat is chats[1] and len(theirs) < len(example[0])
