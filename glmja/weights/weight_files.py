@@ -99,7 +99,28 @@ def _open_bin(path: Path) -> dict[str, TensorSource]:
     for name, tensor in content.items():
         if tensor.dtype not in _DTYPE_CODES:
             raise _unsupported(path, name, str(tensor.dtype))
-    return {name: MemoryTensor(tensor) for name, tensor in content.items()}
+    base = _mapped_at(path, content)
+    return {name: _source(path, tensor, base) for name, tensor in content.items()}
+
+
+def _mapped_at(path: Path, content: dict[str, Tensor]) -> int | None:
+    """Returns the address at which a `.bin` file is mapped; None if it is not, or torch does not tell its offsets."""
+    if not zipfile.is_zipfile(path):
+        return None
+    outlines = torch.load(path, map_location="meta", weights_only=True)
+    found = set()
+    for name, tensor in content.items():
+        if tensor.numel():
+            offset = getattr(outlines[name].untyped_storage(), "_checkpoint_offset", None)
+            found.add(None if offset is None else tensor.untyped_storage().data_ptr() - offset)
+    return found.pop() if len(found) == 1 else None  # in an archive that was packed again, the offsets may be guesses
+
+
+def _source(path: Path, tensor: Tensor, base: int | None) -> TensorSource:
+    """Returns a tensor of a mapped file as a range of the file: pages of a map that were read count as memory used."""
+    if base is None or not tensor.numel() or not tensor.is_contiguous():
+        return MemoryTensor(tensor)
+    return FileTensor(path, tensor.dtype, tuple(tensor.shape), tensor.data_ptr() - base)
 
 
 def _why_not_loaded(path: Path, error: Exception) -> str:

@@ -1,6 +1,7 @@
 import json
 import pickle
 import struct
+import zipfile
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from glmja.weights import tensors as tensor_source
 from glmja.weights.checkpoint import Checkpoint
 from glmja.weights.config_spellings import with_dtype, with_older_spellings, without_older_spellings
 from glmja.weights.dtypes import dtype_name, dtype_named
+from glmja.weights.tensors import FileTensor
+from glmja.weights.weight_files import open_weights
 from tests.support.layouts import convert
 
 
@@ -65,6 +68,34 @@ def test_there_and_back_is_bit_exact(base_dir, tmp_path, max_shard_size):
     assert {key: ours[key] for key in theirs if key != "_name_or_path"} == {
         key: value for key, value in theirs.items() if key != "_name_or_path"
     }
+
+
+def packed_again(path):
+    """Writes the same archive with its records in the opposite order, as other programs may."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in reversed(records):
+            archive.writestr(name, records[name])
+
+
+@pytest.mark.parametrize("change", [None, packed_again])
+def test_tensors_of_a_bin_file_are_read_from_its_bytes(tmp_path, change):
+    whole = torch.randn(50, 7)
+    stored = {
+        "whole": whole, "turned": whole.T, "rows": whole[3:9], "none": torch.zeros(0, 3),
+        "trained": torch.nn.Parameter(torch.randn(3, 2)),
+    }  # fmt: skip
+    torch.save(stored, tmp_path / "pytorch_model.bin")
+    if change:
+        change(tmp_path / "pytorch_model.bin")
+    found = open_weights(tmp_path)
+    for name, tensor in stored.items():
+        assert torch.equal(found[name].read_all(), tensor), name
+        assert torch.equal(found[name].read(0, len(tensor) // 2), tensor[: len(tensor) // 2]), name
+    if not change:
+        of_file = {name for name, source in found.items() if isinstance(source, FileTensor)}
+        assert of_file == {"whole", "rows", "trained"}
 
 
 @pytest.mark.parametrize("num_shards", [1, 3])
