@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +11,22 @@ from numpy.typing import NDArray
 from data_modules.base import RunData
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.packing import PackedRows, interleave, interleave_apart
+from data_modules.batches.prefix_rows import MIN_ROW_LEN, NUM_ADDED, PrefixRows, prefixed
 from data_modules.batches.rows import Rows
 from data_modules.sources import TextSource, check_sources
 from data_modules.stores.token_store import TokenStore
-from glmja.families.recognition import family_of
 from glmja.modeling.contracts import retained_languages
 from glmja.runs.contracts import Example
 from glmja.runs.ledger import Ledger
 
+_CONTEXT_SHARE = 0.5
+
 
 class PackedPretrainingData(RunData[TextSource, TokenStore]):
-    """Packs documents into full rows. Sources alternate in proportion to their weights in tokens."""
+    """Packs documents into full rows. Sources alternate in proportion to their weights in tokens.
+
+    For ChatGLM-6B, each document in a row is `[gMASK] <sop>` and the text, or its first tokens as a context before.
+    """
 
     store_type = TokenStore
 
@@ -33,6 +39,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         tokens: int | None = None,
         epochs: float | None = None,
         isolate_documents: bool = True,
+        context_share: float | None = None,
         val_share: float = 0.01,
         cache_dir: str = "~/.cache/glmja",
         num_workers: int = 0,
@@ -51,6 +58,8 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
             epochs: Length of the run as a multiple of the tokens of all sources together; need not be an integer. With
                 weights, a source may be read more or less often.
             isolate_documents: Whether to keep documents in a row from attending to each other.
+            context_share: Only for ChatGLM-6B: share of the documents whose first tokens, up to half of them, are a
+                context, which is read in both directions and not learnt; 0.5 by default. In validation, none is.
             val_share: Share of the documents of each source without `val_files`, at least one, that is held out for
                 validation; 0 holds none out.
             cache_dir: Folder for tokenized sources.
@@ -65,19 +74,57 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
             raise ValueError(f"row_len ({row_len}) must be at least 2 and batch_size ({batch_size}) at least 1")
         if tokens is not None and tokens < row_len:
             raise ValueError(f"tokens ({tokens}) must be at least row_len ({row_len}), a row")
+        if context_share is not None and not 0 <= context_share <= 1:
+            raise ValueError(f"context_share ({context_share}) must be a share from 0 to 1")
         check_sources(sources)
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_sources = sources
         self.row_len, self.batch_size, self.tokens = row_len, batch_size, tokens
-        self.isolate_documents = isolate_documents
+        self.isolate_documents, self.context_share = isolate_documents, context_share
 
     def first_examples(self) -> list[Example]:
         """Returns the first example of each source; raises as `setup`."""
-        family_of(self.tokenizer).check_can_pretrain()
+        self._check_contexts()
         return super().first_examples()
 
+    def _check_contexts(self) -> None:
+        """Checks that the settings fit a model with contexts, or one without."""
+        if not self.tokenizer.has_contexts:
+            if self.context_share is not None:
+                raise ValueError(
+                    f"context_share is {self.context_share}, but only documents of ChatGLM-6B have a context; remove it"
+                )
+        elif not self.isolate_documents:
+            raise ValueError(
+                "isolate_documents is false, but the contexts of ChatGLM-6B's documents isolate them; set it to true"
+            )
+        elif self.row_len < MIN_ROW_LEN:
+            raise ValueError(f"row_len ({self.row_len}) must be at least {MIN_ROW_LEN} for ChatGLM-6B")
+
+    @property
+    def _stretch(self) -> int:
+        """Number of tokens of a stream that a row is cut from."""
+        return self.row_len - (NUM_ADDED if self.tokenizer.has_contexts else 0)
+
+    def _rows(
+        self,
+        stores: Sequence[TokenStore],
+        streams: Sequence[DocumentStream],
+        order: tuple[NDArray[np.int64], NDArray[np.int64]],
+        **others: Any,
+    ) -> PackedRows:
+        """Returns the rows of streams; see `PackedRows`."""
+        if not self.tokenizer.has_contexts:
+            return PackedRows(stores, streams, order, self.row_len, self.isolate_documents, **others)
+        share = _CONTEXT_SHARE if self.context_share is None else self.context_share
+        return PrefixRows(stores, streams, order, self.row_len, self.tokenizer, share, **others)
+
+    def _stream(self, stream: DocumentStream) -> DocumentStream:
+        """Returns a stream of stored documents as rows are cut from it."""
+        return prefixed(stream) if self.tokenizer.has_contexts else stream
+
     def _create_stores(self, source: TextSource) -> list[TokenStore]:
-        family_of(self.tokenizer).check_can_pretrain()
+        self._check_contexts()
         parts = [source]
         if source.val_files:
             parts.append(source.validation())
@@ -92,8 +139,9 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         self._check_trainer()
         self._open_stores()
         stores, streams = self._split_sources()
+        streams = [self._stream(stream) for stream in streams]
         for source, stream in zip(self.sources, streams, strict=True):
-            if stream.tokens_per_pass < self.row_len:
+            if stream.tokens_per_pass < self._stretch:
                 raise ValueError(
                     f"source {source.name!r} holds fewer than row_len ({self.row_len}) tokens to train on; give more "
                     "text or shorter rows"
@@ -107,12 +155,13 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
                 f"{self.batch_size} × {self.in_step} micro-batches of all ranks); give more text, tokens or epochs"
             )
         order = self._order(shares, num_planned)
-        rows = PackedRows(stores, streams, order, self.row_len, self.isolate_documents)
+        rows = self._rows(stores, streams, order)
         settings = {
             "shares": list(shares),
             "row_len": self.row_len,
             "batch_size": self.batch_size,
             "isolate": self.isolate_documents,
+            **({"contexts": rows.context_share} if isinstance(rows, PrefixRows) else {}),
             **({"retained": sorted(retained)} if (retained := self._retained()) else {}),
         }
         self._plan(rows, np.arange(num_planned).reshape(-1, self.batch_size), stores, streams, settings)
@@ -136,11 +185,11 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
     def _budget(self, tokens: Sequence[int]) -> tuple[list[float], int]:
         """Returns the shares of the sources, relative to each other, and the number of rows of the run."""
         # without weights, all sources complete a pass at the same time
-        shares = [float(count // self.row_len) for count in tokens]
+        shares = [float(count // self._stretch) for count in tokens]
         num_rows = int((self.epochs or 1) * sum(shares))
         if self.sources[0].weight is not None:
             shares = [source.weight or 0.0 for source in self.sources]
-            num_rows = int((self.epochs or 1) * sum(tokens)) // self.row_len
+            num_rows = int((self.epochs or 1) * sum(tokens)) // self._stretch
         limits = [] if self.epochs is None else [num_rows]
         if self.tokens is not None:
             limits.append(self.tokens // self.row_len)
@@ -161,7 +210,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         rows_of = np.bincount(rows.sources, minlength=len(stores))
         parts = zip(self.sources, stores, streams, rows_of, shares, strict=True)
         for number, (source, store, stream, num_rows, share) in enumerate(parts):
-            tokens, read = stream.tokens_per_pass, int(num_rows) * self.row_len
+            tokens, read = stream.tokens_per_pass, int(num_rows) * self._stretch
             unread = -read % tokens
             assert (read + unread) % tokens == 0
             entries.append({
@@ -171,18 +220,19 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
                 "share": num_rows / len(rows), "share_wanted": share / sum(shares),
             })  # fmt: skip
         assert sum(entry["rows"] for entry in entries) == len(rows)
-        facts = {"rows": len(rows), "row_len": self.row_len, "tokens": len(rows) * self.row_len, "ranks_x_accumulation":
-                 self.in_step, "optimizer_steps": self.num_steps, "rows_left_over": trimmed}  # fmt: skip
+        facts = {"rows": len(rows), "row_len": self.row_len, "tokens": len(rows) * self._stretch,
+                 "ranks_x_accumulation": self.in_step, "optimizer_steps": self.num_steps,
+                 "rows_left_over": trimmed}  # fmt: skip
         return Ledger("what the run reads", entries, facts)
 
     def _validation_rows(self) -> list[tuple[Rows, int, int]]:
         loaders: list[tuple[Rows, int, int]] = []
         numbers = [i for i, source in enumerate(self.sources) if source in self.validation_sources]
         for number, (store, documents) in zip(numbers, self.held_out, strict=True):
-            stream = DocumentStream(store.lengths, documents)
-            num_rows = -(-stream.tokens_per_pass // self.row_len)
+            stream = self._stream(DocumentStream(store.lengths, documents))
+            num_rows = -(-stream.tokens_per_pass // self._stretch)
             order = np.zeros(num_rows, dtype=np.int64), np.arange(num_rows)
             ends = [stream.tokens_per_pass]
-            rows = PackedRows([store], [stream], order, self.row_len, self.isolate_documents, ends, number)
+            rows = self._rows([store], [stream], order, num_tokens=ends, first_source=number)
             loaders.append((rows, num_rows, self.batch_size))
         return loaders

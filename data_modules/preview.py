@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data_modules.batches.prefix_rows import NUM_ADDED, with_context
 from data_modules.sources import ChatSource, TextSource
 from data_modules.stores.chat_rendering import Reading, render_chunk
 from data_modules.stores.document_encoder import DocumentEncoder
@@ -52,6 +53,11 @@ def _document(source: TextSource, tokenizer: GLMTokenizer, row_len: int) -> Exam
     for chunk in read_source_chunks(source):
         part = encode(chunk)
         if len(part.lengths):
-            ids = part.ids[: part.lengths[0]][:row_len].tolist()
+            document = part.ids[: part.lengths[0]]
+            if tokenizer.has_contexts:
+                shown = with_context(document[: row_len - NUM_ADDED], 0, tokenizer.prefix_ids)
+                assert shown.loss_mask is not None
+                return Example(source.name, shown.ids.tolist(), shown.loss_mask.tolist())
+            ids = document[:row_len].tolist()
             return Example(source.name, ids, [False] + [True] * (len(ids) - 1))  # nothing precedes the first token
     raise DataError(f"source {source.name!r} has no text; add documents, or remove it")

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from glmja.modeling.adapters import unwrap_peft
 from glmja.modeling.attention import model_inputs
-from glmja.modeling.batch import Batch, select_rows
+from glmja.modeling.batch import Batch, places, select_rows
 from glmja.modeling.contracts import TaughtModule
 from glmja.modeling.flops import forward_flops_per_token
 from glmja.modeling.loss import TeacherStates, TokenLosses, token_losses
@@ -180,7 +180,7 @@ class PackedPretraining(GLMModule, TaughtModule):
         taught = [lang is not None for lang in self._taught(batch)]
         if not any(taught):
             return 0
-        positions_T = batch["position_ids"][torch.tensor(taught, device=batch["position_ids"].device)]
-        num_tokens, attended = positions_T.numel(), int((2 * positions_T + 1).sum())
+        places_BT = places(batch["position_ids"])[torch.tensor(taught, device=batch["position_ids"].device)]
+        num_tokens, attended = places_BT.numel(), int((2 * places_BT + 1).sum())
         config = unwrap_peft(self.model).config
         return int(num_tokens * forward_flops_per_token(config, attended / num_tokens, self.num_known))

@@ -6,12 +6,11 @@ between two characters that occur side by side in no piece of the vocabulary, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sentencepiece import SentencePieceProcessor
 
 from data_modules.stores.store import digest_of
 from glmja.files.chunks import Chunk
@@ -44,7 +43,6 @@ class DocumentEncoder:
         """
         self.text_key, self.eos_id = text_key, tokenizer.eos_id
         self.cutter = _Cutter(tokenizer)
-        self.processor = self.cutter.processor
 
     def __call__(self, chunk: Chunk) -> Encoded:
         """Encodes the documents of a chunk; errors as `glmja.files.documents.documents_of`."""
@@ -56,7 +54,7 @@ class DocumentEncoder:
         num_blank = len(chunk.raw) - len(first_parts)
         if not parts:
             return Encoded(np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int64), [], num_blank)
-        encoded = self.processor.encode(parts, out_type="numpy", num_threads=1)
+        encoded = self.cutter.encode(parts)
         lengths = np.add.reduceat([len(ids) for ids in encoded], first_parts) + 1
         ends = np.cumsum(lengths)
         ids = np.insert(np.concatenate(encoded), ends - np.arange(1, len(ends) + 1), self.eos_id).astype(np.uint32)
@@ -66,11 +64,7 @@ class DocumentEncoder:
 
 
 class _Cutter:
-    """Cuts a text so that the ids of its parts, one after the other, are those of the text.
-
-    Attributes:
-        processor: SentencePiece processor that encodes the parts.
-    """
+    """Cuts a text so that the ids of its parts, one after the other, are those of the text."""
 
     def __init__(self, tokenizer: GLMTokenizer) -> None:
         proto = tokenizer.proto
@@ -88,10 +82,13 @@ class _Cutter:
         self.prefix = WORD_BOUNDARY if normalizer.add_dummy_prefix else ""
         pieces = [p.piece for p in proto.pieces] if self.cuts else []
         self.joined = {piece[i : i + 2] for piece in pieces for i in range(len(piece) - 1)}
-        if self.cuts:
-            self.processor = isolated_processor(proto)
-        else:
-            self.processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
+        self.tokenizer, self.processor = tokenizer, isolated_processor(proto) if self.cuts else None
+
+    def encode(self, parts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Returns the ids of each part."""
+        if self.processor is not None:
+            return self.processor.encode(parts, out_type="numpy", num_threads=1)
+        return [np.array(ids, dtype=np.int32) for ids in self.tokenizer.encode_batch(parts)]
 
     def parts(self, text: str) -> Iterator[str]:
         """Yields the parts of a text, after the changes that the tokenizer makes to it."""

@@ -55,8 +55,6 @@ CHATGLM1 = Family(
     clean_reply=clean_reply,
     temperature=0.95,
     top_p=0.7,
-    cannot_pretrain="each needs a context before [gMASK] <sop>, which text alone does not have; fine-tune it on "
-    "conversations (lit_modules.PaddedSFT with data_modules.PaddedSFTData)",
     cannot_grow="the pieces of its vocabulary compete by their probabilities (SentencePiece's Unigram), so that text "
     "would not keep its ids; only the vocabularies of ChatGLM2 and ChatGLM3 can be extended",
 )

@@ -38,7 +38,6 @@ class Family:
         clean_reply: Returns a decoded reply as the family's own code shows it.
         temperature: Divisor of the logits with which its own code samples.
         top_p: Probability mass that its own code samples from.
-        cannot_pretrain: Why its models cannot train on packed documents, as a clause of a sentence; None if they can.
         cannot_grow: Why its vocabulary cannot be extended, as a clause of a sentence; None if it can.
     """
 
@@ -55,16 +54,6 @@ class Family:
     temperature: float = 0.8
     top_p: float = 0.8
     cannot_grow: str | None = None
-    cannot_pretrain: str | None = None
-
-    def check_can_pretrain(self) -> None:
-        """Checks that models of this family can train on packed documents.
-
-        Raises:
-            ModelError: If not; says why.
-        """
-        if self.cannot_pretrain is not None:
-            raise ModelError(f"{self.title} cannot train on packed documents: {self.cannot_pretrain}")
 
     def check_can_grow(self, folder: str | Path) -> None:
         """Checks that the vocabulary of a model can be extended.

@@ -70,6 +70,15 @@ def document_starts(position_ids: Tensor) -> Tensor:
     return starts_BT
 
 
+def places(position_ids: Tensor) -> Tensor:
+    """Returns the index of each token in its document, (B, T).
+
+    Args:
+        position_ids: (B, T); or (B, 2, T), where the second position counts on where the first one stops.
+    """
+    return position_ids if position_ids.ndim == 2 else position_ids.sum(1)
+
+
 def pad_sequences(
     sequences: Sequence[Sequence[int] | NDArray[np.int64]],
     value: int,

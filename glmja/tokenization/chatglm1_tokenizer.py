@@ -44,6 +44,7 @@ class ChatGLM1Tokenizer(GLMTokenizer):
 
     file_name: ClassVar[str] = "ice_text.model"
     algorithm: ClassVar[Algorithm] = "UNIGRAM"
+    has_contexts: ClassVar[bool] = True
 
     def __init__(self, proto: spm.ModelProto) -> None:
         """Wraps the content of `ice_text.model`.

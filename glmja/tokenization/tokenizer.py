@@ -53,11 +53,13 @@ class GLMTokenizer:
     Attributes:
         file_name: Name of the tokenizer's file in a model folder.
         algorithm: The algorithm of SentencePiece that its vocabulary is made for.
+        has_contexts: Whether a document is a context, which is read in both directions, and an answer.
         proto: The SentencePiece model, control pieces included.
     """
 
     file_name: ClassVar[str] = FILE_NAME
     algorithm: ClassVar[Algorithm] = "BPE"
+    has_contexts: ClassVar[bool] = False
 
     def __init__(self, proto: spm.ModelProto) -> None:
         """Wraps a SentencePiece model that defines its control tokens as pieces of type CONTROL.

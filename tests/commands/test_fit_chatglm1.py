@@ -125,21 +125,50 @@ def test_a_language_pack_of_a_run_makes_the_model_again(run, chatglm1_dir, tmp_p
     assert all(torch.equal(made[name].read_all(), whole[name].read_all()) for name in whole)
 
 
-def test_packed_pretraining_is_refused_in_one_line(chatglm1_dir, adgen, tmp_path, capsys):
-    text = tmp_path / "text.jsonl"
-    text.write_text("".join(json.dumps({"text": "海" * 200}) + "\n" for _ in range(20)))
-    source = json.dumps([{"name": "t", "lang": "zh", "files": [str(text)]}])
-    args = [
-        f"--config={ROOT / 'configs' / 'demo_pretrain.yaml'}", f"--run_dir={tmp_path / 'run'}",
-        f"--model.init_args.model_dir={chatglm1_dir}", f"--data.init_args.sources={source}",
-        f"--data.init_args.cache_dir={tmp_path / 'cache'}", "--trainer.accelerator=cpu",
-    ]  # fmt: skip
-    for more in ([], ["--preview"]):
-        with pytest.raises(SystemExit):
-            fit.main([*args, *more])
-        error = capsys.readouterr().err
-        assert "ChatGLM-6B cannot train on packed documents: each needs a context" in error
-        assert "fine-tune it on conversations (lit_modules.PaddedSFT" in error
+@pytest.fixture(scope="module")
+def documents(texts, tmp_path_factory):
+    """Arguments of a run on packed documents."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    for lang in ("zh", "en"):
+        lines = (json.dumps({"text": text}) + "\n" for text in texts[lang])
+        (folder / f"{lang}.jsonl").write_text("".join(lines), encoding="utf-8")
+    sources = [{"name": f"{x}s", "lang": x, "files": [str(folder / f"{x}.jsonl")]} for x in ("zh", "en")]
+
+    def create(model, run_dir, **values):
+        recipe = ROOT / "configs" / "demo_pretrain.yaml"
+        values = {
+            "data.init_args.row_len": 96,
+            "data.init_args.batch_size": 4,
+            "trainer.val_check_interval": 3,
+        } | values
+        args = run_args(model, "", folder, **{"config": recipe, "data.init_args.sources": json.dumps(sources)} | values)
+        args = [arg for arg in args if "tokens_per_batch" not in arg and "fused" not in arg]
+        return [*args, "--model.init_args.tuning=full", f"--run_dir={run_dir}"]
+
+    return create
+
+
+def test_packed_pretraining_lowers_the_loss_and_resumes_bit_for_bit(documents, chatglm1_dir, tmp_path):
+    steps = {"trainer.max_steps": 6, "model.init_args.optimizer.init_args.lr": 0.003}
+    fit.main(documents(chatglm1_dir, tmp_path / "run", **steps))
+    found = losses(tmp_path / "run")
+    assert sum(found[-2:]) < 0.98 * sum(found[:2])
+    logged = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for lang in ("zh", "en"):
+        values = [event.value for event in logged.Scalars(f"val/{lang}/bits_per_char")]
+        assert len(values) == 3 and values[-1] < values[0]  # before the first step, and after the third and the sixth
+    parts = documents(chatglm1_dir, tmp_path / "parts", **steps)
+    fit.main([*parts, "--trainer.callbacks+=tests.support.recorder.StopEarly", "--trainer.callbacks.at=3"])
+    fit.main([*parts, "--ckpt_path=last"])
+    resumed, whole = trained(tmp_path / "parts"), trained(tmp_path / "run")
+    assert losses(tmp_path / "parts") == found
+    assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_preview_shows_what_of_a_document_is_learnt(documents, chatglm1_dir, tmp_path, capsys):
+    fit.main([*documents(chatglm1_dir, tmp_path / "run"), "--preview"])
+    shown = capsys.readouterr().out
+    assert "[gMASK]" in shown and "<sop>" in shown
 
 
 def test_another_attention_is_refused(chatglm1_dir, adgen, tmp_path, capsys):
