@@ -70,7 +70,22 @@ def grow(recipe: Recipe, base: spm.ModelProto, text: Path, num_pieces: int) -> s
         model.write_bytes(_train(_without_ascii(documents), _FILTERED_VOCABULARY, byte_fallback=True,
                                  split_digits=True, normalization_rule_name="identity"))  # fmt: skip
         return append_pieces(base, ready_pieces(base, model, num_pieces, recipe.policy or "none").pieces)
-    return _append_tied(base, parse_proto(_train(_lines(documents), _KNOWN_VOCABULARY)), num_pieces)
+    return append_known(base, documents, num_pieces, _KNOWN_VOCABULARY)
+
+
+def append_known(base: spm.ModelProto, documents: Iterable[str], num_pieces: int, vocab_size: int) -> spm.ModelProto:
+    """Appends pieces as the known recipe does: those of a vocabulary of its own, trained with default options.
+
+    Args:
+        base: Vocabulary to extend.
+        documents: Japanese text.
+        num_pieces: Number of pieces to append.
+        vocab_size: Size of the vocabulary that they are taken from.
+
+    Raises:
+        ValueError: If that has too few new pieces.
+    """
+    return _append_tied(base, parse_proto(_train(_lines(documents), vocab_size)), num_pieces)
 
 
 def _append_tied(base: spm.ModelProto, trained: spm.ModelProto, num_pieces: int) -> spm.ModelProto:

@@ -54,12 +54,35 @@ def build_base(
         ValueError: If the texts yield too few pieces.
         FileExistsError: If `output` is not empty and `overwrite` is false.
     """
-    model = train_vocabulary(texts, vocab_size)
-    num_pieces = len(parse_proto(model).pieces)
+    write_base(output, train_vocabulary(texts, vocab_size), hidden_size, num_layers, seed, overwrite)
+
+
+def write_base(
+    output: str | Path,
+    vocabulary: bytes,
+    hidden_size: int = 128,
+    num_layers: int = 2,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Writes a tiny ChatGLM3 with a given vocabulary; other arguments as `build_base`.
+
+    Args:
+        output: New folder.
+        vocabulary: SentencePiece model without control tokens, as ChatGLM3's.
+        hidden_size: Hidden size; a multiple of 32.
+        num_layers: Number of transformer layers.
+        seed: Seed of the weights.
+        overwrite: Whether to replace the contents of `output`.
+
+    Raises:
+        FileExistsError: If `output` is not empty and `overwrite` is false.
+    """
+    num_pieces = len(parse_proto(vocabulary).pieces)
     num_rows = -(-(num_pieces + len(CONTROL_TOKENS)) // 64) * 64
     config = _config(num_rows, hidden_size, num_layers)
     with atomic_output_folder(output, overwrite) as folder:
-        (folder / FILE_NAME).write_bytes(model)
+        (folder / FILE_NAME).write_bytes(vocabulary)
         write_json(folder / "config.json", config)
         write_json(folder / "tokenizer_config.json", _tokenizer_config(num_pieces))
         save_file(_weights(config, seed), folder / "model.safetensors", {"format": "pt"})
