@@ -50,7 +50,7 @@ class Scale:
 
 
 FULL = Scale(
-    width=128, layers=3, old_pieces=5500, new_pieces=2500, base_tokens=2_400_000, flops=2.5e12, batch_size=4,
+    width=128, layers=3, old_pieces=5500, new_pieces=2500, base_tokens=2_400_000, flops=2e12, batch_size=4,
     calibration_tokens=30_000, windows=100, windows_between=40,
     characters={
         "ja": {"held_out": 300_000, "base": 1_500_000, "train": 4_000_000},
