@@ -26,7 +26,8 @@ _QUALITY = {
     "stopped": "ended",
 }  # fmt: skip
 
-Curves = Mapping[str, Sequence[tuple[int, float]]]  # (step, value) by TensorBoard tag
+Curve = Sequence[tuple[int, float]]  # (step, value)
+Curves = Mapping[str, Curve]  # by TensorBoard tag
 
 
 def render(
@@ -95,16 +96,22 @@ def _plots(scores: Scores) -> dict[str, str]:
 
 
 def _curves(runs: Mapping[str, Curves]) -> dict[str, str]:
-    found, bits = {}, "/bits_per_char"
+    found = {}
     for run, curves in runs.items():
         if loss := curves.get("train/loss"):
             found[f"{run}: training loss"] = plots.lines({"train/loss": loss}, "nats per token")
-        if validation := {tag.split("/")[1]: points for tag, points in curves.items() if tag.endswith(bits)}:
-            in_order = {
-                lang: validation[lang] for lang in dict.fromkeys([*LANGUAGES, *validation]) if lang in validation
-            }
-            found[f"{run}: held-out text"] = plots.lines(in_order, "bits per character")
+        if validation := _by_language(curves, "bits_per_char"):
+            found[f"{run}: held-out text"] = plots.lines(validation, "bits per character")
+        if drift := _by_language(curves, "drift"):
+            percent = {lang: [(step, 100 * value) for step, value in points] for lang, points in drift.items()}
+            found[f"{run}: drift since before training"] = plots.lines(percent, "% more bits per character")
     return found
+
+
+def _by_language(curves: Curves, name: str) -> dict[str, Curve]:
+    """Returns the curves `val/LANG/NAME`."""
+    found = {tag.split("/")[1]: points for tag, points in curves.items() if tag.endswith(f"/{name}")}
+    return {lang: found[lang] for lang in dict.fromkeys([*LANGUAGES, *found]) if lang in found}
 
 
 def _examples(answers: Sequence[Answer]) -> list[Answer]:

@@ -115,7 +115,7 @@ class RunFolder:
         return scores
 
     def curves(self) -> dict[str, Curve]:
-        """Returns the training loss and the bits per character of the run, by TensorBoard tag.
+        """Returns the training loss, and bits per character and drift of each language, by TensorBoard tag.
 
         Raises:
             FileNotFoundError: If the folder does not exist.
@@ -124,7 +124,7 @@ class RunFolder:
         found = {
             tag: points
             for tag, points in self._scalars().items()
-            if tag == "train/loss" or tag.endswith("/bits_per_char")
+            if tag == "train/loss" or tag.endswith(("/bits_per_char", "/drift"))
         }
         if not found:
             folder_kinds.check_run_folder(self.path)

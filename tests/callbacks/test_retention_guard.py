@@ -8,6 +8,7 @@ from callbacks.retention_guard import RetentionGuard, measure
 from glmja import fit
 from glmja.errors import DriftError
 from glmja.runs import manifest
+from glmja.runs.run_folder import RunFolder
 from glmja.twin.build import text_file
 from tests.support.demo_run import args
 from tests.support.tiny_run import scalars
@@ -126,6 +127,10 @@ def test_a_run_within_the_limit_goes_on_and_logs_its_drift(zero_dir, tmp_path):
     assert all(len(values) == 4 for values in logged.values())
     for step, drift in logged[""].items():
         assert logged["_low"][step] <= drift <= logged["_high"][step]
+    # what the report page of `evaluate --runs` plots
+    curves = RunFolder(tmp_path / "run").curves()
+    assert {tag for tag in curves if tag.endswith("/drift")} == {"val/zh/drift", "val/en/drift"}
+    assert dict(curves["val/en/drift"]) == logged[""]
 
 
 def test_a_checkpoint_without_values_before_training_is_refused(zero_dir, tmp_path, capsys):

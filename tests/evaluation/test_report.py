@@ -117,6 +117,14 @@ def test_curves_of_runs_are_plotted():
     assert page.count('<img alt="run&lt;: ') == 2 and "run&lt;: held-out text" in page
 
 
+def test_the_drift_that_a_run_has_recorded_is_plotted_over_its_steps():
+    drift = {"val/zh/drift": [(10, 0.01), (20, 0.02)], "val/en/drift": [(10, 0.0), (20, 0.001)]}
+    page = render(scores(), [], [], {"run": drift})
+    assert re.findall('<img alt="(.*?)"', page) == ["run: drift since before training"]
+    changed = render(scores(), [], [], {"run": drift | {"val/en/drift": [(10, 0.0), (20, 0.002)]}})
+    assert page != changed
+
+
 def test_the_terminal_shows_the_same_figures_and_what_is_missing(capsys):
     shown = tables(scores(), [answer(reference=None)])
     lines = [str(part) for part in shown if not hasattr(part, "columns")]
