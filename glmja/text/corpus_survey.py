@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from glmja.text.aozora import count_aozora, strip_aozora
+from glmja.text.normal_form import compose, count_decomposed
 from glmja.text.scripts import is_han, is_kana, is_simplified_only
 from glmja.text.seen_texts import SeenTexts
 
@@ -67,10 +68,12 @@ class CorpusSurvey:
                 yield "\n".join(kept)
 
     def _clean(self, text: str) -> str:
-        self._count_decomposed(text)
+        decomposed = count_decomposed(text)
+        self.decomposed_characters += decomposed
+        self.decomposed_documents += decomposed > 0
         self.aozora_marks += count_aozora(text)
         if self.compose:
-            text = unicodedata.normalize("NFC", text)
+            text = compose(text)
         if self.strip_markup:
             text = strip_aozora(text)
         self.wiki_marks += len(_WIKI.findall(text))
@@ -81,13 +84,6 @@ class CorpusSurvey:
         else:
             self._sampled.update(text[self.documents % _SAMPLED_EVERY :: _SAMPLED_EVERY])
         return text
-
-    def _count_decomposed(self, text: str) -> None:
-        if not unicodedata.is_normalized("NFC", text):
-            # NFC also replaces single characters by others, which are no decomposed ones
-            count = max(0, len(text) - len(unicodedata.normalize("NFC", text)))
-            self.decomposed_characters += count
-            self.decomposed_documents += count > 0
 
     def _count_line(self, line: str, seen: SeenTexts) -> bool:
         """Counts a line; returns whether it is the first of its kind, or blank."""
