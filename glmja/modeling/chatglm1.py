@@ -3,7 +3,7 @@
 It differs from ChatGLM2 and ChatGLM3 in most respects: a residual of the normalized input (DeepNorm), rotary embeddings
 of two positions, biases, a GELU, and a prefix that is read in both directions. A sequence is a context, which ends with
 `[gMASK]`, and from the first `<sop>` on an answer. Importing this module registers the model with `AutoConfig` and
-`AutoModelForCausalLM` as `glmja_chatglm1`.
+`AutoModelForCausalLM` as `glmja_chatglm1`, which `glmja.modeling.registration` does.
 
 Sources: `modeling_chatglm.py` of https://huggingface.co/THUDM/chatglm-6b, revision 8b7d3359; GLM
 (https://arxiv.org/abs/2103.10360), DeepNorm (https://arxiv.org/abs/2203.00555).

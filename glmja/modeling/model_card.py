@@ -40,8 +40,8 @@ def code_note(layout: object) -> str | None:
     if layout != "chatglm":
         return None
     return (
-        "The code of ChatGLM is not part of this folder. To load it with that code, copy configuration_chatglm.py and "
-        "modeling_chatglm.py from the original model beside config.json, which names them in auto_map."
+        "The code of ChatGLM is not part of this folder. To load it with that code, copy the .py files of the original "
+        "model beside config.json, which names some of them in auto_map."
     )
 
 

@@ -166,12 +166,12 @@ def write_model(
     left_out = huggingface.save(tokenizer, folder, model.config["max_position_embeddings"])
     generation = {key: model.config[key] for key in ("eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", generation)
-    normalizer, note = tokenizer.proto.normalizer_spec.name, model.architecture.note
+    normalizer, note = tokenizer.proto.normalizer_spec.name, model.architecture.notes.get(layout)
     return {
         "tokenizer_sha256": tokenizer.fingerprint,
         "hugging_face_tokenizer": huggingface.describe_saved(left_out),
         **({} if normalizer == "identity" else {"normalizer": f"{normalizer}: some characters are decoded as others"}),
-        **({"note": note} if note and layout == "glm" else {}),
+        **({"note": note} if note else {}),
     }
 
 

@@ -47,7 +47,7 @@ class Architecture(ABC):
         layers: Names of the layers that can train.
         control_ids: Settings that hold the id of a control token, and the tokens.
         num_mlp_matrices: Number of matrices of the size width × inner width in each MLP.
-        note: What a user of a folder in the layout of transformers must know; empty if nothing.
+        notes: What a user of a folder in a layout must know.
     """
 
     model_type: str
@@ -59,7 +59,7 @@ class Architecture(ABC):
     layers: LayerNames
     control_ids: Mapping[str, str] = MappingProxyType({})
     num_mlp_matrices: int
-    note: str = ""
+    notes: Mapping[Layout, str] = MappingProxyType({})
 
     @property
     def both_embeddings(self) -> tuple[str, str]:

@@ -62,7 +62,12 @@ class ChatGLM1(Architecture):
     )
     control_ids = MappingProxyType({"mask_token_id": "[MASK]", "gmask_token_id": "[gMASK]", "bos_token_id": "<sop>"})
     num_mlp_matrices = 2
-    note = "AutoModelForCausalLM loads this model after import glmja.modeling.chatglm1"
+    notes = MappingProxyType(
+        {
+            "glm": "AutoModelForCausalLM loads this model after import glmja",
+            "chatglm": "the original code runs with transformers 4.27 to 4.33",
+        }
+    )
 
     def layout_of(self, config: Config) -> Layout | None:
         """Returns the layout of a config; its original one shares its `model_type` with ChatGLM2/3."""
@@ -110,6 +115,8 @@ class ChatGLM1(Architecture):
             "eos_token_id": eos[0] if isinstance(eos, list) else eos,
             "position_encoding_2d": True,
             "use_cache": True,
+            # absent, it is true for transformers, which would give the original code one matrix for both embeddings
+            "tie_word_embeddings": False,
             **prefix,
         }
 

@@ -50,6 +50,7 @@ def test_the_original_layout_comes_back(chatglm1_dir, tmp_path):
         assert torch.equal(back.tensors[name].read_all(), source.read_all()), name
     wanted = {key: value for key, value in first.config.items() if key != "torch_dtype"}
     assert wanted.items() <= back.config.items()
+    assert back.config["tie_word_embeddings"] is False  # the original code would tie what was trained apart
 
 
 @pytest.mark.parametrize(

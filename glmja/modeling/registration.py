@@ -1,0 +1,45 @@
+"""Registers ChatGLM-6B with the auto classes of `transformers`, without importing it.
+
+`import glmja` takes milliseconds and `transformers` takes seconds, so the model is registered when `transformers` has
+been imported, whichever of the two comes first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_LIBRARY = "transformers"
+_MODEL = "glmja.modeling.chatglm1"
+
+
+class _AfterLibrary(MetaPathFinder):
+    """Finds `transformers` as it would be found without this finder, and registers the model after it."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Returns None for other modules."""
+        if fullname != _LIBRARY:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                importlib.import_module(_MODEL)
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def register() -> None:
+    """Registers the model now if `transformers` is imported, or as soon as it is."""
+    if _LIBRARY in sys.modules:
+        importlib.import_module(_MODEL)
+    else:
+        sys.meta_path.insert(0, _AfterLibrary())
