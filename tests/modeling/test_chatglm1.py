@@ -49,10 +49,11 @@ def pad_left(rows):
     return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
 
 
-def generate(model, rows, **settings):
+def generate(model, rows, max_new_tokens=12, **settings):
     """The ids that the model says after each row, up to the end of the answer."""
     ids, mask = pad_left(rows)
-    said = model.generate(ids, attention_mask=mask, max_new_tokens=12, do_sample=False, **settings)[:, ids.shape[1] :]
+    said = model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, **settings)
+    said = said[:, ids.shape[1] :]
     end = model.config.eos_token_id
     return [row[: row.index(end) + 1] if end in row else row for row in said.tolist()]
 
@@ -93,11 +94,42 @@ def test_positions_are_those_of_the_official_code(case, reference, tensors):
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("case", ["prompt0", "prompt2", "batch"])
+@pytest.mark.parametrize("case", ["prompt0", "prompt1", "prompt2", "prompt3", "batch"])
 def test_greedy_answers_are_those_of_the_official_code(case, use_cache, reference, expected):
     rows = expected["greedy"][case]
-    said = generate(reference, [row["prompt"] for row in rows], use_cache=use_cache)
-    assert said == [row["said"][:12] for row in rows]
+    length = max(len(row["said"]) for row in rows)
+    assert generate(reference, [row["prompt"] for row in rows], length, use_cache=use_cache) == [
+        row["said"] for row in rows
+    ]
+
+
+@torch.no_grad()
+def test_logits_and_cache_of_single_steps_are_those_of_the_official_code(reference, tensors, expected):
+    ids, num = tensors["cached.input_ids"], expected["cases"]["cached"]["prefill"]
+    positions = chatglm1.positions_of(ids, None, reference.config)
+    outputs = reference(ids[:, :num], use_cache=True)
+    steps = [outputs.logits[:, -1]]
+    for i in range(num, ids.shape[1]):
+        cache = {chatglm1.CACHE: getattr(outputs, chatglm1.CACHE)}
+        outputs = reference(ids[:, i : i + 1], position_ids=positions[..., i : i + 1], use_cache=True, **cache)
+        steps.append(outputs.logits[:, -1])
+    columns = expected["columns"]
+    assert (torch.cat(steps)[:, columns] - tensors["cached.step_logits_columns"]).abs().max() <= 1e-4
+    layers = getattr(outputs, chatglm1.CACHE).layers
+    for states, name in ((layers[0].keys, "key_layer0"), (layers[27].values, "value_layer27")):
+        wanted = tensors[f"cached.{name}"].permute(1, 2, 0, 3)
+        assert (states[:, :, : wanted.shape[2]] - wanted).abs().max() <= 1e-3
+
+
+@torch.no_grad()
+def test_the_whole_vocabulary_has_the_logits_of_the_official_code(reference, tensors):
+    for case in ("prompt0", "answer0", "long_answer"):
+        logits = reference(tensors[f"{case}.input_ids"]).logits
+        if f"{case}.logsumexp" in tensors:
+            wanted = tensors[f"{case}.logsumexp"]
+            assert (logits.logsumexp(-1)[:, -wanted.shape[1] :] - wanted).abs().max() <= 1e-4
+    last = reference(tensors["prompt0.input_ids"]).logits[0, -1]
+    assert (last - tensors["prompt0.full_last_logits"].flatten()).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("kind", ["plain", "projected"])
