@@ -164,6 +164,10 @@ def write_model(
     written = model.as_chatglm() if layout == "chatglm" else model
     written.save(folder, max_shard_size)
     left_out = huggingface.save(tokenizer, folder, model.config["max_position_embeddings"])
+    if layout == "glm" and (name := model.architecture.auto_tokenizer):
+        settings = read_json(folder / "tokenizer_config.json")
+        settings.pop("auto_map", None)  # names a file of the original code
+        write_json(folder / "tokenizer_config.json", {**settings, "tokenizer_class": name})
     generation = {key: model.config[key] for key in ("eos_token_id", "pad_token_id")}
     write_json(folder / "generation_config.json", generation)
     normalizer, note = tokenizer.proto.normalizer_spec.name, model.architecture.notes.get(layout)

@@ -1,7 +1,7 @@
 """Registers ChatGLM-6B with the auto classes of `transformers`, without importing it.
 
-`import glmja` takes milliseconds and `transformers` takes seconds, so the model is registered when `transformers` has
-been imported, whichever of the two comes first.
+`import glmja` takes milliseconds and `transformers` takes seconds, so model and tokenizer are registered when
+`transformers` has been imported, whichever of the two comes first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 _LIBRARY = "transformers"
-_MODEL = "glmja.modeling.chatglm1"
+_MODULES = ("glmja.modeling.chatglm1", "glmja.modeling.chatglm1_auto_tokenizer")
 
 
 class _AfterLibrary(MetaPathFinder):
@@ -31,15 +31,20 @@ class _AfterLibrary(MetaPathFinder):
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                importlib.import_module(_MODEL)
+                _import()
 
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
 
 
 def register() -> None:
-    """Registers the model now if `transformers` is imported, or as soon as it is."""
+    """Registers model and tokenizer now if `transformers` is imported, or as soon as it is."""
     if _LIBRARY in sys.modules:
-        importlib.import_module(_MODEL)
+        _import()
     else:
         sys.meta_path.insert(0, _AfterLibrary())
+
+
+def _import() -> None:
+    for name in _MODULES:
+        importlib.import_module(name)

@@ -47,6 +47,8 @@ class Architecture(ABC):
         layers: Names of the layers that can train.
         control_ids: Settings that hold the id of a control token, and the tokens.
         num_mlp_matrices: Number of matrices of the size width × inner width in each MLP.
+        auto_tokenizer: Name of the class with which `AutoTokenizer` reads the tokenizer in the layout of transformers;
+            None if it reads `tokenizer.json`.
         notes: What a user of a folder in a layout must know.
     """
 
@@ -59,6 +61,7 @@ class Architecture(ABC):
     layers: LayerNames
     control_ids: Mapping[str, str] = MappingProxyType({})
     num_mlp_matrices: int
+    auto_tokenizer: str | None = None
     notes: Mapping[Layout, str] = MappingProxyType({})
 
     @property

@@ -62,9 +62,10 @@ class ChatGLM1(Architecture):
     )
     control_ids = MappingProxyType({"mask_token_id": "[MASK]", "gmask_token_id": "[gMASK]", "bos_token_id": "<sop>"})
     num_mlp_matrices = 2
+    auto_tokenizer = "ChatGLM1AutoTokenizer"
     notes = MappingProxyType(
         {
-            "glm": "AutoModelForCausalLM loads this model after import glmja",
+            "glm": "AutoModelForCausalLM and AutoTokenizer load this folder after import glmja",
             "chatglm": "the original code runs with transformers 4.27 to 4.33",
         }
     )
