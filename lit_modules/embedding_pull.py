@@ -27,10 +27,11 @@ def check_pull(strength: float, embeddings: str) -> None:
 
 
 class EmbeddingPull:
-    """A hook before each step of an optimizer: w ← w − min(1, strength · learning rate) · (w − start).
+    """A hook after each step of an optimizer: w ← w − min(1, strength · learning rate) · (w − start).
 
     This is the weight decay of AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101) with the start of
-    the run in the place of zero. Steps that are skipped because a gradient is not finite do not pull.
+    the run in the place of zero. Steps that are skipped because a gradient is not finite do not pull; a hook before the
+    step could not see that, since Lightning computes gradients within the step.
     """
 
     def __init__(self, strength: float, pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> None:

@@ -146,7 +146,7 @@ class PackedPretraining(GLMModule, TaughtModule):
                 (glm.get_input_embeddings().weight, input_VD[: self.num_known]),
                 (glm.get_output_embeddings().weight, head_OD),
             ]
-            configured["optimizer"].register_step_pre_hook(EmbeddingPull(self.embedding_pull, pairs))
+            configured["optimizer"].register_step_post_hook(EmbeddingPull(self.embedding_pull, pairs))
         return configured
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
