@@ -9,13 +9,12 @@ interrupted run is resumed. `--smoke` does the same in a minute, with tiny sizes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.arguments import ROOT, benchmark_parser
 from benchmarks.harness.tables import publish
-from benchmarks.proof import findings, models, results, texts, training
+from benchmarks.proof import findings, models, results, training
 from benchmarks.proof.pictures import draw
 from benchmarks.proof.settings import ARMS, FULL, SMOKE, Arm, Scale
 from glmja.text.terminal import show
@@ -38,9 +37,6 @@ def measure(work: Path, data: Path | None, folder: Path, scale: Scale, runs: Seq
     if not missing and base.exists():
         return
     models.prepare(work, data, scale)
-    if not (work / training.WINDOWS).exists():
-        cut = texts.held_out_windows(work / "texts", scale)
-        (work / training.WINDOWS).write_text(json.dumps(cut, ensure_ascii=False), encoding="utf-8")
     if not base.exists():
         results.save(training.base_result(work, scale), base)
     for number, (arm, seed, path) in enumerate(missing, start=1):
@@ -80,8 +76,7 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     measure(work, None if options.smoke else options.data.resolve(), folder, scale, runs)
     found = results.load_all(folder, scale)
-    tables = [findings.arms_table, findings.start_table, findings.pairs_table, findings.targets_table]
-    publish([table(found) for table in tables], options.markdown)
+    publish([table(found) for table in findings.TABLES], options.markdown)
     work.mkdir(parents=True, exist_ok=True)
     draw(found, options.picture or work / "proof.png")
 

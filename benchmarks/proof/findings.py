@@ -23,6 +23,8 @@ PAIRS = [
     ("calibrated", "positional"), ("positional", "`subtoken_mean`"),
     (RECOMMENDED, "calibrated"), (RECOMMENDED, "calibrated at 12 %"),
     ("positional, retention 10 at 12 %", "positional"),
+    *((f"{RECOMMENDED}, {varied}", f"{other}, {varied}")
+      for varied in ("half the rate", "four budgets") for other in (KNOWN, NO_GROWTH, "calibrated")),
 ]  # fmt: skip
 _RESAMPLES = 2000
 
@@ -32,10 +34,16 @@ def mean_bits(results: Sequence[Result], share: float, lang: str) -> Bits:
     return np.mean([result.at(share, lang) for result in results], axis=0)
 
 
-def per_character(results: Results, arm: str, share: float, lang: str) -> float:
-    """Returns bits per character on the windows that were measured at a share of the budget."""
-    bits = mean_bits(results[arm], share, lang)
+def per_character(results: Results, arm: str, share: float, lang: str, count: int | None = None) -> float:
+    """Returns bits per character on the first `count` windows; None takes all that were measured at that share."""
+    bits = mean_bits(results[arm], share, lang)[:count]
     return float(bits.sum() / sum(results[BASE][0].characters[lang][: len(bits)]))
+
+
+def curve(results: Results, arm: str) -> list[float]:
+    """Returns Japanese bits per character at each share of the budget, all on the same windows."""
+    count = min(len(mean_bits(results[arm], share, "ja")) for share in SHARES)
+    return [per_character(results, arm, share, "ja", count) for share in SHARES]
 
 
 def difference(results: Results, arm: str, other: str, lang: str, share: float = 1.0) -> tuple[float, float, float]:
@@ -62,12 +70,11 @@ def share_to_reach(results: Results, arm: str, other: str) -> float | None:
 
 
 def arms_table(results: Results) -> Figures:
-    """Returns a row for each arm."""
-    headings = ["arm", "seeds", "tokens", "ja characters", "ja before", *(f"{share:.0%}" for share in SHARES[1:]),
-                "each seed", "zh drift", "en drift", "teacher", "CPU s"]  # fmt: skip
+    """Returns a row for each arm, over all windows."""
+    headings = ["arm", "tokens", "ja characters", "teacher", "ja", "each seed", "zh drift", "en drift", "CPU s"]
     base = results[BASE][0]
-    table = Figures(f"Japanese bits per character, and drift at the end ({base.tokens:,} tokens of base)", headings)
-    table.rows.append([BASE, "", "", "", f"{per_character(results, BASE, 0.0, 'ja'):.3f}", *[""] * (len(headings) - 5)])
+    table = Figures("The end of each arm: Japanese bits per character, and drift since the base", headings)
+    table.rows.append([BASE, "", "", "", f"{per_character(results, BASE, 0.0, 'ja'):.3f}", *[""] * 4])
     for arm, runs in results.items():
         if arm == BASE:
             continue
@@ -75,12 +82,22 @@ def arms_table(results: Results) -> Figures:
         ends = (result.at(1.0, "ja").sum() / sum(base.characters["ja"]) for result in runs)
         teacher = first.flops["teacher"] / sum(first.flops.values())
         table.rows.append([
-            arm, str(len(runs)), f"{first.tokens:,}", f"{first.characters['ja'][0]:,}",
-            *(f"{per_character(results, arm, share, 'ja'):.3f}" for share in SHARES),
-            ", ".join(f"{end:.3f}" for end in ends) if len(runs) > 1 else "",
+            arm, f"{first.tokens:,}", f"{first.characters['ja'][0]:,}", f"{teacher:.1%}" if teacher else "",
+            f"{per_character(results, arm, 1.0, 'ja'):.3f}", ", ".join(f"{end:.3f}" for end in ends),
             *(_percent(*drift(results, arm, lang)[:3]) for lang in ("zh", "en")),
-            f"{teacher:.1%}" if teacher else "", f"{np.mean([result.cpu_seconds for result in runs]):.0f}",
+            f"{np.mean([result.cpu_seconds for result in runs]):.0f}",
         ])  # fmt: skip
+    return table
+
+
+def curves_table(results: Results) -> Figures:
+    """Returns the curve of each arm."""
+    arms = [arm for arm in results if arm != BASE]
+    count = min(len(mean_bits(results[arm], SHARES[1], "ja")) for arm in arms) if arms else None
+    title = f"Japanese bits per character on {count} windows, by the share of the budget"
+    table = Figures(title, ["arm", *(f"{share:.0%}" for share in SHARES)])
+    table.rows.append([BASE, f"{per_character(results, BASE, 0.0, 'ja', count):.3f}", *[""] * (len(SHARES) - 1)])
+    table.rows += [[arm, *(f"{bits:.3f}" for bits in curve(results, arm))] for arm in arms]
     return table
 
 
@@ -147,3 +164,6 @@ def _change_at_start(results: Results, arm: str, lang: str) -> tuple[float, floa
 
 def _percent(value: float, low: float, high: float) -> str:
     return f"{value:+.1%} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+TABLES = (arms_table, curves_table, start_table, pairs_table, targets_table)

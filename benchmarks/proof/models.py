@@ -28,11 +28,12 @@ from glmja.tokenization.vocabulary import parse_proto
 from glmja.twin import build as twin
 
 BASE_MIX = {"ja": 0.2, "zh": 0.4, "en": 0.4}  # in characters
+WINDOWS = "windows.json"
 _HEAD = "lm_head.weight"
 
 
 def prepare(work: Path, data: Path | None, scale: Scale) -> None:
-    """Makes texts, base and tokenizers, as far as they are not there.
+    """Makes texts, windows, base and tokenizers, as far as they are not there.
 
     Args:
         work: Folder of all files.
@@ -45,6 +46,9 @@ def prepare(work: Path, data: Path | None, scale: Scale) -> None:
         files = {x: data / "text" / f"{x}.jsonl.gz" if data else twin.text_file(x) for x in LANGUAGES}
         with atomic_output_folder(work / "texts") as folder:
             texts.split(files, folder, scale)
+    if not (work / WINDOWS).exists():
+        cut = texts.held_out_windows(work / "texts", scale)
+        (work / WINDOWS).write_text(json.dumps(cut, ensure_ascii=False), encoding="utf-8")
     if not (work / "random").is_dir():
         twin.write_base(work / "random", _vocabulary(work, data, scale), scale.width, scale.layers)
     if not (work / "base").is_dir():

@@ -74,10 +74,10 @@ def load(path: Path, scale: Scale) -> Result:
 
 
 def load_all(folder: Path, scale: Scale) -> Mapping[str, list[Result]]:
-    """Reads all results of a folder, by arm in the order of `ARMS`, the base first."""
+    """Reads all results of a folder, by arm: the base, then in the order of `ARMS`, then arms that are not there."""
     names = [BASE, *(arm.name for arm in ARMS)]
     results = [load(path, scale) for path in sorted(folder.glob("*.json"))]
     found: dict[str, list[Result]] = {}
-    for result in sorted(results, key=lambda result: (names.index(result.arm), result.seed)):
+    for result in sorted(results, key=lambda result: ((*names, result.arm).index(result.arm), result.seed)):
         found.setdefault(result.arm, []).append(result)
     return found

@@ -83,6 +83,8 @@ class Arm:
         kept: Share of Chinese and English in the tokens, half each.
         retention: Weight of the divergence from the base in Chinese and English; 0 trains on their text.
         flags: Further arguments of `glmja.fit`.
+        lr: Largest learning rate.
+        budgets: Operations, as a multiple of an arm's budget.
         match: Whether the run ends at the budget, or with as many Japanese characters as the arm `calibrated`.
         seeds: Seeds of adapters, rows and order of the text.
     """
@@ -93,6 +95,8 @@ class Arm:
     kept: float = 0.24
     retention: float = 0.0
     flags: Mapping[str, str] = field(default_factory=dict)
+    lr: float = LR
+    budgets: int = 1
     match: Literal["flops", "characters"] = "flops"
     seeds: tuple[int, ...] = (0,)
 
@@ -113,7 +117,8 @@ class Arm:
 
 
 RECOMMENDED = "calibrated, retention 10 at 12 %"
-_NO_WARMUP = {
+_KNOWN = {
+    "data.init_args.isolate_documents": "false",
     "model.init_args.lr_scheduler": "lit_modules.WarmupCosine",
     "model.init_args.lr_scheduler.init_args.warmup": "0",
 }
@@ -121,8 +126,7 @@ _BOTH = (0, 1)
 
 # in the order in which they run: what decides comes first, then second seeds
 ARMS = [
-    Arm("known recipe", tokenizer="known", init="random", seeds=_BOTH,
-        flags={**_NO_WARMUP, "data.init_args.isolate_documents": "false"}),
+    Arm("known recipe", tokenizer="known", init="random", seeds=_BOTH, flags=_KNOWN),
     Arm("calibrated", seeds=_BOTH),
     Arm(RECOMMENDED, kept=0.12, retention=10, seeds=_BOTH),
     Arm("no growth", tokenizer="old", seeds=_BOTH),
@@ -135,4 +139,14 @@ ARMS = [
     Arm("calibrated, `embedding_pull`", flags={"model.init_args.embedding_pull": "10"}),
     Arm("calibrated, `new_rows`", flags={"model.init_args.embeddings": "new_rows"}),
     Arm("calibrated at 12 %", kept=0.12),
+    # whether what they show depends on the learning rate
+    Arm("known recipe, half the rate", tokenizer="known", init="random", flags=_KNOWN, lr=LR / 2),
+    Arm("calibrated, retention 10 at 12 %, half the rate", kept=0.12, retention=10, lr=LR / 2),
+    Arm("no growth, half the rate", tokenizer="old", lr=LR / 2),
+    Arm("calibrated, half the rate", lr=LR / 2),
+    # and on the length of the run
+    Arm("known recipe, four budgets", tokenizer="known", init="random", flags=_KNOWN, lr=LR / 2, budgets=4),
+    Arm("calibrated, retention 10 at 12 %, four budgets", kept=0.12, retention=10, lr=LR / 2, budgets=4),
+    Arm("no growth, four budgets", tokenizer="old", lr=LR / 2, budgets=4),
+    Arm("calibrated, four budgets", lr=LR / 2, budgets=4),
 ]  # fmt: skip

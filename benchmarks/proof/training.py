@@ -9,7 +9,7 @@ from typing import NamedTuple
 from benchmarks.proof import models
 from benchmarks.proof.curve import read_windows, window_bits
 from benchmarks.proof.results import BASE, Result, describe
-from benchmarks.proof.settings import ARMS, LR, ROW_LEN, SHARES, Arm, Scale
+from benchmarks.proof.settings import ARMS, ROW_LEN, SHARES, Arm, Scale
 from benchmarks.proof.texts import num_characters
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.adapters import Lora, apply_tuning
@@ -18,7 +18,6 @@ from glmja.modeling.loading import load_model, outline
 from glmja.runs.run_folder import RunFolder
 
 LORA = Lora(rank=8, alpha=16)  # of the recipe
-WINDOWS = "windows.json"
 
 
 class Plan(NamedTuple):
@@ -48,7 +47,7 @@ def plan(work: Path, arm: Arm, model: Path, calibration_tokens: int, scale: Scal
     forward = forward_flops_per_token(config, ROW_LEN, num_old)
     teacher = arm.kept * forward if arm.retention else 0.0
     calibration = calibration_tokens * forward
-    tokens = (scale.flops - calibration) / (training + teacher)
+    tokens = (arm.budgets * scale.flops - calibration) / (training + teacher)
     if arm.match == "characters":
         text = work / "texts" / "ja.train.jsonl"
         like = next(other for other in ARMS if other.name == "calibrated")
@@ -69,7 +68,7 @@ def run_arm(work: Path, arm: Arm, seed: int, scale: Scale) -> Result:
     curve = work / "curves" / run.path.name
     callback = {
         "class_path": "benchmarks.proof.curve.Curve",
-        "init_args": {"windows": str(work / WINDOWS), "output": str(curve), "steps": list(points.values()),
+        "init_args": {"windows": str(work / models.WINDOWS), "output": str(curve), "steps": list(points.values()),
                       "windows_between": scale.windows_between},
     }  # fmt: skip
     retention = {
@@ -82,7 +81,7 @@ def run_arm(work: Path, arm: Arm, seed: int, scale: Scale) -> Result:
         "data.init_args.sources": models.sources(work, part, arm.mix), "data.init_args.cache_dir": str(work / "cache"),
         "data.init_args.batch_size": str(scale.batch_size), "trainer.max_steps": str(planned.steps),
         "model.init_args.lora.rank": str(LORA.rank), "model.init_args.lora.alpha": str(LORA.alpha),
-        "model.init_args.optimizer.lr": str(LR), "trainer.callbacks": json.dumps([callback]),
+        "model.init_args.optimizer.lr": str(arm.lr), "trainer.callbacks": json.dumps([callback]),
         **(retention if arm.retention else {}), **arm.flags,
     })  # fmt: skip
     measured = {share: json.loads((curve / f"{step}.json").read_text("utf-8")) for share, step in points.items()}
@@ -97,7 +96,9 @@ def run_arm(work: Path, arm: Arm, seed: int, scale: Scale) -> Result:
 
 def base_result(work: Path, scale: Scale) -> Result:
     """Returns the figures of the base."""
-    characters = {lang: [len(cut.predicted) for cut in found] for lang, found in read_windows(work / WINDOWS).items()}
+    characters = {
+        lang: [len(cut.predicted) for cut in found] for lang, found in read_windows(work / models.WINDOWS).items()
+    }
     steps = scale.base_tokens // (scale.batch_size * ROW_LEN)
     tokens = steps * scale.batch_size * ROW_LEN
     tuned = apply_tuning(outline(work / "base"), "full", "full", LORA, [])
@@ -110,7 +111,7 @@ def start(work: Path, model: Path) -> dict[str, list[float]]:
     """Measures a model before training, unless that is done."""
     path = work / "starts" / f"{model.name}.json"
     if not path.exists():
-        bits = window_bits(load_model(model), load_tokenizer(model), read_windows(work / WINDOWS))
+        bits = window_bits(load_model(model), load_tokenizer(model), read_windows(work / models.WINDOWS))
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(bits), encoding="utf-8")
     found: dict[str, list[float]] = json.loads(path.read_text("utf-8"))

@@ -1,7 +1,7 @@
 """Measures learning of Japanese and forgetting of Chinese and English: `python -m benchmarks.training.language_run`.
 
 The base is a ChatGLM3 of a few million parameters, trained here on real Chinese and English text. Then the commands of
-the README run as a user would type them: one training run with the recipe's mix of 76/12/12, and one on Japanese
+the README run as a user would type them: one training run with a mix of 76/12/12, and one on Japanese
 only. `tensorboard --logdir OUTPUT` shows the curves.
 """
 

@@ -49,7 +49,7 @@ def smoke(tmp_path_factory):
 
 def test_the_smoke_ends_in_tables_and_a_picture(smoke):
     tables = (smoke / "tables.md").read_text("utf-8")
-    assert f"| {RECOMMENDED} | 2 |" in tables and "no cost in ja" not in tables  # nothing to compare with
+    assert tables.count(f"\n| {RECOMMENDED} | ") == 2 and "no cost in ja" not in tables  # nothing to compare with
     assert (smoke / "proof.png").stat().st_size > 5_000
 
 
@@ -150,6 +150,14 @@ def test_seeds_are_averaged_window_by_window():
     assert findings.per_character(found, "a", 1.0, "ja") == pytest.approx(6.0)
 
 
+def test_a_curve_is_measured_on_the_same_windows_at_every_share():
+    long, short = [700.0, 700.0, 100.0], [700.0, 700.0]
+    bits = {str(share): dict.fromkeys(LANGUAGES, long if share in (0.0, 1.0) else short) for share in SHARES}
+    found = measured(result("a", [700] * 5, bits=bits))
+    assert findings.curve(found, "a") == [pytest.approx(7.0)] * 5
+    assert findings.per_character(found, "a", 1.0, "ja") == pytest.approx(5.0)
+
+
 def test_the_share_at_which_an_arm_overtakes_anothers_end_is_found():
     slow = result("slow", [900, 850, 800, 700, 600])
     found = measured(slow, result("fast", [900, 620, 600, 550, 500]), result("worse", [900, 800, 800, 700, 650]))
@@ -173,6 +181,12 @@ def test_results_of_other_settings_are_not_compared(tmp_path):
     assert results.load(tmp_path / "base.json", FULL) == result(BASE, [700] * 5)
     with pytest.raises(ValueError, match=r"base\.json was measured with other settings; give another folder"):
         results.load_all(tmp_path, SMOKE)
+
+
+def test_results_have_the_order_of_the_arms_and_those_of_former_arms_come_last(tmp_path):
+    for arm in (RECOMMENDED, "former arm", findings.KNOWN, BASE):
+        results.save(result(arm, [700] * 5), tmp_path / f"{arm[:5]}.json")
+    assert list(results.load_all(tmp_path, FULL)) == [BASE, findings.KNOWN, RECOMMENDED, "former arm"]
 
 
 def test_an_unknown_arm_is_refused(capsys):
