@@ -55,7 +55,7 @@ class Dialogue:
         Raises:
             ValueError: If the tokenizer or the opening does not support the format, or no prompt would fit.
         """
-        if prompt_format == "chatglm3" and not family_of(tokenizer).has_roles:
+        if prompt_format == "chatglm3" and not tokenizer.has_roles:
             raise ValueError(
                 "the tokenizer has no role tokens (<|user|>, <|assistant|>, …), which the prompt format chatglm3 "
                 "needs; set `format` to chatglm2 for ChatGLM2-6B"

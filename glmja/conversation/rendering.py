@@ -172,7 +172,7 @@ def _render_roles(messages: Sequence[Message], tokenizer: GLMTokenizer) -> list[
 
 def question_ids(text: str, tokenizer: GLMTokenizer) -> list[int]:
     """Renders a user's text as a prompt, or as plain text to continue if the tokenizer has no role tokens."""
-    if family_of(tokenizer).has_roles:
+    if tokenizer.has_roles:
         return render_prompt([{"role": "user", "content": text}], tokenizer)
     return tokenizer.prompt_ids(tokenizer.encode(text))
 

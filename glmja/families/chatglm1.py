@@ -50,7 +50,6 @@ CHATGLM1 = Family(
     tokenizer_class=ChatGLM1Tokenizer,
     control_tokens=CONTROL_TOKENS,
     prompt_format="chatglm",
-    has_roles=False,
     facts=_facts,
     clean_reply=clean_reply,
     temperature=0.95,

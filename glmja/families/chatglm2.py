@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from glmja.errors import ModelError
-from glmja.families.chatglm3 import CHATGLM3, ROLE_TOKENS, has_roles_in_place
+from glmja.families.chatglm3 import CHATGLM3
 from glmja.families.evidence import Evidence
 from glmja.families.family import Family
-from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
+from glmja.tokenization.tokenizer import FILE_NAME, ROLE_TOKENS, GLMTokenizer, has_role_tokens
 from glmja.weights.chatglm_layout import Config
 
 CONTROL_TOKENS = CHATGLM3.control_tokens[:5]
@@ -23,8 +23,9 @@ _CODEGEEX2_KEYS = ("interleaved_qkv", "rotary_percent")  # in its config.json, a
 
 def _facts(evidence: Evidence) -> Iterator[str]:
     pieces = evidence.special_pieces
-    first = pieces.index("[gMASK]") if "[gMASK]" in pieces else len(pieces)
-    if tuple(pieces[first : first + 4]) == CONTROL_TOKENS[1:] and not has_roles_in_place(pieces):
+    first = pieces.get("[gMASK]", -1)
+    in_place = [pieces.get(name) for name in CONTROL_TOKENS[1:]] == [*range(first, first + 4)]
+    if in_place and not has_role_tokens(pieces):
         yield f"{FILE_NAME} defines [gMASK] but no role token after <eop>"
     for token in evidence.declared_tokens:
         if token.name in ROLE_TOKENS and token.id is not None:
@@ -54,7 +55,6 @@ CHATGLM2 = Family(
     tokenizer_class=GLMTokenizer,
     control_tokens=CONTROL_TOKENS,
     prompt_format="chatglm2",
-    has_roles=False,
     facts=_facts,
     check_config=_check_config,
 )

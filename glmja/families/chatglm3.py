@@ -6,29 +6,20 @@ appends nine control tokens to the 64,789 pieces of `tokenizer.model`; four of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import get_args
+from collections.abc import Iterator
 
 from glmja.families.evidence import Evidence
 from glmja.families.family import Family
-from glmja.tokenization.tokenizer import FILE_NAME, PLACEHOLDERS, GLMTokenizer, Role
-
-ROLE_TOKENS = tuple(f"<|{role}|>" for role in get_args(Role))
+from glmja.tokenization.tokenizer import FILE_NAME, PLACEHOLDERS, ROLE_TOKENS, GLMTokenizer, has_role_tokens
 
 # ChatGLM writes `sop` and `eop` bare; as the string `sop` a Hugging Face tokenizer would find the token inside
 # "philosophy", so they are named as GLM-4 names them.
 CONTROL_TOKENS = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *ROLE_TOKENS)
 
 
-def has_roles_in_place(special_pieces: Sequence[str]) -> bool:
-    """Returns whether the role tokens follow the other control tokens; tokens that a user added can be elsewhere."""
-    first = special_pieces.index("<eop>") + 1 if "<eop>" in special_pieces else 0
-    return tuple(special_pieces[first : first + len(ROLE_TOKENS)]) == ROLE_TOKENS
-
-
 def _facts(evidence: Evidence) -> Iterator[str]:
     pieces = evidence.special_pieces
-    if has_roles_in_place(pieces):
+    if has_role_tokens(pieces):
         yield f"{FILE_NAME} defines {ROLE_TOKENS[0]}"
     elif PLACEHOLDERS[0] in pieces:
         yield f"{FILE_NAME} has the placeholders of nine control tokens ({PLACEHOLDERS[0]} …)"
@@ -48,6 +39,5 @@ CHATGLM3 = Family(
     tokenizer_class=GLMTokenizer,
     control_tokens=CONTROL_TOKENS,
     prompt_format="chatglm3",
-    has_roles=True,
     facts=_facts,
 )

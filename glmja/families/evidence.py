@@ -46,14 +46,14 @@ class Evidence:
     Attributes:
         config: The content of `config.json`; empty if there is none.
         num_pieces: Number of pieces in the tokenizer's file.
-        special_pieces: Its control pieces, and placeholders for such, in the order of their ids.
+        special_pieces: Names and ids of its control pieces, and of the first placeholder for such.
         declared_tokens: Special tokens that the JSON files beside it declare.
         code_constants: The string constants of each `tokenization_*.py` beside it.
     """
 
     config: Config
     num_pieces: int
-    special_pieces: tuple[str, ...]
+    special_pieces: Mapping[str, int]
     declared_tokens: tuple[DeclaredToken, ...]
     code_constants: Mapping[str, frozenset[str]]
 
@@ -67,13 +67,15 @@ class Evidence:
             config: The content of its `config.json`.
             declared: The tokens that its JSON files declare.
         """
-        special = [p.piece for p in proto.pieces if p.type == Piece.CONTROL or p.piece == PLACEHOLDERS[0]]
+        special = {
+            p.piece: i for i, p in enumerate(proto.pieces) if p.type == Piece.CONTROL or p.piece == PLACEHOLDERS[0]
+        }
         # what tokenizer.model itself defines is final: other files can only add tokens
         decided = "[gMASK]" in special or PLACEHOLDERS[0] in special
         return cls(
             config,
             len(proto.pieces),
-            tuple(special),
+            special,
             () if decided else tuple(_distinct(declared)),
             {} if decided else {path.name: _constants(path) for path in sorted(folder.glob("tokenization_*.py"))},
         )

@@ -31,7 +31,6 @@ class Family:
         tokenizer_class: Class of its tokenizers; it says with which ids a sequence begins and a reply ends.
         control_tokens: Control tokens, in the order of their ids above the vocabulary's own pieces.
         prompt_format: The chat format that its models were tuned on.
-        has_roles: Whether its chat format marks messages with role tokens.
         facts: Yields the facts in a folder's files that only a model of this family has, as clauses of a sentence.
         check_config: Raises ModelError if a model of this family with this `config.json` cannot be represented,
             although one of another family can.
@@ -47,7 +46,6 @@ class Family:
     tokenizer_class: type[GLMTokenizer]
     control_tokens: tuple[str, ...]
     prompt_format: PromptFormat
-    has_roles: bool
     facts: Callable[[Evidence], Iterator[str]]
     check_config: Callable[[Config], None] = lambda config: None
     clean_reply: Callable[[str], str] = str

@@ -7,7 +7,7 @@ can forge a role or end a turn; code looks up control tokens by name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -23,6 +23,8 @@ from glmja.tokenization.vocabulary import Piece, parse_proto
 
 Role = Literal["system", "user", "assistant", "observation"]
 Algorithm = Literal["BPE", "UNIGRAM"]
+
+ROLE_TOKENS = tuple(f"<|{role}|>" for role in get_args(Role))
 
 FILE_NAME = "tokenizer.model"
 
@@ -183,9 +185,8 @@ class GLMTokenizer:
 
     @property
     def has_roles(self) -> bool:
-        """Whether role tokens follow `<eop>`, as in ChatGLM3; a user may have added tokens of these names elsewhere."""
-        first = self._control_ids.get("<eop>", -1) + 1
-        return [self._control_ids.get(f"<|{role}|>") for role in get_args(Role)] == [*range(first, first + 4)]
+        """Whether the vocabulary has role tokens, as ChatGLM3's does; see `has_role_tokens`."""
+        return has_role_tokens(self._control_ids)
 
     @property
     def stop_ids(self) -> list[int]:
@@ -262,6 +263,16 @@ def with_control_tokens(proto: spm.ModelProto, control_tokens: Sequence[str]) ->
             complete.pieces.add(piece=name, score=0.0, type=Piece.CONTROL)
     complete.trainer_spec.vocab_size = len(complete.pieces)
     return complete
+
+
+def has_role_tokens(control_ids: Mapping[str, int]) -> bool:
+    """Returns whether the role tokens follow `<eop>`; a user may have added tokens of these names elsewhere.
+
+    Args:
+        control_ids: Names and ids of the control tokens of a vocabulary.
+    """
+    first = control_ids.get("<eop>", -1) + 1
+    return [control_ids.get(name) for name in ROLE_TOKENS] == [*range(first, first + len(ROLE_TOKENS))]
 
 
 def _defines_control_tokens(proto: spm.ModelProto) -> bool:

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceTrainer
 
-from glmja.families.chatglm3 import CONTROL_TOKENS, ROLE_TOKENS
+from glmja.families.chatglm3 import CONTROL_TOKENS
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder
-from glmja.tokenization.tokenizer import FILE_NAME
+from glmja.tokenization.tokenizer import FILE_NAME, ROLE_TOKENS
 from glmja.tokenization.vocabulary import parse_proto
 from glmja.weights.chatglm_layout import EMBEDDING, INV_FREQ, Config, expected_shapes, plan_to_chatglm, to_glm_config
 from glmja.weights.glm import inv_freq

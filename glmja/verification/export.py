@@ -228,7 +228,7 @@ def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
         model.eval()
     else:
         model = load_model(opened, torch.float32)
-    if (folder / "tokenizer.json").is_file() and opened.family.has_roles:
+    if (folder / "tokenizer.json").is_file() and tokenizer.has_roles:
         # AutoTokenizer would ask whether to run the code that ChatGLM's config names
         loader = AutoTokenizer if opened.layout == "glm" else PreTrainedTokenizerFast
         written = loader.from_pretrained(folder)

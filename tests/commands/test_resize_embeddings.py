@@ -6,11 +6,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from glmja import build_tokenizer, resize_embeddings
-from glmja.families.chatglm3 import ROLE_TOKENS
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.loading import load_model
 from glmja.modeling.model_folder import ModelFolder
-from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
+from glmja.tokenization.tokenizer import FILE_NAME, ROLE_TOKENS, GLMTokenizer
 from glmja.tokenization.vocabulary import isolated_processor
 from glmja.twin import build as twin
 from glmja.verification import zero as verification

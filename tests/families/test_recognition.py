@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from glmja.errors import ModelError
 from glmja.families.chatglm2 import CHATGLM2
-from glmja.families.chatglm3 import CHATGLM3, ROLE_TOKENS
+from glmja.families.chatglm3 import CHATGLM3
 from glmja.families.recognition import FAMILIES, family_named, family_of, load_tokenizer
 from glmja.modeling.model_folder import ModelFolder
-from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
+from glmja.tokenization.special_tokens import with_special_tokens
+from glmja.tokenization.tokenizer import FILE_NAME, ROLE_TOKENS, GLMTokenizer, with_control_tokens
 from glmja.tokenization.vocabulary import append_pieces, parse_proto
 from tests.support.families import CHATGLM2_CODE, CHATGLM3_CODE, as_chatglm2, change_config, without_evidence
 
@@ -224,7 +225,14 @@ class TestRefusals:
 def test_families_have_distinct_names_and_control_tokens():
     assert len({family.name for family in FAMILIES}) == len({family.control_tokens for family in FAMILIES}) == 3
     assert all(family_named(family.name) is family for family in FAMILIES)
-    assert all(family.has_roles == (set(ROLE_TOKENS) <= set(family.control_tokens)) for family in FAMILIES)
+
+
+def test_role_tokens_that_chatglm2_has_after_new_pieces_do_not_make_it_a_chatglm3(bare):
+    proto = with_control_tokens(parse_proto((bare / FILE_NAME).read_bytes()), CHATGLM2.control_tokens)
+    proto = with_special_tokens(append_pieces(proto, ["まことに"]), ROLE_TOKENS)
+    (bare / FILE_NAME).write_bytes(proto.SerializeToString())
+    assert family(bare) is CHATGLM2
+    assert not load_tokenizer(bare).has_roles
 
 
 def test_nothing_outside_the_room_asks_for_a_family_by_name():

@@ -34,7 +34,7 @@ from data_modules.stores.token_store import TokenStore
 from glmja import fit
 from glmja.cli.command import MACHINE_ERROR, one_line_errors
 from glmja.conversation import rendering as conversation
-from glmja.families.recognition import family_of, load_tokenizer
+from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.files.records import read_chunks
 from glmja.runs import manifest
@@ -276,7 +276,7 @@ def tokenizers(tokenizer_dir):
         assert all(0 <= i < len(tokenizer) for i in (*tokenizer.prefix_ids, *tokenizer.stop_ids, *tokenizer.new_ids))
         assert len(tokenizer.num_characters) == len(tokenizer)
         assert len(tokenizer.fingerprint) == 64 and tokenizer.piece(5) is not None
-        if family_of(tokenizer).has_roles:
+        if tokenizer.has_roles:
             conversation.render([{"role": "user", "content": "あ"}, {"role": "assistant", "content": "b"}], tokenizer)
 
     def structured(content, rng):
