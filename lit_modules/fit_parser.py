@@ -63,7 +63,9 @@ class SaveRunConfig(SaveConfigCallback):
             run.path.mkdir(parents=True, exist_ok=True)
             config = self.config.clone()
             config.ckpt_path, config.resume_with_new_optimizer, config.preview = None, False, False  # of a new run
-            self.parser.save(config, run.config, skip_unset=False, overwrite=True, multifile=False)
+            self.parser.save(
+                config, run.config, skip_unset=False, skip_validation=True, overwrite=True, multifile=False
+            )
 
 
 class FitParser(CliParser, LightningArgumentParser):
@@ -74,6 +76,7 @@ class FitParser(CliParser, LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Creates a parser that knows lists by the names of their entries; see `glmja.cli.named_lists`."""
+        _take_counts_as_counts()
         super().__init__(*args, **{"parser_mode": MODE} | kwargs)
 
     def _boolean_flags(self) -> set[str]:
@@ -104,3 +107,13 @@ class FitParser(CliParser, LightningArgumentParser):
         self.link_arguments("run_dir", "trainer.default_root_dir")
         self.link_arguments("run_dir", "checkpoint.dirpath", compute_fn=lambda path: str(RunFolder(path).checkpoints))
         self.link_arguments("model.init_args.model_dir", "data.init_args.tokenizer_dir")
+
+
+def _take_counts_as_counts() -> None:
+    """Lets `trainer.limit_val_batches: 1` be one batch, not all, as 1.0 is.
+
+    jsonargparse takes the first type that fits, and `typing` keeps one object for `Optional[Union[int, float]]` and
+    `Optional[Union[float, int]]`: that of the library that is imported first.
+    """
+    annotations = Trainer.__init__.__annotations__
+    annotations.update({name: int | float | None for name in annotations if name.startswith("limit_")})
