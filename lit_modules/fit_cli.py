@@ -90,6 +90,12 @@ class FitCLI(LightningCLI):
         assert isinstance(parser, FitParser)
         parser.add_run()
 
+    def _add_instantiators(self) -> None:
+        """Leaves out Lightning's instantiators, which write the whole configuration as YAML and read it again.
+
+        Classes that call `save_hyperparameters` get the configuration from them; without, they get their arguments.
+        """
+
     def before_instantiate_classes(self) -> None:
         """Checks GPUs and run folder, and finds and verifies the checkpoint to resume from.
 
@@ -277,14 +283,8 @@ class FitCLI(LightningCLI):
 
     def _check_disk(self) -> None:
         if self._estimate is not None:
-            checkpoint = self.config.checkpoint
-            check_disk(
-                self._estimate,
-                Path(self.config.run_dir),
-                self.trainer.max_steps,
-                checkpoint.every_n_train_steps,
-                checkpoint.save_top_k,
-            )
+            saves, run, steps = self.config.checkpoint, Path(self.config.run_dir), self.trainer.max_steps
+            check_disk(self._estimate, run, steps, saves.every_n_train_steps, saves.save_top_k)
 
     def _check_memory(self) -> None:
         if self._estimate is not None and self.has_gpus:
