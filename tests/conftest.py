@@ -14,7 +14,9 @@ from glmja.modeling import training_clock
 from glmja.resize_embeddings import resize_embeddings
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.twin import build as twin
+from tests.support.cpu_seconds import CpuSeconds
 from tests.support.manual_clock import ManualClock
+from tests.support.shared import made_once, shared_folder
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("GLMJA_DATA", ROOT.parent / "shared" / "data"))
@@ -27,6 +29,15 @@ torch.set_num_threads(1)
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cpu", type=int, metavar="N", help="show processor seconds by room, and of N files and tests")
+
+
+def pytest_configure(config):
+    if config.option.cpu:
+        config.pluginmanager.register(CpuSeconds(config.option.cpu))
 
 
 @pytest.fixture(scope="session")
@@ -45,38 +56,51 @@ def clock(monkeypatch) -> ManualClock:
     return clock
 
 
+@pytest.fixture
+def forked_check(monkeypatch) -> None:
+    """The process that loads an export to check it is forked from a server that has done the imports, not spawned."""
+    from glmja.verification import export
+    from tests.support.programs.launch import fork_server
+
+    monkeypatch.setattr(export, "_new_processes", fork_server)
+
+
 @pytest.fixture(scope="session")
 def texts() -> dict[str, list[str]]:
     return {language: list(read_documents([twin.text_file(language)])) for language in twin.LANGUAGES}
 
 
 @pytest.fixture(scope="session")
-def base_dir(tmp_path_factory, texts) -> Path:
-    folder = tmp_path_factory.mktemp("world") / "base"
-    twin.build_base(folder, texts["zh"] + texts["en"], hidden_size=64)
-    return folder
+def models_dir(tmp_path_factory) -> Path:
+    """Folder of the models that all tests share; none may change them."""
+    return shared_folder(tmp_path_factory) / "models"
 
 
 @pytest.fixture(scope="session")
-def tokenizer_dir(tmp_path_factory, base_dir) -> Path:
-    folder = tmp_path_factory.mktemp("world") / "tokenizer"
-    build_tokenizer(str(base_dir), str(folder), corpus=[str(twin.text_file("ja"))], num_new_pieces=600)
-    return folder
+def base_dir(models_dir, texts) -> Path:
+    return made_once(models_dir / "base", lambda new: twin.build_base(new, texts["zh"] + texts["en"], hidden_size=64))
 
 
 @pytest.fixture(scope="session")
-def zero_dir(tmp_path_factory, base_dir, tokenizer_dir) -> Path:
-    folder = tmp_path_factory.mktemp("world") / "zero"
-    resize_embeddings(str(base_dir), str(tokenizer_dir), str(folder))
-    return folder
+def tokenizer_dir(models_dir, base_dir) -> Path:
+    corpus = [str(twin.text_file("ja"))]
+    return made_once(
+        models_dir / "tokenizer",
+        lambda new: build_tokenizer(str(base_dir), str(new), corpus=corpus, num_new_pieces=600),
+    )
 
 
 @pytest.fixture(scope="session")
-def chatglm1_dir(tmp_path_factory, texts) -> Path:
+def zero_dir(models_dir, base_dir, tokenizer_dir) -> Path:
+    return made_once(models_dir / "zero", lambda new: resize_embeddings(str(base_dir), str(tokenizer_dir), str(new)))
+
+
+@pytest.fixture(scope="session")
+def chatglm1_dir(models_dir, texts) -> Path:
     """A tiny random ChatGLM-6B."""
     from tests.support.chatglm1 import build_folder
 
-    return build_folder(tmp_path_factory.mktemp("world") / "chatglm1", texts["zh"] + texts["en"])
+    return made_once(models_dir / "chatglm1", lambda new: build_folder(new, texts["zh"] + texts["en"]))
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +116,16 @@ def tokenizer(tokenizer_dir) -> GLMTokenizer:
 def pytest_make_parametrize_id(val, argname):
     """Names bytes by their argument: compressed ones hold the time, and all processes must collect the same ids."""
     return argname if isinstance(val, bytes) else None
+
+
+# rooms whose tests start runs and processes
+LONG = ("system", "commands", "lit_modules", "interop", "callbacks", "project")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts long files first, so that at the end no process waits for one of them."""
+    rooms = {item: item.path.relative_to(ROOT / "tests").parts[0] for item in items}
+    items.sort(key=lambda item: LONG.index(rooms[item]) if rooms[item] in LONG else len(LONG))
 
 
 def pytest_itemcollected(item):

@@ -13,6 +13,7 @@ import multiprocessing
 import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,7 +188,7 @@ class _Said(NamedTuple):
 
 
 def _in_new_process(folder: Path, rows: list[list[int]]) -> _Said:
-    context = multiprocessing.get_context("spawn")  # a fork would inherit the state of this process
+    context = _new_processes()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, folder, rows, torch.get_num_threads()), daemon=True)
     process.start()
@@ -204,6 +205,10 @@ def _in_new_process(folder: Path, rows: list[list[int]]) -> _Said:
     if isinstance(said, Exception):
         raise said
     return said
+
+
+def _new_processes() -> SpawnContext:
+    return multiprocessing.get_context("spawn")  # a fork would inherit the state of this process
 
 
 def _send(connection: Connection, folder: Path, rows: list[list[int]], num_threads: int) -> None:

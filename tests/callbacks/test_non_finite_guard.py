@@ -11,6 +11,7 @@ from callbacks.non_finite_guard import NonFiniteGuard
 from glmja.errors import DivergedError
 from glmja.runs import manifest
 from tests.support.demo_run import args, command
+from tests.support.programs import command_line
 from tests.support.tiny_run import TinyRun, loader, make_batch, make_trainer, scalars
 
 BATCHES = [make_batch(i, lengths=[16, 8]) for i in range(24)]
@@ -166,7 +167,7 @@ def poisoned(zero_dir, folder, micro_batches, rank=0, **more):
 
 
 def test_a_diverged_run_ends_with_6_and_one_line(zero_dir, tmp_path):
-    done = command(poisoned(zero_dir, tmp_path, [4, 6, 8]))
+    done = command_line.run(tmp_path, "glmja.fit", poisoned(zero_dir, tmp_path, [4, 6, 8]))
     assert done.returncode == 6, done.stderr
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
     assert len(errors) == 1 and "fit: error: 3 steps in a row, up to step 5, were skipped" in errors[0]

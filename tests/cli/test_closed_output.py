@@ -9,6 +9,7 @@ import pytest
 
 from glmja.cli.closed_output import CLOSED, is_output_closed
 from tests.support.demo_run import args as run_args
+from tests.support.programs import command_line
 
 ROOT = Path(__file__).parents[2]
 VERBS = ["build_tokenizer", "resize_embeddings", "fit", "export", "evaluate", "chat", "convert", "demo"]
@@ -51,15 +52,17 @@ def test_a_table_at_the_end_ends_quietly_and_the_result_is_complete(base_dir, tm
     assert (tmp_path / "out" / "resize_report.json").is_file()
 
 
-def test_an_answer_ends_quietly(zero_dir):
-    code, said = run_unread("glmja.chat", "--model", zero_dir, "--prompt", "x", "--max_new_tokens", 2, "--device=cpu")
-    assert (code, said) == (CLOSED, f"loading {zero_dir} on cpu\n")
+def test_an_answer_ends_quietly(zero_dir, tmp_path):
+    flags = ["--model", zero_dir, "--prompt", "x", "--max_new_tokens", 2, "--device=cpu"]
+    done = command_line.run(tmp_path, "glmja.chat", flags, unread=True)
+    assert (done.returncode, done.stderr) == (CLOSED, f"loading {zero_dir} on cpu\n")
 
 
 def test_a_run_ends_quietly(zero_dir, tmp_path):
-    code, said = run_unread("glmja.fit", *run_args(zero_dir, tmp_path, "demo_pretrain", **{"trainer.callbacks": "[]"}))
-    assert code == CLOSED
-    assert "Traceback" not in said and "rror" not in said
+    few = {"trainer.callbacks": "[]", "trainer.max_steps": 2, "trainer.limit_val_batches": 1}
+    done = command_line.run(tmp_path, "glmja.fit", run_args(zero_dir, tmp_path, "demo_pretrain", **few), unread=True)
+    assert done.returncode == CLOSED
+    assert "Traceback" not in done.stderr and "rror" not in done.stderr
 
 
 def test_an_error_is_told_although_nobody_reads_the_output():

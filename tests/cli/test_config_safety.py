@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from jsonargparse import get_loader
 
 from glmja import evaluate, fit
 from glmja.cli import config_safety
+from tests.support.programs import command_line
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ["--config", str(ROOT / "configs" / "demo_pretrain.yaml")]
@@ -28,13 +27,12 @@ def evil(tmp_path):
 
 def fit_with(tmp_path, callback, **environment):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
-    command = [sys.executable, "-m", "glmja.fit", *RECIPE, "--config", "run.yaml", "--print_config"]
-    env = {"PYTHONPATH": f"{ROOT}:{tmp_path}", "PATH": "/usr/bin", **environment}
-    return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    args = [*RECIPE, "--config", "run.yaml", "--print_config"]
+    return command_line.run(tmp_path, "glmja.fit", args, cwd=tmp_path, environment=environment)
 
 
 def test_a_class_of_an_unknown_package_is_refused_before_it_is_imported(evil):
-    done = fit_with(evil, {"class_path": "evilmod.Cb"})
+    done = fit_with(evil, {"class_path": "evilmod.Cb"}, GLMJA_ALLOW_IMPORTS="")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "Importing 'evilmod.Cb' is not allowed; only lit_modules, data_modules, callbacks, light" in done.stderr
     assert not (evil / "ran").exists()

@@ -19,6 +19,7 @@ from glmja.tokenization.vocabulary import POLICIES, append_pieces, check_premise
 from glmja.twin import build as twin
 from glmja.verification.tokenizer import TextReport, efficiency
 from glmja.weights.chatglm_layout import EMBEDDING
+from tests.support.daily import drawn
 
 
 def flags(base, output, **others):
@@ -203,7 +204,7 @@ def test_the_traceback_is_shown_on_request(base_dir, tmp_path, monkeypatch):
         build_tokenizer.main(flags(base_dir, tmp_path / "out", num_new_pieces=0))
 
 
-@pytest.mark.parametrize("policy", ["japanese", "shinjitai", "kana"])
+@pytest.mark.parametrize(("policy",), drawn("policies", [("japanese",), ("shinjitai",), ("kana",)], 1))
 def test_no_protected_sentence_of_real_text_changes(data, tmp_path, policy):
     from glmja.files.documents import read_documents
     from glmja.tokenization.ready_pieces import ready_pieces

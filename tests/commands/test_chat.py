@@ -16,6 +16,7 @@ from glmja import chat
 from glmja.conversation.formats import to_messages
 from tests.support.families import as_chatglm2, without_evidence
 from tests.support.file_reads import counted_opens, reads_of
+from tests.support.programs import command_line
 from tests.support.taught import HELLO, TOOLS, WEATHER, taught_folder
 
 ROOT = Path(__file__).parents[2]
@@ -276,24 +277,18 @@ def test_the_family_of_a_model_can_be_given(talk, base_dir, tmp_path):
     assert "Round 1" in out + err
 
 
-def command(*flags):
-    return [sys.executable, "-m", "glmja.chat", "--device=cpu", *map(str, flags)]
-
-
-def test_messages_can_be_piped(model_dir):
+def test_messages_can_be_piped(model_dir, tmp_path):
     lines = "".join(f"{message['content']}\n" for message in HELLO[::2])
-    flags = (f"--model={model_dir}", "--do_sample=false", "--max_new_tokens=60")
-    done = subprocess.run(
-        command(*flags), input=lines, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=100, check=True
-    )
-    assert done.stdout == "".join(answer + "\n" for answer in ANSWERS)
+    flags = ["--device=cpu", f"--model={model_dir}", "--do_sample=false", "--max_new_tokens=60"]
+    done = command_line.run(tmp_path, "glmja.chat", flags, stdin=lines)
+    assert (done.returncode, done.stdout) == (0, "".join(answer + "\n" for answer in ANSWERS)), done.stderr
 
 
 # A session leader without a controlling terminal gets one by opening it; Ctrl-C then sends SIGINT.
 # SIGINT is ignored where pytest itself was started in the background of a shell.
 ADOPT = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    "os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.executable, sys.argv[1:])"
+    "os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 
 
@@ -302,7 +297,7 @@ class Terminal:
 
     def __init__(self, *flags):
         self.screen, theirs = pty.openpty()
-        adopting = [sys.executable, "-c", ADOPT, *command(*flags)]
+        adopting = [sys.executable, "-c", ADOPT, "-m", "glmja.chat", "--device=cpu", *flags]
         self.process = subprocess.Popen(
             adopting, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True,
             env=os.environ | {"TERM": "xterm"},

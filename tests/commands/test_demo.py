@@ -14,6 +14,7 @@ from glmja.demo import pipeline as demo
 from glmja.demo.texts import read_messages, split_texts
 from glmja.tokenization.vocabulary import contains_distinguishing
 from glmja.twin.build import text_file
+from tests.support.programs import command_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +35,8 @@ def recited(stdout):
 
 def replies(text):
     """Returns the replies of base and final model in the table at the end of the demo, by question, without spaces."""
-    rows = text.split("questions that were trained on (memorised)")[1].split("└")[0].split("┡")[1].split("├")
+    below = re.split(r"questions\s+that\s+were\s+trained\s+on\s+\(memorised\)", text)[1]
+    rows = below.split("└")[0].split("┡")[1].split("├")
     lines = [[line.split("│")[1:-1] for line in row.split("\n") if line.startswith("│")] for row in rows]
     cells = [["".join("".join(parts).split()) for parts in zip(*row, strict=True)] for row in lines]
     return {question: (before, after) for question, before, after in cells}
@@ -57,8 +59,10 @@ def check_replies(text):
 
 
 def test_the_demo_runs_to_the_end(tmp_path):
-    few = ("--teach_steps", "4", "--pretrain_steps", "3", "--sft_steps", "2")
-    stdout, stderr = run(tmp_path / "demo", *few)
+    flags = ["--output", tmp_path / "demo", "--teach_steps=4", "--pretrain_steps=3", "--sft_steps=2"]
+    done = command_line.run(tmp_path, "tests.support.programs.short_demo", flags, environment={"COLUMNS": "1000"})
+    stdout, stderr = done.stdout, done.stderr
+    assert done.returncode == 0, stderr
     for command in commands.ALL:
         assert f"$ {command}\n" in stdout
     assert f"$ python -m glmja.chat --model {tmp_path}/demo/chat\n" in stdout

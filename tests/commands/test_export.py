@@ -24,6 +24,8 @@ from glmja.weights.checkpoint import Checkpoint
 from tests.support.file_reads import counted_opens, reads_of
 from tests.support.programs.toy_runs import newest, train
 
+pytestmark = pytest.mark.usefixtures("forked_check")
+
 ROOT = Path(__file__).parents[2]
 IDS = torch.tensor([[5, 300, 7, 900, 2, 2600, 3100, 41]])
 
@@ -88,9 +90,8 @@ def logits(model):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exported_model_gives_the_logits_of_the_live_one(trained, zero_dir, tmp_path, monkeypatch, kind):
-    if kind != "lora":  # a new process takes four seconds
-        speak = export_check._speak
-        monkeypatch.setattr(export_check, "_in_new_process", lambda *args: speak(*args, torch.get_num_threads()))
+    if kind == "lora":
+        monkeypatch.undo()  # in a process as users have it
     run, live = trained(kind)
     report = exported(run, tmp_path / "out", dtype="float32", check="true")
     ours, theirs = logits(load_model(tmp_path / "out")), logits(live)

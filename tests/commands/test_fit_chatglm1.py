@@ -13,6 +13,8 @@ from glmja.modeling.model_folder import ModelFolder
 from glmja.runs.trained_state import TrainedState
 from glmja.weights.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.usefixtures("forked_check")
+
 ROOT = Path(__file__).parents[2]
 COLORS = "红黑白蓝灰绿黄紫橙青"
 

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from glmja import fit
 from glmja.export import main as export
 from glmja.weights.weight_files import open_weights
-from tests.support.demo_run import TWO_RANKS, args, started
+from tests.support.demo_run import TWO_RANKS, args
+from tests.support.programs.launch import run
 from tests.support.recorder import records
 
 STEPS = 4
@@ -25,9 +26,8 @@ def runs(zero_dir, tmp_path_factory):
     fit.main(args(zero_dir, folders[0], "demo_pretrain", **same,
                   **{"trainer.max_steps": STEPS, "trainer.accumulate_grad_batches": 4}))  # fmt: skip
     two = args(zero_dir, folders[1], "demo_pretrain", **same, **TWO_RANKS, **{"trainer.max_steps": STEPS})
-    with started(two) as process:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    code, output = run(folder / "output", fit.main, two, ranks=2)
+    assert code == 0, output
     return folders
 
 
@@ -44,6 +44,7 @@ def test_two_ranks_under_zero2_compute_the_losses_of_one_process(runs):
     assert rates[0] == rates[1]
 
 
+@pytest.mark.usefixtures("forked_check")
 def test_both_export_the_same_weights(runs, tmp_path):
     exported = []
     for folder in runs:

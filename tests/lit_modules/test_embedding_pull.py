@@ -11,7 +11,8 @@ from glmja.runs.trained_state import TrainedState
 from lit_modules.embedding_pull import EmbeddingPull, check_pull
 from tests.support.demo_run import args, command
 
-SHORT = {"trainer.callbacks": "[]", "trainer.max_steps": 3, "model.init_args.lora.dropout": 0.0}
+SHORT = {"trainer.callbacks": "[]", "trainer.max_steps": 3, "trainer.limit_val_batches": 0}
+SHORT |= {"model.init_args.lora.dropout": 0.0}
 
 
 @pytest.mark.parametrize(("strength", "share"), [(0.5, 0.05), (20.0, 1.0)])

@@ -2,14 +2,11 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 from collections import Counter
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -20,8 +17,10 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 from glmja import fit
 from glmja.runs import manifest
 from glmja.twin import build as twin
+from tests.support.daily import of_the_day
 from tests.support.programs.launch import run
 from tests.support.recorder import records
+from tests.support.shared import made_once
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS, ACCUMULATE, SAVE_EVERY = 7, 2, 2
@@ -35,9 +34,7 @@ KINDS = {
     "zero2_fp32": TWO_RANKS,
     "zero2_bf16": TWO_RANKS | {"trainer.precision": "bf16-mixed"},
 }
-# slow tests try all combinations, the others a random part of them that changes each day
-OF_THE_DAY = random.Random(datetime.now(UTC).date().toordinal())
-RECIPE_OF_THE_DAY = OF_THE_DAY.choice(RECIPES)
+RECIPE_OF_THE_DAY = of_the_day("recipes").choice(RECIPES)
 
 
 def args(zero_dir, folder, recipe, callback=None, **others):
@@ -57,12 +54,12 @@ def args(zero_dir, folder, recipe, callback=None, **others):
         "data.init_args.sources": json.dumps(sources),
         "data.init_args.cache_dir": zero_dir.parent / "cache",
         "data.init_args.row_len": 128,
-        "data.init_args.num_workers": 2 if config == "demo_pretrain" else 0,
+        "data.init_args.num_workers": 0,
         "trainer.accelerator": "cpu",
         "trainer.max_steps": NUM_STEPS,
         "trainer.accumulate_grad_batches": ACCUMULATE,
         "trainer.val_check_interval": 3,
-        "trainer.limit_val_batches": 2,
+        "trainer.limit_val_batches": 1,
         "trainer.log_every_n_steps": 1,
         "trainer.enable_progress_bar": "false",
         "trainer.enable_model_summary": "false",
@@ -87,19 +84,21 @@ def num_ranks(kind):
 
 def forked(zero_dir, folder, kind, recipe, *more, callback=None):
     """Runs the command in forked processes, which saves the imports; returns exit code and output."""
-    arguments = [*args(zero_dir, folder, recipe, callback or recorder(folder), **KINDS[kind]), *more]
+    workers = {"data.init_args.num_workers": 1 if recipe == "demo_pretrain" else 0}
+    arguments = [*args(zero_dir, folder, recipe, callback or recorder(folder), **workers, **KINDS[kind]), *more]
     return run(folder / "output", fit.main, arguments, ranks=num_ranks(kind))
 
 
-@cache
 def unbroken(zero_dir, kind, recipe):
     """Returns the folder of an uninterrupted run, which is made once per session."""
-    folder = zero_dir.parent / f"{kind}-{recipe}"
-    code, output = forked(zero_dir, folder, kind, recipe)
-    assert code == 0, output
-    for rank in range(num_ranks(kind)):
-        assert sorted(records(folder / "record", rank)) == [*range(NUM_BATCHES)]
-    return folder
+
+    def make(folder):
+        code, output = forked(zero_dir, folder, kind, recipe)
+        assert code == 0, output
+        for rank in range(num_ranks(kind)):
+            assert sorted(records(folder / "record", rank)) == [*range(NUM_BATCHES)]
+
+    return made_once(zero_dir.parent / f"{kind}-{recipe}", make)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from callbacks.final_checkpoint import FinalCheckpoint
 from glmja.runs import manifest
 from glmja.runs.identity import RunIdentity
 from lit_modules.checkpoint_folder import CheckpointFolders
+from tests.support.daily import drawn_pairs
 from tests.support.programs.toy_runs import check_same, newest, stop, train
 
 STEPS_PER_EPOCH = 12  # for the toy on one device
@@ -55,10 +56,14 @@ def test_a_run_may_be_killed_after_any_step(tmp_path, strategy, ranks, killed):
     check_same(straight["folder"], broken["folder"], ranks, [(0, killed), (killed // 3 * 3, None)])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("send", [os.kill, os.killpg])
-@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("ddp", 2), ("zero2", 1), ("zero2", 2)])
-def test_all_ranks_save_and_stop_whichever_process_gets_the_signal(tmp_path, strategy, ranks, send, number):
+SIGNALS = [(send, number) for send in (os.kill, os.killpg) for number in (signal.SIGTERM, signal.SIGUSR1)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "send", "number"), drawn_pairs("signals", ["single-1", "ddp-2", "zero2-1", "zero2-2"], SIGNALS)
+)
+def test_all_ranks_save_and_stop_whichever_process_gets_the_signal(tmp_path, strategy, send, number):
+    strategy, ranks = strategy.split("-")[0], int(strategy[-1])
     options = {"folder": tmp_path / "broken", "strategy": strategy, "ranks": ranks}
     stopped = stop(send, number, **options)
     straight = options | {"folder": tmp_path / "straight", "max_steps": stopped + 3}

@@ -1,5 +1,9 @@
-"""A folder of another kind, or without its content, is refused for what it is, in every command that takes one."""
+"""A folder of another kind, or without its content, is refused for what it is, in every command that takes one.
 
+The default run tries each command and each kind of folder, but only some of the pairs.
+"""
+
+import itertools
 import json
 import re
 import shutil
@@ -16,6 +20,7 @@ from glmja.modeling.loading import load_model
 from glmja.runs import manifest
 from glmja.twin.build import text_file
 from glmja.weights.checkpoint import Checkpoint
+from tests.support.daily import drawn_pairs
 from tests.support.demo_run import args as run_args
 
 USAGE, MODEL = 2, 4
@@ -80,6 +85,7 @@ OF_A_MODEL = {
 # those that read no weights of the folder
 OF_A_TOKENIZER = {"build_tokenizer --base", "resize_embeddings --tokenizer"}
 WITH_WEIGHTS = sorted(OF_A_MODEL.keys() - OF_A_TOKENIZER)
+WITH_TOKENIZER = sorted(OF_A_MODEL.keys() - {"export --base"})
 OF_A_RUN = {
     "export --checkpoint": (export, lambda w, f: {"checkpoint": f, "output": w.tmp / "o"}),
     "evaluate --runs": (evaluate, lambda w, f: {"model": w.zero, "runs": f, "output": w.tmp / "o"}),
@@ -169,8 +175,7 @@ NO_MODEL = {
 }
 
 
-@pytest.mark.parametrize("kind", NO_MODEL)
-@pytest.mark.parametrize("command", OF_A_MODEL)
+@pytest.mark.parametrize(("command", "kind"), drawn_pairs("no model", OF_A_MODEL, NO_MODEL))
 def test_what_is_no_model_is_refused_for_what_it_is(command, kind, world, capsys):
     make, code, said = NO_MODEL[kind]
     found, line = line_of(OF_A_MODEL[command], world, make(world), capsys)
@@ -284,17 +289,22 @@ def as_bin(content: bytes) -> Callable[[Path], object]:
 
 
 SMALL_FILES = ["config.json", "tokenizer.model", "tokenizer_config.json"]
+WEIGHT_FILES = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"]
 PLACEHOLDERS = {
     "pointer": (POINTER, r"a Git LFS pointer, not the file itself; run `git lfs install` and `git lfs pull`"),
     "page": (PAGE, r"a web page or the message of a server, not data \(it begins with '<!DOCTYPE html>"),
     "message": (b"Entry not found", r"a web page or the message of a server, .*'Entry not found'\); download the file"),
 }
-JSON_MESSAGES = [b'{"error": "Invalid username or password."}', b'{"message": "Not Found", "status": "404"}']
+JSON_MESSAGES = {
+    "error": b'{"error": "Invalid username or password."}',
+    "message": b'{"message": "Not Found", "status": "404"}',
+}
 
 
-@pytest.mark.parametrize("what", PLACEHOLDERS)
-@pytest.mark.parametrize("name", SMALL_FILES)
-@pytest.mark.parametrize("command", sorted(OF_A_MODEL.keys() - {"export --base"}))  # has no use for the tokenizer
+@pytest.mark.parametrize(
+    ("command", "name", "what"),
+    drawn_pairs("small files", WITH_TOKENIZER, itertools.product(SMALL_FILES, PLACEHOLDERS)),
+)
 def test_a_placeholder_of_a_small_file_is_recognized(command, name, what, world, capsys):
     content, said = PLACEHOLDERS[what]
     found, line = line_of(OF_A_MODEL[command], world, world.copy(write(name, content)), capsys)
@@ -302,17 +312,17 @@ def test_a_placeholder_of_a_small_file_is_recognized(command, name, what, world,
     assert found == MODEL
 
 
-@pytest.mark.parametrize("content", JSON_MESSAGES, ids=["error", "message"])
-@pytest.mark.parametrize("command", WITH_WEIGHTS)
-def test_the_message_of_a_server_as_json_is_recognized(command, content, world, capsys):
-    found, line = line_of(OF_A_MODEL[command], world, world.copy(write("config.json", content)), capsys)
+@pytest.mark.parametrize(("command", "what"), drawn_pairs("JSON", WITH_WEIGHTS, JSON_MESSAGES))
+def test_the_message_of_a_server_as_json_is_recognized(command, what, world, capsys):
+    folder = world.copy(write("config.json", JSON_MESSAGES[what]))
+    found, line = line_of(OF_A_MODEL[command], world, folder, capsys)
     assert re.search(r"TMP/model/config.json: a web page or the message of a server, not data \(it begins with", line)
     assert found == MODEL
 
 
-@pytest.mark.parametrize("what", PLACEHOLDERS)
-@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"])
-@pytest.mark.parametrize("command", WITH_WEIGHTS)
+@pytest.mark.parametrize(
+    ("command", "name", "what"), drawn_pairs("weights", WITH_WEIGHTS, itertools.product(WEIGHT_FILES, PLACEHOLDERS))
+)
 def test_a_placeholder_of_weights_is_recognized_before_anything_is_computed(command, name, what, world, capsys):
     content, said = PLACEHOLDERS[what]
     folder = world.copy(as_bin(content) if name.endswith(".bin") else write(name, content))
@@ -370,8 +380,7 @@ QUANTIZED_TENSORS = {
 }
 
 
-@pytest.mark.parametrize("method", QUANTIZED)
-@pytest.mark.parametrize("command", WITH_WEIGHTS)
+@pytest.mark.parametrize(("command", "method"), drawn_pairs("quantized", WITH_WEIGHTS, QUANTIZED))
 def test_quantized_folders_are_refused_for_what_they_are(command, method, world, capsys):
     change, said = QUANTIZED[method]
     found, line = line_of(OF_A_MODEL[command], world, world.copy(change), capsys)
@@ -390,7 +399,7 @@ def test_a_setting_that_says_not_quantized_is_accepted(world):
     assert Checkpoint.open(world.copy(configured(quantization_bit=0, quantization_config=None))).as_glm().tensors
 
 
-@pytest.mark.parametrize("command", sorted(OF_A_MODEL.keys() - {"export --base"}))
+@pytest.mark.parametrize("command", WITH_TOKENIZER)
 def test_a_folder_that_transformers_saved_without_tokenizer_model_is_refused_with_the_remedy(command, world, capsys):
     def change(folder: Path) -> None:
         (folder / "tokenizer.model").unlink()
@@ -401,8 +410,10 @@ def test_a_folder_that_transformers_saved_without_tokenizer_model_is_refused_wit
     assert found == MODEL
 
 
-@pytest.mark.parametrize("resized", ["the weights", "the config"])
-@pytest.mark.parametrize("command", sorted(set(WITH_WEIGHTS) - {"export --model"}))
+@pytest.mark.parametrize(
+    ("command", "resized"),
+    drawn_pairs("resized", sorted(set(WITH_WEIGHTS) - {"export --model"}), ["the weights", "the config"]),
+)
 def test_embeddings_that_were_resized_without_the_config_are_refused_with_both_numbers(command, resized, world, capsys):
     def change(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")

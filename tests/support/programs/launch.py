@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[3]
 IMPORTS = [
     "pytest", "glmja.fit", "data_modules", "lit_modules", "callbacks", "deepspeed", "peft",
     "tests.support.programs.toy", "deepspeed.runtime.zero.muon.original_muon", "transformers.models.glm.modeling_glm",
-    "torch.utils.tensorboard",
+    "torch.utils.tensorboard", "glmja.verification.export",
 ]  # fmt: skip
-TIMEOUT_SECONDS = 120  # for hangs; the runs take seconds
+TIMEOUT_SECONDS = 300  # for hangs; the runs take seconds
 
 
 class Run:
@@ -79,7 +79,7 @@ def started(output: Path, act: Callable[..., Any], *args: Any, ranks: int = 1) -
     try:
         for rank in range(ranks):
             group = processes[0].pid if processes else 0
-            process = _server().Process(target=_as_rank, args=(rank, ranks, port, group, str(output), act, args))
+            process = fork_server().Process(target=_as_rank, args=(rank, ranks, port, group, str(output), act, args))
             process.start()
             processes.append(process)
         yield Run(processes, output)
@@ -98,7 +98,8 @@ def run(output: Path, act: Callable[..., Any], *args: Any, ranks: int = 1) -> tu
 
 
 @cache
-def _server() -> ForkServerContext:
+def fork_server() -> ForkServerContext:
+    """Starts the server of this test process; returns the context whose processes it forks."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTS)
     with pytest.MonkeyPatch.context() as patch:
