@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Callback
 
 from callbacks.chat_sampler import ChatSampler
+from callbacks.end_warnings import end_warnings
 from callbacks.exact_resume import ExactResume
 from callbacks.final_checkpoint import FinalCheckpoint
 from callbacks.largest_batch_check import LargestBatchCheck
@@ -32,6 +33,7 @@ __all__ = [
     "RetentionGuard",
     "Throughput",
     "ValidationTable",
+    "end_warnings",
     "for_every_run",
 ]
 

@@ -23,6 +23,7 @@ class ValidationTable(Callback):
     def __init__(self) -> None:
         """Creates the callback; no validation has run yet."""
         self.before: dict[str, float] = {}
+        self.last: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, float]:
         """Returns the metrics before training, so that a resumed run shows them."""
@@ -31,6 +32,10 @@ class ValidationTable(Callback):
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         """Restores the metrics before training."""
         self.before = dict(state_dict)
+
+    def rises(self) -> dict[str, float]:
+        """Returns the relative change of each metric from before training to the last validation; positive is worse."""
+        return {name: now / before - 1 for name, now in self.last.items() if (before := self.before.get(name))}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says how often the model is validated."""
@@ -45,6 +50,7 @@ class ValidationTable(Callback):
             self.before = now
             for logger in trainer.loggers:
                 logger.log_metrics(now, step=0)
+        self.last = now
         self._print(now, trainer.global_step)
 
     @rank_zero_only

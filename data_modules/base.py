@@ -187,7 +187,7 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         if trainer.max_epochs != 1:
             raise ValueError(
                 f"trainer.max_epochs is {trainer.max_epochs}, but the whole run is one epoch of the trainer; leave it "
-                "at 1 and set data.init_args.epochs to the number of passes over the data"
+                "at 1 and set `epochs` to the number of passes over the data"
             )
         if trainer.accumulate_grad_batches < 1:
             raise ValueError(f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}; at least 1")

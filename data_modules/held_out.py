@@ -114,12 +114,12 @@ def warn_of_few(splits: Sequence[Split], languages: Sequence[str]) -> None:
     counts: dict[str, int] = {}
     for part, language in zip(splits, languages, strict=True):
         counts[language] = counts.get(language, 0) + len(part.held)
-    for language, count in counts.items():
-        if 0 < count < _FEW:
-            log.warning(
-                "language %r has few held-out records (%d): with fewer than %d, a change of its validation may be "
-                "chance; raise val_share, or give val_files", language, count, _FEW,
-            )  # fmt: skip
+    few = [f"{language} {count}" for language, count in counts.items() if 0 < count < _FEW]
+    if few:
+        log.warning(
+            "few held-out records (%s): with fewer than %d of a language, a change of its validation may be chance; "
+            "raise val_share, or give val_files", ", ".join(few), _FEW,
+        )  # fmt: skip
 
 
 def _without(part: Split, held: Mapping[str, NDArray[np.uint64]]) -> Split:

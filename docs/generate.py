@@ -30,6 +30,7 @@ _RUN = {
     "--init_from": fit_arguments.INIT_FROM_HELP,
     "--preview": fit_arguments.PREVIEW_HELP,
     "--estimate": fit_arguments.ESTIMATE_HELP,
+    "--chats": fit_arguments.CHATS_HELP,
 }
 _SECTIONS: dict[str, tuple[type, ...]] = {
     "Model: `--model.…`": (lit_modules.PackedPretraining, Lora, Retention, lit_modules.WarmupCosine),

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from glmja.cli.arguments import files_by_language
 from glmja.cli.command import run_command
@@ -241,9 +241,16 @@ def _print(report: TokenizerReport, output: str) -> None:
         show(table_of(report.texts, f"Sentences under the policy {report.policy}"), use_table(report.texts))
 
 
-def _ending(values: Mapping[str, str]) -> Ending:
+def _ending(values: Mapping[str, Any], report: Mapping[str, Any]) -> Ending:
     flags = {"base": values["base"], "tokenizer": values["output"], "output": "FOLDER"}
-    return Ending(f"tokenizer in {values['output']}", "resize_embeddings", flags)
+    warnings = []
+    if report["hugging_face_tokenizer"] != "written":
+        warnings.append(f"no files for AutoTokenizer: {report['hugging_face_tokenizer']}")
+    if report["unreachable_pieces"]:
+        warnings.append(f"{report['unreachable_pieces']:,} new pieces occur in no segmentation of a text")
+    if values["policy"] == "none":
+        warnings.append("the policy none protects no text: Chinese and English may be tokenized differently")
+    return Ending(f"tokenizer in {values['output']}", "resize_embeddings", flags, warnings)
 
 
 def main(args: list[str] | None = None) -> dict[str, object]:

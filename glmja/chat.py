@@ -11,7 +11,9 @@ import inspect
 import io
 import json
 import sys
+import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +149,7 @@ def _converse(dialogue: Dialogue, model: PreTrainedModel) -> None:
     if at_terminal:
         _edit_lines()
         _note("/help lists the commands")
+    start = time.monotonic()
     with suppress(EOFError, KeyboardInterrupt):
         while True:
             label = f"{printable(dialogue.called_tool or '')}> " if at_terminal else ""
@@ -156,6 +159,9 @@ def _converse(dialogue: Dialogue, model: PreTrainedModel) -> None:
             except (ValueError, OSError) as error:
                 flags = {name: f"--{name}" for name in inspect.signature(chat).parameters}
                 _note(with_flags(str(error), flags))
+    if messages := len(dialogue.messages) - len(dialogue.opening):
+        duration = timedelta(seconds=round(time.monotonic() - start))
+        _note(f"OK: {messages} messages, in {duration}; /save FILE keeps a conversation before you leave it")
 
 
 def _handle(line: str, dialogue: Dialogue, model: PreTrainedModel) -> None:

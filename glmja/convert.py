@@ -67,7 +67,7 @@ def convert(
         show(note)
 
 
-def _ending(values: Mapping[str, str]) -> Ending:
+def _ending(values: Mapping[str, str], _: object) -> Ending:
     return Ending(f"model in {values['output']}", "evaluate", {"model": values["output"], "output": "FOLDER"})
 
 

@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from glmja.cli.arguments import check_device, files_by_language
 from glmja.cli.command import command_line, run_command
+from glmja.cli.ending import Ending
 from glmja.evaluation.scores import Scores, as_json
 from glmja.families.names import FamilyName
 from glmja.files.documents import check_document_files
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from glmja.evaluation.answers import Answer
     from glmja.evaluation.evaluator import ModelOutputs
-    from glmja.evaluation.tasks import EvalLimits, EvalTasks
+    from glmja.evaluation.tasks import EvalTasks
     from glmja.modeling.model_folder import ModelFolder
 
 SCORES, PAGE, ANSWERS = "scores.json", "report.html", "answers.jsonl"
@@ -120,8 +121,9 @@ def evaluate(
         OSError: If a file does not exist, or the disk is full.
     """
     commands = _commands(locals(), runs)
+    from glmja.evaluation.questions import QUESTIONS
     from glmja.evaluation.retention import RetentionLimits
-    from glmja.evaluation.tasks import EvalLimits
+    from glmja.evaluation.tasks import EvalLimits, read_tasks
 
     limits = EvalLimits(max_characters, max_references, max_new_tokens, row_len, batch_size, stride)
     allowed = RetentionLimits(max_drift, max_kl, min_unchanged, min_documents)
@@ -132,7 +134,7 @@ def evaluate(
     check_free(output, overwrite, [*folders, *runs, *(file.path for file in found if isinstance(file, InputFile))])
     place = check_device(device)
     retained = _check_languages(retain, texts) or _RETAINED
-    tasks = _read_tasks(texts, text_key, chats, questions, retained if baseline else (), limits)
+    tasks = read_tasks(texts, text_key, chats, QUESTIONS if questions else (), retained if baseline else (), limits)
     _fit_references(tasks, (), max_bad_share)  # what is wrong already, before the models are opened
     opened = _open(folders, tasks, family)
     tasks = _fit_references(tasks, opened, max_bad_share)
@@ -149,7 +151,7 @@ def evaluate(
     both = outputs[-1], outputs[0] if baseline else None
     scores = score(tasks, *both, limits=allowed, segmentation=segmentation, segmenters=segment, made=made, device=place)
     answers = _write(output, overwrite, scores, tasks, both, run_curves)
-    _show(scores, answers, tasks, Path(output) / PAGE, retained)
+    _show(scores, answers, tasks)
     return scores
 
 
@@ -181,27 +183,6 @@ def _check_languages(languages: list[str], texts: Collection[str]) -> list[str]:
     if missing := [lang for lang in languages if lang not in texts]:
         raise ValueError(f"`retain` {missing[0]}: there is no `text` of it to measure retention with")
     return sorted(languages, key=LANGUAGES.index)
-
-
-def _read_tasks(
-    texts: Mapping[str, Sequence[DataFile]],
-    text_key: str,
-    chats: Mapping[str, Sequence[DataFile]],
-    questions: bool,
-    retained: Sequence[str],
-    limits: EvalLimits,
-) -> EvalTasks:
-    from glmja.evaluation.questions import QUESTIONS
-    from glmja.evaluation.references import read_references
-    from glmja.evaluation.tasks import EvalTasks, first_documents
-
-    return EvalTasks(
-        texts={lang: first_documents(files, text_key, limits.max_characters) for lang, files in texts.items()},
-        references={lang: read_references(files, limits.max_references) for lang, files in chats.items()},
-        questions=QUESTIONS if questions else (),
-        retained=[lang for lang in retained if lang in texts],
-        limits=limits,
-    )
 
 
 def _open(folders: Sequence[str], tasks: EvalTasks, family: FamilyName | None) -> list[ModelFolder]:
@@ -273,23 +254,42 @@ def _write(
     return answers
 
 
-def _show(scores: Scores, answers: Sequence[Answer], tasks: EvalTasks, page: Path, retained: Sequence[str]) -> None:
+def _show(scores: Scores, answers: Sequence[Answer], tasks: EvalTasks) -> None:
     from glmja.evaluation.tables import tables
 
     show(*tables(scores, answers))
-    if scores.baseline and (missing := [lang for lang in retained if lang not in tasks.retained]):
-        languages = " or ".join(missing)
-        show(f"retention of {languages} was not measured: there is no --text of it", style="bold yellow")
     for lang, found in tasks.references.items():
         show(*(f"--generate {lang}: {note}" for note in found.notes()), style="bold yellow")
-    show(f"Report: {page}")
+
+
+def _ending(values: Mapping[str, Any], scores: Scores) -> Ending:
+    warnings = []
+    missing = [lang for lang in values["retain"] or _RETAINED if lang not in scores.text]
+    if scores.baseline and missing:
+        warnings.append(f"retention of {' or '.join(missing)} was not measured: there is no --text of it")
+    if code := _exit_code(scores):
+        assert scores.retention is not None
+        warnings.append(f"retention is {scores.retention.verdict}: exit code {code}")
+    done = f"report in {Path(values['output']) / PAGE}"
+    return Ending(done, "chat", {"model": values["model"]}, warnings)
+
+
+def _exit_code(scores: Scores) -> int:
+    if not scores.retention or scores.retention.verdict == "kept":
+        return 0
+    return INCONCLUSIVE if scores.retention.verdict == "inconclusive" else RETENTION_FAILED
+
+
+def measure(args: list[str] | None = None) -> Scores:
+    """Runs the command line, whatever the verdict on retention."""
+    return run_command(evaluate, args, _ending)
 
 
 def main(args: list[str] | None = None) -> Scores:
-    """Runs the command line."""
-    scores = run_command(evaluate, args)
-    if scores.retention and scores.retention.verdict != "kept":
-        raise SystemExit(INCONCLUSIVE if scores.retention.verdict == "inconclusive" else RETENTION_FAILED)
+    """Runs the command line; ends the program if the languages to retain are not kept."""
+    scores = measure(args)
+    if code := _exit_code(scores):
+        raise SystemExit(code)
     return scores
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from glmja.cli.command import run_command
 from glmja.cli.ending import Ending
@@ -219,11 +219,17 @@ def _print(report: Mapping[str, object], output: str) -> None:
         show(note)
 
 
-def _ending(values: Mapping[str, str]) -> Ending:
-    output = values["output"]
+def _ending(values: Mapping[str, Any], report: Mapping[str, Any]) -> Ending:
+    output, warnings = values["output"], []
+    if not values["check"]:
+        warnings.append("what was written was not compared with the trained model (--check false)")
+    if (same := report.get("greedy_replies_equal")) != (replies := report.get("greedy_replies")):
+        warnings.append(f"{same} of {replies} greedy replies equal those of the trained model")
     if values["format"] == "adapter":
-        return Ending(f"language pack in {output}", "export", {"pack": output, "base": "FOLDER", "output": "FOLDER"})
-    return Ending(f"model in {output}", "evaluate", {"model": output, "baseline": "FOLDER", "output": "FOLDER"})
+        flags = {"pack": output, "base": "FOLDER", "output": "FOLDER"}
+        return Ending(f"language pack in {output}", "export", flags, warnings)
+    flags = {"model": output, "baseline": "FOLDER", "output": "FOLDER"}
+    return Ending(f"model in {output}", "evaluate", flags, warnings)
 
 
 def main(args: list[str] | None = None) -> dict[str, object]:

@@ -22,32 +22,35 @@ DIVERGED, DRIFTED = 6, 7
 # how this command spells the parameters that errors of the library name
 FLAGS = {
     "accumulate_grad_batches": "--trainer.accumulate_grad_batches",
-    "batch_size": "--data.init_args.batch_size",
+    "batch_size": "--data.batch_size",
     "ckpt_path": "--ckpt_path",
     "devices": "--trainer.devices",
-    "dtype": "--model.init_args.dtype",
-    "embedding_pull": "--model.init_args.embedding_pull",
-    "embeddings": "--model.init_args.embeddings",
-    "family": "--model.init_args.family",
-    "fused": "--model.init_args.optimizer.init_args.fused",
-    "gradient_checkpointing": "--model.init_args.gradient_checkpointing",
+    "dtype": "--model.dtype",
+    "embedding_pull": "--model.embedding_pull",
+    "embeddings": "--model.embeddings",
+    "epochs": "--data.epochs",
+    "family": "--model.family",
+    "fused": "--model.optimizer.fused",
+    "gradient_checkpointing": "--model.gradient_checkpointing",
     "init_from": "--init_from",
-    "lora": "--model.init_args.lora",
-    "lr_scheduler": "--model.init_args.lr_scheduler",
+    "lora": "--model.lora",
+    "lr": "--model.optimizer.lr",
+    "lr_scheduler": "--model.lr_scheduler",
     "max_steps": "--trainer.max_steps",
-    "model_dir": "--model.init_args.model_dir",
-    "num_workers": "--data.init_args.num_workers",
+    "model_dir": "--model.model_dir",
+    "num_workers": "--data.num_workers",
+    "optimizer": "--model.optimizer",
     "precision": "--trainer.precision",
-    "retention": "--model.init_args.retention",
+    "retention": "--model.retention",
     "resume_with_new_optimizer": "--resume_with_new_optimizer true",
-    "row_len": "--data.init_args.row_len",
+    "row_len": "--data.row_len",
     "run_dir": "--run_dir",
     "save_top_k": "--checkpoint.save_top_k",
     "seed_everything": "--seed_everything",
     "strategy": "--trainer.strategy",
-    "text_key": "text_key of the source in data.init_args.sources",
-    "tuning": "--model.init_args.tuning",
-    "tokens_per_batch": "--data.init_args.tokens_per_batch",
+    "text_key": "text_key of the source in --data.sources",
+    "tuning": "--model.tuning",
+    "tokens_per_batch": "--data.tokens_per_batch",
 }
 
 
@@ -86,16 +89,18 @@ def _fit(args: list[str] | None, prog: str) -> Trainer | None:
                 start = time.monotonic()
                 trainer = cli.fit()
                 if trainer.is_global_zero and not cli.is_short_run:
-                    _show_ending(cli.config.run_dir, trainer.global_step, time.monotonic() - start)
+                    _show_ending(cli.config.run_dir, trainer, time.monotonic() - start)
                 return trainer
             _preview(training_data(cli), cli.model.tokenizer)
             return cli.trainer
 
 
-def _show_ending(run_dir: str, step: int, seconds: float) -> None:
+def _show_ending(run_dir: str, trainer: Trainer, seconds: float) -> None:
+    from callbacks import end_warnings
     from glmja.cli.ending import Ending, show_ending
 
-    ending = Ending(f"step {step:,} saved in {run_dir}", "export", {"checkpoint": run_dir, "output": "FOLDER"})
+    flags = {"checkpoint": run_dir, "output": "FOLDER"}
+    ending = Ending(f"step {trainer.global_step:,} saved in {run_dir}", "export", flags, end_warnings(trainer))
     show_ending(ending, seconds, program(ending.next_command))
 
 
@@ -109,8 +114,7 @@ def _estimate(config: Any) -> None:
     shape = RunShape.of(config)
     found = estimate(shape, [parse_machine(machine) for machine in named])
     headings = ["GB on each GPU", *(f"{one.count} × {one.gpu.name}" for one in found)]
-    flags = {name: flag.replace(".init_args", "") for name, flag in FLAGS.items()}
-    rows = [tuple(with_flags(cell, flags) for cell in row) for row in as_rows(found)]
+    rows = [tuple(with_flags(cell, FLAGS) for cell in row) for row in as_rows(found)]
     show(make_table(headings, rows, title="Estimate, by arithmetic and not measured", align="right"))
     if not shape.has_model:
         show(f"{shape.model_dir} is not there: with the shapes of ChatGLM3-6B and 13,756 new pieces.")
@@ -118,6 +122,7 @@ def _estimate(config: Any) -> None:
         f"{shape.batch_tokens:,} tokens in a micro-batch. Hours at {100 * UTILIZATION:.0f} % of the GPUs' peak, "
         f"without validation and saving. Buffers are those of ZeRO-2 and {RESERVED / 1e9} GB of CUDA."
     )
+    show("OK: nothing was started; leave out --estimate to train", style="bold green")
 
 
 def _preview(data: TrainingData, tokenizer: GLMTokenizer) -> None:
@@ -134,6 +139,7 @@ def _preview(data: TrainingData, tokenizer: GLMTokenizer) -> None:
             f"{example.source}: {len(example.ids):,} tokens, {sum(example.loss_mask):,} of them target tokens",
             formatted(example.ids, example.loss_mask, tokenizer),
         )
+    show("OK: nothing was trained; leave out --preview to train", style="bold green")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from glmja.cli.arguments import check_device, files_by_language
 from glmja.cli.command import run_command
@@ -278,9 +278,17 @@ def _print(report: Mapping[str, object], checks: ZeroChecks, output: str) -> Non
         show(make_table(headings, cells, title="Bits per character before training", align="right"))
 
 
-def _ending(values: Mapping[str, str]) -> Ending:
-    flags = {"config": "configs/pretrain.yaml", "model.init_args.model_dir": values["output"]}
-    return Ending(f"Zero model in {values['output']}", "fit", flags)
+def _ending(values: Mapping[str, Any], report: Mapping[str, Any]) -> Ending:
+    warnings = [
+        f"a new piece is the likeliest token at {found['new_on_top']:,} of {found['positions']:,} positions of {lang}"
+        for lang, found in report.get("texts", {}).items()
+        if found["new_on_top"] and lang != _CALIBRATED
+    ]
+    if shared := sum(report["row_copies"]["both"].values()):
+        warnings.append(f"{shared:,} new pieces equal another piece in both rows, until they are trained")
+    warnings += [] if values["check_greedy"] else ["base and Zero were not asked anything (--check_greedy false)"]
+    flags = {"config": "configs/pretrain.yaml", "model.model_dir": values["output"]}
+    return Ending(f"Zero model in {values['output']}", "fit", flags, warnings)
 
 
 def main(args: list[str] | None = None) -> dict[str, object]:

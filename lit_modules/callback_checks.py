@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 
 # what each of Lightning's callbacks would do here, and what to use instead
 REFUSED: dict[type[Callback], str] = {
-    lightning_callbacks.BackboneFinetuning: "it freezes a backbone by name; set model.init_args.tuning",
-    lightning_callbacks.BaseFinetuning: "it changes what is trained during the run; set model.init_args.tuning",
+    lightning_callbacks.BackboneFinetuning: "it freezes a backbone by name; set `tuning`",
+    lightning_callbacks.BaseFinetuning: "it changes what is trained during the run; set `tuning`",
     lightning_callbacks.BatchSizeFinder: "the plan of the run needs the batch size; callbacks.LargestBatchCheck tells "
     "before the first step whether it fits",
     lightning_callbacks.GradientAccumulationScheduler: "it changes the plan of the run; set "

@@ -32,6 +32,8 @@ from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, chec
 from lit_modules.start_checks import INPUT_ERRORS, Problems, check_gpus, check_run_folder, nothing_left, use_cpu
 from lit_modules.trainer_checks import check_strategy_name, check_trainer
 
+_SAMPLER = "ChatSampler"  # of the callbacks, which this room does not import
+
 
 class FitCLI(LightningCLI):
     """LightningCLI whose runs have a folder of their own; see `glmja.runs.run_folder.RunFolder`."""
@@ -184,7 +186,8 @@ class FitCLI(LightningCLI):
             kwargs["enable_progress_bar"] = False
         kwargs["plugins"] = [*_as_list(trainer.plugins), CheckpointFolders(self.verified)]
         own = [c for c in self.callbacks_of(self.config.run_dir) if not (self.is_short_run and hasattr(c, "dirpath"))]
-        kwargs["callbacks"] = [*_as_list(trainer.callbacks), *own]
+        configured = [c for c in _as_list(trainer.callbacks) if self.config.chats or type(c).__name__ != _SAMPLER]
+        kwargs["callbacks"] = [*configured, *own]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
@@ -261,7 +264,7 @@ class FitCLI(LightningCLI):
         if isinstance(self.datamodule, TrainingData) and isinstance(self.model, GLMModule):
             row_len, positions = self.datamodule.row_len, self.model.folder.max_positions
             if row_len > positions:
-                raise ValueError(f"data.init_args.row_len ({row_len}) exceeds the model's {positions} positions")
+                raise ValueError(f"`row_len` ({row_len}) exceeds the model's {positions} positions")
 
     def _check_checkpoint(self) -> None:
         if not isinstance(self.model, GLMModule):

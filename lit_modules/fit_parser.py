@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from glmja.cli.fit_arguments import (
+    CHATS_HELP,
     CKPT_PATH_HELP,
     CONFIG_HELP,
     ESTIMATE_HELP,
@@ -102,6 +103,7 @@ class FitParser(CliParser, LightningArgumentParser):
         self.add_argument("--init_from", type=str | None, default=None, help=INIT_FROM_HELP)
         self.add_argument("--preview", type=bool, default=False, help=PREVIEW_HELP)
         self.add_argument("--estimate", type=str | None, default=None, help=ESTIMATE_HELP)
+        self.add_argument("--chats", type=bool, default=True, help=CHATS_HELP)
         self.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         self.set_defaults(CHECKPOINT_DEFAULTS)
         self.link_arguments("run_dir", "trainer.default_root_dir")

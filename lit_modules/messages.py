@@ -16,8 +16,10 @@ _IRRELEVANT_LOGS = (
     "litlogger",  # an advertisement
     "`weights_only` was not set",  # a false alarm
     "Seed set to",  # it is in the run's config.yaml
+    "GPU available:",  # the line about the model says on what it runs, and a missing GPU is an error of its own
     "TPU available",
-    "`Trainer.fit` stopped: `max_steps",  # the command ends with the step that it saved
+    "`Trainer.fit` stopped:",  # the command ends with the step that it saved
+    "`Trainer(val_check_interval",  # callbacks.ValidationTable says it in optimizer steps
 )
 _IRRELEVANT_WARNINGS = (
     "LightningCLI's args parameter",  # the demo and the tests pass arguments

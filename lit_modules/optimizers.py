@@ -36,7 +36,7 @@ def try_optimizer(create: OptimizerCallable, matrices_only: bool = False) -> Opt
         optimizer.step()
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise ValueError(f"model.init_args.optimizer: {reason}; correct it, or use torch.optim.AdamW") from error
+        raise ValueError(f"`optimizer`: {reason}; correct it, or use torch.optim.AdamW") from error
     return optimizer
 
 

@@ -53,7 +53,7 @@ class WarmupCosine(LambdaLR):
                 optimizer's learning rate is zero.
         """
         if not all(group["lr"] > 0 for group in optimizer.param_groups):
-            raise ValueError("the learning rate (optimizer.init_args.lr) must be positive: with 0, no weight changes")
+            raise ValueError("the learning rate (`lr`) must be positive: with 0, no weight changes")
         warmup_steps = round(warmup * num_steps) if warmup < 1 else int(warmup)
         if warmup < 0 or warmup_steps > num_steps or not 0 <= floor <= 1:
             raise ValueError(

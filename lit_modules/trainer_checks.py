@@ -92,7 +92,7 @@ def check_limits(trainer: Trainer) -> None:
     if trainer.overfit_batches:  # type: ignore[attr-defined]
         raise ValueError(
             f"trainer.overfit_batches is {trainer.overfit_batches}, which contradicts the plan of the run; set "  # type: ignore[attr-defined]
-            "`max_steps` instead, and data.init_args.epochs to repeat a small file"
+            "`max_steps` instead, and `epochs` to repeat a small file"
         )
     if isinstance(limit, int) or limit != 1.0:  # the integer is one micro-batch
         raise ValueError(

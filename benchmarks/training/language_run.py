@@ -31,11 +31,11 @@ def train(data: Path, folder: Path, name: str, model: str, weights: dict[str, fl
     ]
     fit.main(
         ["--config", str(ROOT / "configs" / "demo_pretrain.yaml"), "--run_dir", str(folder / name),
-         "--model.init_args.model_dir", str(folder / model), "--data.init_args.sources", json.dumps(sources),
-         "--data.init_args.cache_dir", str(folder / "cache"), "--data.init_args.val_share", "0.003",
-         "--data.init_args.row_len", "256", "--data.init_args.batch_size", "16", "--trainer.max_steps", str(steps),
+         "--model.model_dir", str(folder / model), "--data.sources", json.dumps(sources),
+         "--data.cache_dir", str(folder / "cache"), "--data.val_share", "0.003",
+         "--data.row_len", "256", "--data.batch_size", "16", "--trainer.max_steps", str(steps),
          "--trainer.val_check_interval", str(steps // 10), "--trainer.limit_val_batches", "16",
-         "--trainer.num_sanity_val_steps", "16", "--model.init_args.optimizer.lr", "1.0e-3", *more]
+         "--trainer.num_sanity_val_steps", "16", "--model.optimizer.lr", "1.0e-3", *more]
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def compare(data: Path, folder: Path, base_steps: int, steps: int) -> Figures:
     japanese = str(data / "text" / "ja.jsonl.gz")
     texts = [text for x in ("zh", "en") for text in islice(read_documents([data / "text" / f"{x}.jsonl.gz"]), 400)]
     twin.build_base(folder / "random", texts, vocab_size=8000, hidden_size=256, num_layers=4)
-    everything = ("--model.init_args.tuning", "full", "--model.init_args.embeddings", "full")
+    everything = ("--model.tuning", "full", "--model.embeddings", "full")
     train(data, folder, "base_run", "random", {"zh": 0.5, "en": 0.5}, base_steps, *everything)
     export.main(["--checkpoint", str(folder / "base_run"), "--output", str(folder / "base"), "--dtype", "float32"])
     build_tokenizer.main(["--base", str(folder / "base"), "--corpus", japanese, "--num_new_pieces", "4000",

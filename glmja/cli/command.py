@@ -58,7 +58,7 @@ def program(command: str) -> str:
 def run_command(
     function: Callable[..., Any],
     args: list[str] | None = None,
-    ending: Callable[[Mapping[str, str]], Ending] | None = None,
+    ending: Callable[[Mapping[str, Any], Any], Ending] | None = None,
 ) -> Any:
     """Parses the command line of a function and calls it; see `one_line_errors` for what happens to exceptions.
 
@@ -68,7 +68,8 @@ def run_command(
     Args:
         function: Function of the command, named like the command's module.
         args: Arguments; those of the process by default.
-        ending: Returns what to say at the end, given the values of the parameters; nothing by default.
+        ending: Returns what to say at the end, given the values of the parameters and what the function returned;
+            nothing by default.
 
     Returns:
         The return value of the function.
@@ -83,7 +84,7 @@ def run_command(
         with one_line_errors(str(parser.prog), less_memory=less_memory, flags=flags):
             returned = function(**values)
         if ending is not None:
-            last = ending(values)
+            last = ending(values, returned)
             show_ending(last, time.monotonic() - start, program(last.next_command))
         return returned
 

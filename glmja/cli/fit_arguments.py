@@ -29,6 +29,7 @@ ESTIMATE_HELP = (
     "Show memory, disk and hours that the run would need, and exit: on GPUs such as 4x24 (GB) or 8xH100, several "
     "separated by commas, by default on four machines. By arithmetic, without the GPUs, the weights and the data."
 )
+CHATS_HELP = "Sample chats where `callbacks.ChatSampler` is configured; false leaves it out, as in a smoke test."
 HELP_ALL_HELP = "Show all options, those of trainer and checkpoint included; takes some seconds."
 RUN_DIR = "runs/run"
 
@@ -36,34 +37,35 @@ RUN_DIR = "runs/run"
 GROUPS = (
     "config", "run_dir", "ckpt_path", "model", "data", "trainer", "callbacks", "checkpoint", "seed_everything",
     "print_config", "help_all", "resume_with_new_optimizer", "init_from", "preview", "estimate",
+    "chats",
 )  # fmt: skip
 
-_OPTIMIZER, _SCHEDULER = "model.init_args.optimizer.init_args", "model.init_args.lr_scheduler.init_args"
+_OPTIMIZER, _SCHEDULER = "model.optimizer", "model.lr_scheduler"
 # the key that is meant by a name that other trainers use
 USUAL_NAMES = {
     **dict.fromkeys(("lr", "learning_rate"), f"{_OPTIMIZER}.lr"),
     "weight_decay": f"{_OPTIMIZER}.weight_decay",
     **dict.fromkeys(("warmup", "warmup_ratio", "warmup_steps"), f"{_SCHEDULER}.warmup"),
-    **dict.fromkeys(("batch_size", "per_device_train_batch_size", "micro_batch_size"), "data.init_args.batch_size"),
-    "tokens_per_batch": "data.init_args.tokens_per_batch",
-    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_epochs"), "data.init_args.epochs"),
+    **dict.fromkeys(("batch_size", "per_device_train_batch_size", "micro_batch_size"), "data.batch_size"),
+    "tokens_per_batch": "data.tokens_per_batch",
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "max_epochs"), "data.epochs"),
     **dict.fromkeys(
-        ("row_len", "max_length", "max_seq_length", "max_seq_len", "seq_len", "cutoff_len"), "data.init_args.row_len"
+        ("row_len", "max_length", "max_seq_length", "max_seq_len", "seq_len", "cutoff_len"), "data.row_len"
     ),
     **dict.fromkeys(
-        ("sources", "dataset", "train_file", "train_files", "data_path", "files", "text_key"), "data.init_args.sources"
+        ("sources", "dataset", "train_file", "train_files", "data_path", "files", "text_key"), "data.sources"
     ),
-    "num_workers": "data.init_args.num_workers",
-    "val_share": "data.init_args.val_share",
-    "cache_dir": "data.init_args.cache_dir",
+    "num_workers": "data.num_workers",
+    "val_share": "data.val_share",
+    "cache_dir": "data.cache_dir",
     "seed": "seed_everything",
     **dict.fromkeys(("output_dir", "output", "save_dir", "default_root_dir"), "run_dir"),
     **dict.fromkeys(("resume", "resume_from", "resume_from_checkpoint", "checkpoint_path"), "ckpt_path"),
-    **dict.fromkeys(("model_dir", "model_name_or_path", "model_path", "base"), "model.init_args.model_dir"),
-    **dict.fromkeys(("rank", "lora_rank", "lora_r"), "model.init_args.lora.rank"),
-    "lora_alpha": "model.init_args.lora.alpha",
-    "lora_dropout": "model.init_args.lora.dropout",
-    **{name: f"model.init_args.{name}" for name in ("tuning", "embeddings", "gradient_checkpointing", "dtype")},
+    **dict.fromkeys(("model_dir", "model_name_or_path", "model_path", "base"), "model.model_dir"),
+    **dict.fromkeys(("rank", "lora_rank", "lora_r"), "model.lora.rank"),
+    "lora_alpha": "model.lora.alpha",
+    "lora_dropout": "model.lora.dropout",
+    **{name: f"model.{name}" for name in ("tuning", "embeddings", "gradient_checkpointing", "dtype")},
     "accumulate_grad_batches": "trainer.accumulate_grad_batches",
     "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
     **dict.fromkeys(("steps", "num_steps", "max_steps", "max_train_steps"), "trainer.max_steps"),
@@ -138,6 +140,7 @@ class _EarlyParser(argparse.ArgumentParser):
         add("--init_from", metavar="RUN", help=INIT_FROM_HELP)
         add("--preview", nargs="?", metavar="true", help=PREVIEW_HELP)
         add("--estimate", nargs="?", metavar="GPUS", help=ESTIMATE_HELP)
+        add("--chats", nargs="?", metavar="false", help=CHATS_HELP)
         add("--seed_everything", metavar="SEED", help="Seed of all random numbers.")
         for group, what, help_flag in (
             ("model", "what is trained and how", "--model.help CLASS"),

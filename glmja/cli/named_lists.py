@@ -50,6 +50,11 @@ class _NamedList:
         """Flag of the whole list."""
         return self.spellings[0]
 
+    @property
+    def shown(self) -> str:
+        """The short form, for messages."""
+        return self.spellings[1]
+
     def name_of(self, entry: Entry) -> str:
         """Returns the name of an entry: its `name`, or that of its class."""
         return str(entry.get("class_path", "")).rpartition(".")[2] if self.inner else str(entry.get("name", ""))
@@ -62,7 +67,7 @@ class _NamedList:
         """
         found = [entry for entry in self.entries if name in (self.name_of(entry), entry.get("class_path", ""))]
         if len(found) > 1:
-            raise ValueError(f"{self.flag}: {len(found)} entries have the name {name!r}; write the list instead")
+            raise ValueError(f"{self.shown}: {len(found)} entries have the name {name!r}; write the list instead")
         return found[0] if found else None
 
     def replace(self, value: Any, append: bool = False) -> None:
@@ -84,18 +89,18 @@ class _NamedList:
         self.is_named = True
         entry = self.find(name)
         if entry is None and (not may_add or given is False):
-            raise ValueError(f"{self.flag}: no {self.what} {name!r}; {self._known(name)}")
+            raise ValueError(f"{self.shown}: no {self.what} {name!r}; {self._known(name)}")
         if given is False:
             self.entries = [other for other in self.entries if other is not entry]
             return
         if given is None or given is True:
             given = {}
         if not isinstance(given, Mapping):
-            raise ValueError(f"{self.flag}.{name} is {given!r}; write `key: value` lines, or false to remove it")
+            raise ValueError(f"{self.shown}.{name} is {given!r}; write `key: value` lines, or false to remove it")
         if entry is None:
             if not self.inner and "lang" not in given:
                 raise ValueError(
-                    f"{self.flag}: no {self.what} {name!r}; {self._known(name)}, and a new one needs `lang`"
+                    f"{self.shown}: no {self.what} {name!r}; {self._known(name)}, and a new one needs `lang`"
                 )
             entry = {"class_path": name} if self.inner else {"name": name}
             self.entries.append(entry)
@@ -117,7 +122,7 @@ class _NamedList:
                 self._set(self.entries[-1], path, value)
             return False
         if entry is None:
-            raise ValueError(f"{self.flag}: no {self.what} {name!r}; {self._known(name)}")
+            raise ValueError(f"{self.shown}: no {self.what} {name!r}; {self._known(name)}")
         self.is_named = True
         if keys:
             self._set(entry, keys, value)
@@ -131,7 +136,7 @@ class _NamedList:
         for key in keys[:-1]:
             entry = entry.setdefault(key, {})
             if not isinstance(entry, dict):
-                raise ValueError(f"{self.flag}: {key!r} holds {entry!r} and has no key {keys[-1]!r}")
+                raise ValueError(f"{self.shown}: {key!r} holds {entry!r} and has no key {keys[-1]!r}")
         last = keys[-1]
         if isinstance(value, Mapping) and isinstance(entry.get(last), dict):
             entry[last].update(value)

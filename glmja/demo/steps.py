@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from glmja import build_tokenizer, evaluate, export, fit, resize_embeddings
+from glmja.cli.command import program
+from glmja.cli.ending import Ending, show_ending
 from glmja.demo import commands, results
 from glmja.demo.recitation import Recitation, read_questions
 from glmja.demo.texts import Split, Texts, read_messages
@@ -100,7 +102,7 @@ class Steps:
     def pretrain(self, num_steps: int, learning_rate: float) -> None:
         """Pretrains on texts in all languages."""
         _announce("Pretrain on packed sequences: low-rank adapters and embeddings.", commands.PRETRAIN)
-        rate = ["--model.init_args.optimizer.init_args.lr", str(learning_rate)]
+        rate = ["--model.optimizer.lr", str(learning_rate)]
         self._fit("demo_pretrain", "pretrain", "zero", self.texts.prose, num_steps, *rate)
         self._export("pretrain", "pretrained", commands.EXPORT_PRETRAINED)
         self._ask("pretrained", _TAUGHT)
@@ -119,24 +121,22 @@ class Steps:
             "The eight questions are among those trained on.",
             commands.EVALUATE,
         )
-        return evaluate.evaluate(  # not `main`, which would exit if retention failed
-            model=f"{self.folder}/chat",
-            output=f"{self.folder}/evaluation",
-            baseline=f"{self.folder}/base",
-            text=[f"{lang}={split.held_out}" for lang, split in self.texts.prose.items()],
-            generate=[f"ja={self.texts.chats['ja'].held_out}"],
-            runs=[f"{self.folder}/pretrain", f"{self.folder}/sft"],
-            max_new_tokens=64,
-        )
+        return evaluate.measure(  # not `main`, which would exit if retention failed
+            ["--model", f"{self.folder}/chat", "--baseline", f"{self.folder}/base",
+             "--output", f"{self.folder}/evaluation",
+             "--text", *(f"{lang}={split.held_out}" for lang, split in self.texts.prose.items()),
+             "--generate", f"ja={self.texts.chats['ja'].held_out}",
+             "--runs", f"{self.folder}/pretrain", f"{self.folder}/sft", "--max_new_tokens", "64"]
+        )  # fmt: skip
 
     def show_results(self, scores: Scores, seconds: float) -> None:
         """Shows what has changed, and where everything is."""
-        _announce(f"Done in {seconds:.0f} s.")
+        _announce("What has changed")
         show(results.figures(scores), results.recitations(self.asked))
         show(results.replies(self.asked["base"], self.asked["chat"]), results.folders(self.folder))
-        _announce("Talk to it, and look at training curves and sampled answers:")
-        show(f"$ python -m glmja.chat --model {shlex.quote(str(self.folder / 'chat'))}", style="cyan")
-        show(f"$ tensorboard --logdir {shlex.quote(str(self.folder))}", style="cyan")
+        curves = f"tensorboard --logdir {shlex.quote(str(self.folder))}"
+        ending = Ending(f"all results in {self.folder}", "chat", {"model": str(self.folder / "chat")}, others=[curves])
+        show_ending(ending, seconds, program(ending.next_command))
 
     def _ask(self, model: str, languages: Iterable[str]) -> Recitation:
         """Asks a model the trained questions in some languages."""
@@ -166,9 +166,9 @@ class Steps:
         ]
         fit.main(
             ["--config", str(CONFIGS / f"{recipe}.yaml"), "--run_dir", f"{self.folder}/{run}",
-             "--model.init_args.model_dir", f"{self.folder}/{model}",
-             "--data.init_args.sources", json.dumps(sources),
-             "--data.init_args.cache_dir", f"{self.folder}/token_store", "--trainer.max_steps", str(max_steps),
+             "--model.model_dir", f"{self.folder}/{model}",
+             "--data.sources", json.dumps(sources),
+             "--data.cache_dir", f"{self.folder}/token_store", "--trainer.max_steps", str(max_steps),
              *([f"--init_from={init_from}"] if init_from else []), *others]
         )  # fmt: skip
 

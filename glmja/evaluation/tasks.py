@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from glmja.conversation.messages import Message
 from glmja.conversation.rendering import render_prompt
-from glmja.evaluation.references import References
+from glmja.evaluation.references import References, read_references
 from glmja.files.documents import read_documents
 from glmja.files.input_files import InputPath
 from glmja.modeling.model_folder import ModelFolder
@@ -99,6 +99,36 @@ def first_documents(files: Sequence[InputPath], text_key: str, max_characters: i
         if num_characters >= max_characters:
             break
     return documents
+
+
+def read_tasks(
+    texts: Mapping[str, Sequence[InputPath]],
+    text_key: str,
+    chats: Mapping[str, Sequence[InputPath]],
+    questions: Sequence[str],
+    retained: Sequence[str],
+    limits: EvalLimits,
+) -> EvalTasks:
+    """Reads texts and conversations.
+
+    Args:
+        texts: Files of each language.
+        text_key: Key or column of the text.
+        chats: Files of conversations of each language.
+        questions: Questions of a user.
+        retained: Languages that the baseline knows; those without texts are left out.
+        limits: Sizes of the evaluation.
+
+    Raises:
+        ValueError: If a file is damaged or holds nothing; gives `path:line`.
+    """
+    return EvalTasks(
+        texts={lang: first_documents(files, text_key, limits.max_characters) for lang, files in texts.items()},
+        references={lang: read_references(files, limits.max_references) for lang, files in chats.items()},
+        questions=questions,
+        retained=[lang for lang in retained if lang in texts],
+        limits=limits,
+    )
 
 
 def check_fits(tasks: EvalTasks, model: ModelFolder) -> None:

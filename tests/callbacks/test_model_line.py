@@ -19,7 +19,7 @@ def test_the_first_process_prints_one_line(zero_dir, tmp_path, capsys):
     module = TinyRun(zero_dir)
     trainer.fit(module, loader([make_batch(0)]))
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("model: ")]
-    assert printed == [describe_parameters(module)]
+    assert printed == [f"{describe_parameters(module)}; on 1 × CPU in 32-true"]
 
 
 def test_other_processes_print_nothing(capsys):

@@ -5,6 +5,7 @@ from jsonargparse import capture_parser
 
 from glmja import fit
 from glmja.cli.fit_arguments import GROUPS, USUAL_NAMES, check_fit_arguments
+from tests.project.test_flags import in_full
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,12 +16,12 @@ ROOT = Path(__file__).parents[2]
         ([], "no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)"),
         (["--trainr.max_steps=1"], "unknown flag --trainr.max_steps; did you mean trainer?"),
         (["--xyz"], "unknown flag --xyz; known are config, run_dir, ckpt_path, "),
-        (["--lr=1e-4"], "unknown flag --lr; did you mean --model.init_args.optimizer.init_args.lr?"),
+        (["--lr=1e-4"], "unknown flag --lr; did you mean --model.optimizer.lr?"),
         (
             ["--learning-rate", "1"],
-            "unknown flag --learning_rate; did you mean --model.init_args.optimizer.init_args.lr?",
+            "unknown flag --learning_rate; did you mean --model.optimizer.lr?",
         ),
-        (["--text_key", "x"], "unknown flag --text_key; did you mean --data.init_args.sources?"),
+        (["--text_key", "x"], "unknown flag --text_key; did you mean --data.sources?"),
         (["--config", "gone.yaml"], "config: no such file: gone.yaml; give a YAML file, as in configs/"),
         (["-c", "twice.yaml"], "twice.yaml: the key 'a' occurs twice, in lines 1 and 2; keep one"),
         (["--config=empty.yaml"], "empty.yaml: the file is empty; write keys as in configs/, or leave the file out"),
@@ -66,16 +67,16 @@ def test_what_a_usual_name_means_is_a_key_of_a_configuration():
     recipes = [[f"--config={ROOT}/configs/{name}.yaml"] for name in ("pretrain", "sft")]
     configs = [capture_parser(lambda: fit.main(recipe)).parse_args(recipe) for recipe in recipes]  # noqa: B023
     for name, key in USUAL_NAMES.items():
-        assert any(key in config for config in configs), name
+        assert any(in_full(key) in config for config in configs), name
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--model.lr=1", "model: Option 'lr' is not accepted; did you mean --model.init_args.optimizer.init_args.lr?"),
-        ("--trainer.lr=1", "did you mean --model.init_args.optimizer.init_args.lr?"),
-        ("--model.init_args.learning_rate=1", "did you mean --model.init_args.optimizer.init_args.lr?"),
-        ("--data.seq_len=1", "did you mean --data.init_args.row_len?"),
+        ("--model.lr=1", "model: Option 'lr' is not accepted; did you mean --model.optimizer.lr?"),
+        ("--trainer.lr=1", "did you mean --model.optimizer.lr?"),
+        ("--model.init_args.learning_rate=1", "did you mean --model.optimizer.lr?"),
+        ("--data.seq_len=1", "did you mean --data.row_len?"),
         ("--data.zzz=1", "known are tokenizer_dir, sources, row_len, batch_size, tokens, epochs, …"),
     ],
 )

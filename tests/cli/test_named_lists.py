@@ -93,10 +93,10 @@ def test_a_key_after_the_list_of_callbacks_belongs_to_the_last_one(recipe):
 @pytest.mark.parametrize(
     ("arg", "message"),
     [
-        ("--data.sources.jap.weight=1", "--data.init_args.sources: no source 'jap'; did you mean ja?"),
+        ("--data.sources.jap.weight=1", "--data.sources: no source 'jap'; did you mean ja?"),
         ("--data.sources.weight=1", "no source 'weight'; known are ja, en"),
-        ("--callbacks.Chat.seed=1", "--trainer.callbacks: no callback 'Chat'; known are Throughput, ChatSampler"),
-        ("--data.sources.ja=3", "--data.init_args.sources.ja is 3; write `key: value` lines, or false to remove it"),
+        ("--callbacks.Chat.seed=1", "--callbacks: no callback 'Chat'; known are Throughput, ChatSampler"),
+        ("--data.sources.ja=3", "--data.sources.ja is 3; write `key: value` lines, or false to remove it"),
         ("--data.sources={jap: {weight: 1}}", "no source 'jap'; did you mean ja?, and a new one needs `lang`"),
         ("--data.sources={jap: false}", "no source 'jap'; did you mean ja"),
         ("--data.sources.ja.lang.x=1", "'lang' holds 'ja' and has no key 'x'"),
@@ -119,7 +119,7 @@ def test_fit_parses_what_is_named_and_names_its_mistakes(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         fit.main([*args, "--data.sources.chat.weight=1"])
     assert ended.value.code == 2
-    assert "--data.init_args.sources: no source 'chat'; did you mean chats?" in capsys.readouterr().err
+    assert "--data.sources: no source 'chat'; did you mean chats?" in capsys.readouterr().err
 
 
 def test_a_configuration_may_have_nothing_but_names(tmp_path):

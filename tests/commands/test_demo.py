@@ -65,10 +65,17 @@ def test_the_demo_runs_to_the_end(tmp_path):
     assert done.returncode == 0, stderr
     for command in commands.ALL:
         assert f"$ {command}\n" in stdout
-    assert f"$ python -m glmja.chat --model {tmp_path}/demo/chat\n" in stdout
+    ends = re.findall(r"^(?:OK|done): (\w+).*, in \d:\d\d:\d\d\nnext: (?:python -m glmja\.)?(\w+) ", stdout, re.M)
+    assert ends == [
+        ("tokenizer", "resize_embeddings"), ("Zero", "fit"), ("report", "chat"), ("step", "export"),
+        ("model", "evaluate"), ("step", "export"), ("model", "evaluate"), ("report", "chat"), ("all", "chat"),
+    ]  # fmt: skip
+    assert stdout.endswith(
+        f"next: python -m glmja.chat --model {tmp_path}/demo/chat\nnext: tensorboard --logdir {tmp_path}/demo\n"
+    )
     for text in ("conditions of the proof", "greedy equal", "retention", "evaluation/report.html"):
         assert text in stdout
-    assert not re.search("Warning|Seed|seed|trust_remote_code|it/s", stderr), stderr
+    assert not re.search("Warning|Seed|seed|trust_remote_code|it/s|GPU|Trainer", stderr), stderr
     assert {p.name for p in (tmp_path / "demo").iterdir()} == set(demo.PARTS)
     assert {"scores.json", "report.html"} < {p.name for p in (tmp_path / "demo" / "evaluation").iterdir()}
     scores = json.loads((tmp_path / "demo" / "evaluation" / "scores.json").read_text())

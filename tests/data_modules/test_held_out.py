@@ -149,9 +149,10 @@ def test_a_run_of_the_version_that_hashed_paths_resumes_if_its_store_is_there_wi
 @pytest.mark.parametrize(
     ("held", "warned"),
     [
-        ({"ja": [19]}, ["language 'ja' has few held-out records (19): with fewer than 20"]),
+        ({"ja": [19]}, ["few held-out records (ja 19): with fewer than 20"]),
         ({"ja": [20]}, []),
-        ({"ja": [10, 10], "zh": [3, 4]}, ["language 'zh' has few held-out records (7)"]),
+        ({"ja": [10, 10], "zh": [3, 4]}, ["few held-out records (zh 7)"]),
+        ({"ja": [1], "zh": [3]}, ["few held-out records (ja 1, zh 3)"]),
         ({"ja": [0]}, []),  # no validation
     ],
 )
@@ -165,4 +166,4 @@ def test_a_source_with_few_held_out_documents_is_warned_of_when_a_run_is_planned
     planned(
         "pretraining", zero_dir, tmp_path, [source("pretraining", tmp_path, "a", LINES["pretraining"])], val_share=0.1
     )
-    assert "language 'ja' has few held-out records (" in caplog.text
+    assert "few held-out records (ja " in caplog.text

@@ -110,7 +110,7 @@ def test_a_teacher_without_weight_changes_nothing(zero_dir, tmp_path):
         (
             "demo_pretrain",
             {"model.init_args.tuning": "full", **KEPT},
-            "set --model.init_args.tuning to lora, or leave out --model.init_args.retention",
+            "set --model.tuning to lora, or leave out --model.retention",
         ),
         (
             "demo_sft",

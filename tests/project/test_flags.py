@@ -20,6 +20,11 @@ for name in ("fit_cli.py", "fit_parser.py"):  # the command line of `fit` itself
     LIBRARY.remove(ROOT / "lit_modules" / name)
 
 
+def in_full(key):
+    """Returns a key of a configuration with `init_args` after the names of classes."""
+    return re.sub(r"\b((?:model|data|optimizer|lr_scheduler|strategy)\.)", r"\1init_args.", key)
+
+
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_text_of_the_library_names_a_flag(path):
     texts = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Constant)]
@@ -39,4 +44,38 @@ def test_what_fit_calls_a_parameter_is_a_key_of_its_configuration():
     for name, spelling in fit.FLAGS.items():
         if name != "fused":  # not every optimizer has it
             (key,) = re.findall(r"[a-z_]+(?:\.[a-z_]+)+|(?<=--)[a-z_]+", spelling)
-            assert any(key in config for config in configs), spelling
+            assert any(in_full(key) in config for config in configs), spelling
+
+
+TEXTS = ["README.md", "CONTRIBUTING.md", *("docs/" + page.name for page in (ROOT / "docs").glob("*.md"))]
+FOLDERS = ("glmja", "lit_modules", "data_modules", "callbacks", "benchmarks", "configs")
+TEXTS += [
+    str(path.relative_to(ROOT))
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".yaml", ".md")
+]
+# here jsonargparse is given its own names
+TEXTS = [name for name in TEXTS if name not in ("glmja/cli/named_lists.py", "lit_modules/fit_parser.py")]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_flags_are_spelled_in_their_short_form(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.findall(r"--[\w.]*init_args|\b(?:model|data)\.init_args\.\w", text)
+
+
+@pytest.mark.parametrize("flags", [
+    ("--model.embeddings=new_rows", "--model.optimizer.lr=0.5", "--model.lr_scheduler.warmup=0.5"),
+    ("--data.row_len=64", "--data.sources.ja.weight=0.5", "--callbacks.ChatSampler.every_n_steps=7", "--chats=false"),
+    ("--trainer.strategy.timeout_minutes=30", "--trainer.max_steps=3", "--model.retention.languages=[zh, en]"),
+], ids=["model", "lists", "nested"])  # fmt: skip
+def test_the_short_form_of_a_flag_sets_what_the_long_one_does(flags):
+    stack = [f"--config={ROOT}/configs/{name}.yaml" for name in ("pretrain", "presets/zero2")]
+    config = capture_parser(lambda: fit.main(stack)).parse_args([*stack, *flags])
+    for flag in flags:
+        key, _, value = flag.removeprefix("--").partition("=")
+        if "callbacks" in key or "sources" in key:
+            assert value in str(config)
+        else:
+            assert str(config[in_full(key)]).replace("'", "") == {"false": "False", "30": "30.0"}.get(value, value)

@@ -1,0 +1,33 @@
+"""What the user of a run should look at, now that it has ended."""
+
+from __future__ import annotations
+
+from lightning import Trainer
+
+from callbacks.validation_table import ValidationTable
+from glmja.modeling.contracts import training_module
+from glmja.runs.run_folder import RunFolder
+
+RISE = 0.02  # of bits per character, above which a run warns: the limit of `evaluate` for a language that is kept
+
+
+def end_warnings(trainer: Trainer) -> list[str]:
+    """Returns a sentence for each text that became less likely during a run, and one if steps were skipped.
+
+    Args:
+        trainer: The trainer, after the run.
+    """
+    found = []
+    table = next((callback for callback in _callbacks(trainer) if isinstance(callback, ValidationTable)), None)
+    for name, rise in sorted(table.rises().items() if table else ()):
+        if name.endswith("/bits_per_char") and not rise <= RISE:  # or NaN
+            found.append(f"{name} rose by {rise:.1%} since before training")
+    skipped = training_module(trainer.lightning_module).num_skipped_steps
+    if skipped and not str(trainer.precision).startswith("16"):  # with which a gradient scaler looks for its scale
+        batches = RunFolder(trainer.default_root_dir).bad_batches
+        found.append(f"{skipped} steps without finite loss or gradients were skipped; their batches are in {batches}")
+    return found
+
+
+def _callbacks(trainer: Trainer) -> list[object]:
+    return [*trainer.callbacks]  # type: ignore[attr-defined]
