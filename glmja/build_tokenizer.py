@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from glmja.cli.arguments import files_by_language
 from glmja.cli.command import run_command
-from glmja.cli.ending import Ending
+from glmja.cli.ending import Ending, Values
 from glmja.families.names import FamilyName
 from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.documents import check_document_files, read_documents
@@ -241,7 +241,7 @@ def _print(report: TokenizerReport, output: str) -> None:
         show(table_of(report.texts, f"Sentences under the policy {report.policy}"), use_table(report.texts))
 
 
-def _ending(values: Mapping[str, Any], report: Mapping[str, Any]) -> Ending:
+def _ending(values: Values, report: Values) -> Ending:
     flags = {"base": values["base"], "tokenizer": values["output"], "output": "FOLDER"}
     warnings = []
     if report["hugging_face_tokenizer"] != "written":

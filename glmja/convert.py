@@ -6,13 +6,12 @@ A folder in the layout of transformers needs no remote code, so programs that lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from glmja.cli.command import run_command
-from glmja.cli.ending import Ending
+from glmja.cli.ending import Ending, Values
 from glmja.families.names import FamilyName
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.terminal import show
@@ -67,7 +66,7 @@ def convert(
         show(note)
 
 
-def _ending(values: Mapping[str, str], _: object) -> Ending:
+def _ending(values: Values, _: object) -> Ending:
     return Ending(f"model in {values['output']}", "evaluate", {"model": values["output"], "output": "FOLDER"})
 
 

@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from glmja.cli.arguments import check_device, files_by_language
 from glmja.cli.command import command_line, run_command
-from glmja.cli.ending import Ending
+from glmja.cli.ending import Ending, Values
 from glmja.evaluation.scores import Scores, as_json
 from glmja.families.names import FamilyName
 from glmja.files.documents import check_document_files
@@ -262,7 +262,7 @@ def _show(scores: Scores, answers: Sequence[Answer], tasks: EvalTasks) -> None:
         show(*(f"--generate {lang}: {note}" for note in found.notes()), style="bold yellow")
 
 
-def _ending(values: Mapping[str, Any], scores: Scores) -> Ending:
+def _ending(values: Values, scores: Scores) -> Ending:
     warnings = []
     missing = [lang for lang in values["retain"] or _RETAINED if lang not in scores.text]
     if scores.baseline and missing:

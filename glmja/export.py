@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from glmja.cli.command import run_command
-from glmja.cli.ending import Ending
+from glmja.cli.ending import Ending, Values
 from glmja.errors import ModelError
 from glmja.families.names import FamilyName
 from glmja.files.json_files import read_json, write_json
@@ -219,7 +219,7 @@ def _print(report: Mapping[str, object], output: str) -> None:
         show(note)
 
 
-def _ending(values: Mapping[str, Any], report: Mapping[str, Any]) -> Ending:
+def _ending(values: Values, report: Values) -> Ending:
     output, warnings = values["output"], []
     if not values["check"]:
         warnings.append("what was written was not compared with the trained model (--check false)")

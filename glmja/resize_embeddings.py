@@ -16,11 +16,11 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from glmja.cli.arguments import check_device, files_by_language
 from glmja.cli.command import run_command
-from glmja.cli.ending import Ending
+from glmja.cli.ending import Ending, Values
 from glmja.errors import ModelError
 from glmja.families.names import FamilyName
 from glmja.families.recognition import load_tokenizer
@@ -278,7 +278,7 @@ def _print(report: Mapping[str, object], checks: ZeroChecks, output: str) -> Non
         show(make_table(headings, cells, title="Bits per character before training", align="right"))
 
 
-def _ending(values: Mapping[str, Any], report: Mapping[str, Any]) -> Ending:
+def _ending(values: Values, report: Values) -> Ending:
     warnings = [
         f"a new piece is the likeliest token at {found['new_on_top']:,} of {found['positions']:,} positions of {lang}"
         for lang, found in report.get("texts", {}).items()

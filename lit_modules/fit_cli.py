@@ -32,8 +32,6 @@ from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, chec
 from lit_modules.start_checks import INPUT_ERRORS, Problems, check_gpus, check_run_folder, nothing_left, use_cpu
 from lit_modules.trainer_checks import check_strategy_name, check_trainer
 
-_SAMPLER = "ChatSampler"  # of the callbacks, which this room does not import
-
 
 class FitCLI(LightningCLI):
     """LightningCLI whose runs have a folder of their own; see `glmja.runs.run_folder.RunFolder`."""
@@ -186,7 +184,7 @@ class FitCLI(LightningCLI):
             kwargs["enable_progress_bar"] = False
         kwargs["plugins"] = [*_as_list(trainer.plugins), CheckpointFolders(self.verified)]
         own = [c for c in self.callbacks_of(self.config.run_dir) if not (self.is_short_run and hasattr(c, "dirpath"))]
-        configured = [c for c in _as_list(trainer.callbacks) if self.config.chats or type(c).__name__ != _SAMPLER]
+        configured = [c for c in _as_list(trainer.callbacks) if self.config.chats or type(c).__name__ != "ChatSampler"]
         kwargs["callbacks"] = [*configured, *own]
         return super().instantiate_trainer(**kwargs)
 

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 from docstring_parser import parse as parse_docstring
 
 from glmja.cli.closed_output import is_output_closed, quiet_when_output_closes
-from glmja.cli.ending import Ending, show_ending
+from glmja.cli.ending import Ending, Values, show_ending
 from glmja.cli.parser import USAGE_ERROR, CliParser
 from glmja.errors import LESS_MEMORY, DataError, MachineError, ModelError, is_out_of_memory
 from glmja.text.printable import printable
@@ -58,7 +58,7 @@ def program(command: str) -> str:
 def run_command(
     function: Callable[..., Any],
     args: list[str] | None = None,
-    ending: Callable[[Mapping[str, Any], Any], Ending] | None = None,
+    ending: Callable[[Values, Any], Ending] | None = None,
 ) -> Any:
     """Parses the command line of a function and calls it; see `one_line_errors` for what happens to exceptions.
 

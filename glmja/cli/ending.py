@@ -6,8 +6,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from glmja.text.terminal import show
+
+Values = Mapping[str, Any]  # parameters of a command, or entries of a report, by name
 
 
 @dataclass(frozen=True)

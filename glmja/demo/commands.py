@@ -10,6 +10,10 @@ RESIZE_EMBEDDINGS = (
 EVALUATE_ZERO = "python -m glmja.evaluate --model models/zero --baseline models/chatglm3-6b --output models/zero_test"
 PRETRAIN = "python -m glmja.fit --config configs/pretrain.yaml --config configs/presets/zero2.yaml"
 EXPORT_PRETRAINED = "python -m glmja.export --checkpoint runs/pretrain --output models/pretrained"
+EVALUATE_PRETRAINED = (
+    "python -m glmja.evaluate --model models/pretrained --baseline models/chatglm3-6b --output models/pretrained_test "
+    "--text ja=data/heldout/ja.jsonl zh=data/heldout/zh.jsonl en=data/heldout/en.jsonl"
+)
 FINE_TUNE = "python -m glmja.fit --config configs/sft.yaml --config configs/presets/zero2.yaml"
 EXPORT_CHAT = "python -m glmja.export --checkpoint runs/sft --output models/chat"
 EVALUATE = (
@@ -19,5 +23,6 @@ EVALUATE = (
 )
 
 ALL = (
-    BUILD_TOKENIZER, RESIZE_EMBEDDINGS, EVALUATE_ZERO, PRETRAIN, EXPORT_PRETRAINED, FINE_TUNE, EXPORT_CHAT, EVALUATE,
+    BUILD_TOKENIZER, RESIZE_EMBEDDINGS, EVALUATE_ZERO, PRETRAIN, EXPORT_PRETRAINED, EVALUATE_PRETRAINED, FINE_TUNE,
+    EXPORT_CHAT, EVALUATE,
 )  # fmt: skip

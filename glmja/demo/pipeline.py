@@ -13,7 +13,7 @@ from glmja.files.output_folder import check_free
 
 PARTS = (
     "texts", "random", "base_text", "base_chats", "base", "tokenizer", "zero", "zero_test", "token_store", "pretrain",
-    "pretrained", "sft", "chat", "evaluation",
+    "pretrained", "pretrained_test", "sft", "chat", "evaluation",
 )  # fmt: skip
 
 
@@ -58,9 +58,10 @@ def demo(
     steps.build_tokenizer()
     steps.resize_embeddings()
     steps.pretrain(pretrain_steps, pretrain_lr)
+    after_pretraining = steps.evaluate_pretrained()
     steps.fine_tune(sft_steps)
     scores = steps.evaluate()
-    steps.show_results(scores, time.monotonic() - start)
+    steps.show_results({"pretrained": after_pretraining, "chat": scores}, time.monotonic() - start)
     return scores
 
 

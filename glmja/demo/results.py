@@ -43,20 +43,27 @@ def recitations(asked: Mapping[str, Recitation]) -> Table:
     return make_table(["model", *languages], rows, title=MEMORISED, align="right")
 
 
-def figures(scores: Scores) -> Table:
-    """Compares tokens per character and bits per character of held-out text before and after.
+def figures(scores: Mapping[str, Scores]) -> Table:
+    """Compares tokens per character, bits per character and verdicts on retention of held-out text, before and after.
 
     Args:
-        scores: Scores of the final model and of its base.
+        scores: Scores of each model and of its base, by name.
     """
     rows = []
-    for lang, found in scores.text.items():
+    *_, last = scores.values()
+    for lang, found in last.text.items():
         assert found.baseline is not None
-        before, after = found.baseline, found.model
-        tokens = f"{before.tokens_per_char:.3f} → {after.tokens_per_char:.3f}"
-        rows.append([lang, tokens, f"{before.bits_per_char:.2f} → {after.bits_per_char:.2f}"])
-    headings = ["held-out text", "tokens per character", "bits per character"]
+        tokens = f"{found.baseline.tokens_per_char:.3f} → {found.model.tokens_per_char:.3f}"
+        bits = [f"{found.baseline.bits_per_char:.2f}", *(_bits(one, lang) for one in scores.values())]
+        rows.append([lang, tokens, *bits])
+    headings = ["held-out text", "tokens/char", "bits/char: base", *scores]
     return make_table(headings, rows, title=HELD_OUT, align="right")
+
+
+def _bits(scores: Scores, lang: str) -> str:
+    bits = f"{scores.text[lang].model.bits_per_char:.2f}"
+    retained = scores.retention.languages if scores.retention else {}
+    return f"{bits}, {retained[lang].verdict}" if lang in retained else bits
 
 
 def replies(before: Recitation, after: Recitation) -> Table:
@@ -76,7 +83,7 @@ def folders(folder: Path) -> Table:
     rows = (
         ("chat", "the final model; transformers can load it"),
         ("evaluation/report.html", "its evaluation"),
-        ("zero_test/report.html", "Zero compared with its base"),
+        ("zero_test/report.html, pretrained_test/report.html", "Zero and the pretrained model compared with the base"),
         ("pretrain, sft", "the runs: curves, sampled answers, checkpoints"),
         ("base, tokenizer, zero, pretrained", "intermediate results"),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -57,8 +58,10 @@ class Steps:
         said = (text for split in chats.values() for text in read_messages(split.train))
         build_base(self.folder / "random", [*read_documents([split.train for split in prose.values()]), *said])
         with redirect_stdout(io.StringIO()):  # this is no step of the method
-            self._fit("demo_base_text", "base_text", "random", prose, -(-num_steps // 2))
-            self._fit("demo_base_chats", "base_chats", "random", chats, num_steps, init_from=self.folder / "base_text")
+            teach = partial(self._fit, model="random", is_base=True)
+            teach("demo_base_text", "base_text", texts=prose, max_steps=-(-num_steps // 2))
+            first = f"--init_from={self.folder}/base_text"
+            teach("demo_base_chats", "base_chats", first, texts=chats, max_steps=num_steps)
             export.main(
                 ["--checkpoint", f"{self.folder}/base_chats", "--output", f"{self.folder}/base",
                  "--format", "chatglm", "--check", "false"]
@@ -101,36 +104,48 @@ class Steps:
 
     def pretrain(self, num_steps: int, learning_rate: float) -> None:
         """Pretrains on texts in all languages."""
-        _announce("Pretrain on packed sequences: low-rank adapters and embeddings.", commands.PRETRAIN)
-        rate = ["--model.optimizer.lr", str(learning_rate)]
-        self._fit("demo_pretrain", "pretrain", "zero", self.texts.prose, num_steps, *rate)
+        _announce(
+            "Pretrain on packed sequences: low-rank adapters and embeddings. Chinese and English text is trained\n"
+            "towards the predictions of the base (--model.retention.languages '[zh, en]').",
+            commands.PRETRAIN,
+        )
+        more = ["--model.optimizer.lr", str(learning_rate), "--model.retention.languages", json.dumps(_TAUGHT)]
+        self._fit("demo_pretrain", "pretrain", *more, model="zero", texts=self.texts.prose, max_steps=num_steps)
         self._export("pretrain", "pretrained", commands.EXPORT_PRETRAINED)
         self._ask("pretrained", _TAUGHT)
+
+    def evaluate_pretrained(self) -> Scores:
+        """Compares the pretrained model with the base on held-out texts."""
+        _announce(
+            "Evaluate on held-out text: gains in Japanese, retention of Chinese and English.",
+            commands.EVALUATE_PRETRAINED,
+        )
+        return self._evaluate("pretrained", "pretrained_test", "--questions", "false")
 
     def fine_tune(self, num_steps: int) -> None:
         """Fine-tunes on conversations in all languages."""
         _announce("Fine-tune on conversations.", commands.FINE_TUNE)
-        self._fit("demo_sft", "sft", "pretrained", self.texts.chats, num_steps)
+        self._fit("demo_sft", "sft", model="pretrained", texts=self.texts.chats, max_steps=num_steps)
         self._export("sft", "chat", commands.EXPORT_CHAT)
         self._ask("chat", self.texts.chats)
 
     def evaluate(self) -> Scores:
-        """Compares the final model with the base on held-out texts."""
+        """Compares the final model with the base, on held-out texts and conversations."""
         _announce(
-            "Evaluate on held-out text: gains in Japanese, retention of Chinese and English. "
-            "The eight questions are among those trained on.",
+            "Evaluate the final model. The eight questions are among those trained on.",
             commands.EVALUATE,
         )
-        return evaluate.measure(  # not `main`, which would exit if retention failed
-            ["--model", f"{self.folder}/chat", "--baseline", f"{self.folder}/base",
-             "--output", f"{self.folder}/evaluation",
-             "--text", *(f"{lang}={split.held_out}" for lang, split in self.texts.prose.items()),
-             "--generate", f"ja={self.texts.chats['ja'].held_out}",
-             "--runs", f"{self.folder}/pretrain", f"{self.folder}/sft", "--max_new_tokens", "64"]
-        )  # fmt: skip
+        runs = [f"{self.folder}/pretrain", f"{self.folder}/sft"]
+        chats = f"ja={self.texts.chats['ja'].held_out}"
+        return self._evaluate("chat", "evaluation", "--generate", chats, "--runs", *runs, "--max_new_tokens", "64")
 
-    def show_results(self, scores: Scores, seconds: float) -> None:
-        """Shows what has changed, and where everything is."""
+    def show_results(self, scores: Mapping[str, Scores], seconds: float) -> None:
+        """Shows what has changed, and where everything is.
+
+        Args:
+            scores: Scores of each model, by its name.
+            seconds: Duration of the demo.
+        """
         _announce("What has changed")
         show(results.figures(scores), results.recitations(self.asked))
         show(results.replies(self.asked["base"], self.asked["chat"]), results.folders(self.folder))
@@ -146,6 +161,14 @@ class Steps:
         show(f"memorised, trained questions answered word for word: {', '.join(counts)}")
         return found
 
+    def _evaluate(self, model: str, report: str, *others: str) -> Scores:
+        """Compares a model with the base on held-out texts."""
+        return evaluate.measure(  # not `main`, which would exit if retention failed
+            ["--model", f"{self.folder}/{model}", "--baseline", f"{self.folder}/base",
+             "--output", f"{self.folder}/{report}",
+             "--text", *(f"{lang}={split.held_out}" for lang, split in self.texts.prose.items()), *others]
+        )  # fmt: skip
+
     def _export(self, run: str, model: str, command: str) -> None:
         show(f"$ {command}", style="cyan")
         export.main(["--checkpoint", f"{self.folder}/{run}", "--output", f"{self.folder}/{model}"])
@@ -154,14 +177,15 @@ class Steps:
         self,
         recipe: str,
         run: str,
+        *others: str,
         model: str,
         texts: dict[str, Split],
         max_steps: int,
-        *others: str,
-        init_from: Path | None = None,
+        is_base: bool = False,
     ) -> None:
+        """Trains a model; the base is not validated."""
         sources: list[_Source] = [
-            {"name": lang, "lang": lang, "files": [split.train], "val_files": [split.held_out]}
+            {"name": lang, "lang": lang, "files": [split.train], "val_files": [] if is_base else [split.held_out]}
             for lang, split in texts.items()
         ]
         fit.main(
@@ -169,7 +193,7 @@ class Steps:
              "--model.model_dir", f"{self.folder}/{model}",
              "--data.sources", json.dumps(sources),
              "--data.cache_dir", f"{self.folder}/token_store", "--trainer.max_steps", str(max_steps),
-             *([f"--init_from={init_from}"] if init_from else []), *others]
+             *others]
         )  # fmt: skip
 
 

@@ -158,10 +158,10 @@ def refused(capsys, args):
         ({"model.class_path": "lit_modules.Pretraining"}, "lit_modules.Pretraining"),
         (
             {"model.init_args.dtype": "bfloat16"},
-            "set --trainer.precision to bf16-mixed, or --model.init_args.dtype to float32",
+            "set --trainer.precision to bf16-mixed, or --model.dtype to float32",
         ),
         ({"data.init_args.row_len": 1}, "row_len (1) must be at least 2"),
-        ({"data.init_args.row_len": 10**6}, "data.init_args.row_len (1000000) exceeds the model's 2048 positions"),
+        ({"data.init_args.row_len": 10**6}, "--data.row_len (1000000) exceeds the model's 2048 positions"),
         ({"data.init_args.val_share": 1}, "val_share (1.0) must be at least 0 and below 1"),
         ({"data.init_args.tokens": 100}, "tokens (100) must be at least row_len (128), a row"),
         ({"data.init_args.epochs": 0}, "epochs (0.0) must be positive"),

@@ -39,7 +39,7 @@ def test_an_optimizer_works_and_its_state_can_be_resumed(name):
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_an_optimizer_that_cannot_work_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=rf"^model\.init_args\.optimizer: .*{REFUSED[name]}.*; correct it, or use tor"):
+    with pytest.raises(ValueError, match=rf"^`optimizer`: .*{REFUSED[name]}.*; correct it, or use tor"):
         try_optimizer(getattr(torch.optim, name))
 
 
@@ -48,5 +48,5 @@ def test_muon_works_where_only_matrices_are_trained():
 
 
 def test_an_argument_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"model\.init_args\.optimizer: Invalid learning rate: -1"):
+    with pytest.raises(ValueError, match=r"`optimizer`: Invalid learning rate: -1"):
         try_optimizer(partial(torch.optim.AdamW, lr=-1))

@@ -105,7 +105,7 @@ def test_a_teacher_without_weight_changes_nothing(zero_dir, tmp_path):
             "demo_pretrain",
             {"model.init_args.retention.languages": '["zh", "fr"]'},
             "no source has the language fr, the sources have en, ja, zh; correct the languages of "
-            "--model.init_args.retention, or add a source",
+            "--model.retention, or add a source",
         ),
         (
             "demo_pretrain",

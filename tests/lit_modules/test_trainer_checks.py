@@ -71,7 +71,7 @@ def test_strategies_of_gpus_are_refused(kind, message, monkeypatch):
         ({"limit_train_batches": 1}, r"limit_train_batches is 1, .*; set `max_steps` instead"),
         ({"limit_train_batches": 2}, r"limit_train_batches is 2, "),
         ({"limit_train_batches": 0.5}, r"limit_train_batches is 0\.5, "),
-        ({"overfit_batches": 1}, r"overfit_batches is 1, .*; set `max_steps` instead, and data\.init_args\.epochs"),
+        ({"overfit_batches": 1}, r"overfit_batches is 1, .*; set `max_steps` instead, and `epochs`"),
         ({"overfit_batches": 0.5}, r"overfit_batches is 0\.5"),
         ({"fast_dev_run": True}, r"limit_train_batches is 1, "),
         ({"gradient_clip_val": -1.0}, "must not be negative: steps would go uphill"),
