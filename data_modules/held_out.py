@@ -15,6 +15,7 @@ from glmja.errors import DataError
 Numbers = NDArray[np.int64]
 
 _FEW = 20  # records; `glmja.evaluation.retention` gives no verdict below as many
+_SMALLEST_PART = 20  # a small source holds out a twentieth at least
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def split(num_documents: int, val_share: float, seed: tuple[int, ...], name: str
 
     Args:
         num_documents: Number of documents.
-        val_share: Share to hold out; at least one document unless it is 0.
+        val_share: Share to hold out. Unless it is 0, at least 20 documents are, or 5 % if these are fewer, or one.
         seed: Random seed.
         name: Name of the source, for the message.
 
@@ -63,7 +64,8 @@ def split(num_documents: int, val_share: float, seed: tuple[int, ...], name: str
     Raises:
         ValueError: If no document would be left to train on.
     """
-    num_held_out = max(1, round(num_documents * val_share)) if val_share else 0
+    enough = min(_FEW, num_documents // _SMALLEST_PART)
+    num_held_out = max(1, enough, round(num_documents * val_share)) if val_share else 0
     if num_documents <= num_held_out:
         raise ValueError(
             f"source {name!r} has {num_documents} document; one more is needed to hold one out (val_share {val_share})"

@@ -60,8 +60,8 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
             isolate_documents: Whether to keep documents in a row from attending to each other.
             context_share: Only for ChatGLM-6B: share of the documents whose first tokens, up to half of them, are a
                 context, which is read in both directions and not learnt; 0.5 by default. In validation, none is.
-            val_share: Share of the documents of each source without `val_files`, at least one, that is held out for
-                validation; 0 holds none out.
+            val_share: Share of the documents of each source without `val_files` that is held out for validation. At
+                least 20 are, or 5 % if these are fewer, or one; 0 holds none out.
             cache_dir: Folder for tokenized sources.
             num_workers: Number of processes that load rows; 0 loads them in the main process.
             seed: Random seed of the held-out documents and of the order of the others.

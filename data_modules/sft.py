@@ -59,8 +59,8 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
                 than that.
             max_bad_share: Maximum share of the records of a source that may be dropped because they have no target
                 tokens. If more would be dropped, the run does not start.
-            val_share: Share of the conversations of each source without `val_files` that is held out for validation;
-                at least one conversation, unless the share is 0.
+            val_share: Share of the conversations of each source without `val_files` that is held out for validation. At
+                least 20 are, or 5 % if these are fewer, or one; 0 holds none out.
             cache_dir: Folder for tokenized sources.
             num_workers: Number of processes that load rows; 0 loads them in the main process.
             seed: Seed for choosing the held-out conversations and for shuffling the others.

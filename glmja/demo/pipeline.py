@@ -19,7 +19,7 @@ PARTS = (
 
 def demo(
     output: str = "demo",
-    teach_steps: int = 200,
+    teach_steps: int = 150,
     pretrain_steps: int = 80,
     pretrain_lr: float = 3e-4,
     sft_steps: int = 300,

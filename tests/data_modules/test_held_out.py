@@ -147,6 +147,15 @@ def test_a_run_of_the_version_that_hashed_paths_resumes_if_its_store_is_there_wi
 
 
 @pytest.mark.parametrize(
+    ("num_documents", "val_share", "num_held_out"),
+    [(2, 0.01, 1), (100, 0.01, 5), (1000, 0.01, 20), (10_000, 0.01, 100), (1000, 0.001, 20), (40, 0.5, 20), (40, 0, 0)],
+)
+def test_enough_documents_are_held_out_for_a_verdict(num_documents, val_share, num_held_out):
+    used, held = split(num_documents, val_share, (0, 0), "x")
+    assert (len(used), len(held)) == (num_documents - num_held_out, num_held_out)
+
+
+@pytest.mark.parametrize(
     ("held", "warned"),
     [
         ({"ja": [19]}, ["few held-out records (ja 19): with fewer than 20"]),
