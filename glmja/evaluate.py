@@ -121,7 +121,6 @@ def evaluate(
         OSError: If a file does not exist, or the disk is full.
     """
     commands = _commands(locals(), runs)
-    from glmja.evaluation.questions import QUESTIONS
     from glmja.evaluation.retention import RetentionLimits
     from glmja.evaluation.tasks import EvalLimits, read_tasks
 
@@ -134,7 +133,7 @@ def evaluate(
     check_free(output, overwrite, [*folders, *runs, *(file.path for file in found if isinstance(file, InputFile))])
     place = check_device(device)
     retained = _check_languages(retain, texts) or _RETAINED
-    tasks = read_tasks(texts, text_key, chats, QUESTIONS if questions else (), retained if baseline else (), limits)
+    tasks = read_tasks(texts, text_key, chats, questions, retained if baseline else (), limits)
     _fit_references(tasks, (), max_bad_share)  # what is wrong already, before the models are opened
     opened = _open(folders, tasks, family)
     tasks = _fit_references(tasks, opened, max_bad_share)

@@ -89,7 +89,7 @@ def run_command(
         return returned
 
 
-def command_line(function: Callable[..., Any], values: Mapping[str, Any]) -> str:
+def command_line(function: Callable[..., Any], values: Values) -> str:
     """Returns the command line that calls a function with the given values; values that are defaults are left out.
 
     Args:

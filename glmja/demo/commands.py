@@ -7,7 +7,10 @@ BUILD_TOKENIZER = (
 RESIZE_EMBEDDINGS = (
     "python -m glmja.resize_embeddings --base models/chatglm3-6b --tokenizer models/tokenizer --output models/zero"
 )
-EVALUATE_ZERO = "python -m glmja.evaluate --model models/zero --baseline models/chatglm3-6b --output models/zero_test"
+EVALUATE_ZERO = (
+    "python -m glmja.evaluate --model models/zero --baseline models/chatglm3-6b --output models/zero_test "
+    "--text ja=data/heldout/ja.jsonl zh=data/heldout/zh.jsonl en=data/heldout/en.jsonl"
+)
 PRETRAIN = "python -m glmja.fit --config configs/pretrain.yaml --config configs/presets/zero2.yaml"
 EXPORT_PRETRAINED = "python -m glmja.export --checkpoint runs/pretrain --output models/pretrained"
 EVALUATE_PRETRAINED = (

@@ -58,10 +58,10 @@ def demo(
     steps.build_tokenizer()
     steps.resize_embeddings()
     steps.pretrain(pretrain_steps, pretrain_lr)
-    after_pretraining = steps.evaluate_pretrained()
+    steps.evaluate_pretrained()
     steps.fine_tune(sft_steps)
     scores = steps.evaluate()
-    steps.show_results({"pretrained": after_pretraining, "chat": scores}, time.monotonic() - start)
+    steps.show_results(time.monotonic() - start)
     return scores
 
 

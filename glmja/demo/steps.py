@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,12 +37,14 @@ class Steps:
         texts: Texts for training and held-out ones.
         device: Device on which models are asked.
         asked: Replies of each model to the trained questions, by the model's folder.
+        scores: Scores of each evaluated model and of the base, by the model's folder.
     """
 
     folder: Path
     texts: Texts
     device: str
     asked: dict[str, Recitation] = field(default_factory=dict)
+    scores: dict[str, Scores] = field(default_factory=dict)
 
     def teach_base(self, num_steps: int) -> None:
         """Makes the base and teaches it Chinese and English.
@@ -94,10 +96,7 @@ class Steps:
             "Compare Zero with its base: identical answers to Chinese, fewer tokens for Japanese.",
             commands.EVALUATE_ZERO,
         )
-        evaluate.main(
-            ["--model", f"{self.folder}/zero", "--baseline", f"{self.folder}/base",
-             "--output", f"{self.folder}/zero_test", "--max_new_tokens", "48"]
-        )  # fmt: skip
+        self._evaluate("zero", "zero_test", "--max_new_tokens", "48")
         zero, base = self._ask("zero", _TAUGHT), self.asked["base"]
         same = ["{} {} of {}".format(lang, *zero.identical(base, lang)) for lang in _TAUGHT]
         show(f"replies to questions without Japanese identical to the base's, id by id: {', '.join(same)}")
@@ -114,13 +113,13 @@ class Steps:
         self._export("pretrain", "pretrained", commands.EXPORT_PRETRAINED)
         self._ask("pretrained", _TAUGHT)
 
-    def evaluate_pretrained(self) -> Scores:
+    def evaluate_pretrained(self) -> None:
         """Compares the pretrained model with the base on held-out texts."""
         _announce(
             "Evaluate on held-out text: gains in Japanese, retention of Chinese and English.",
             commands.EVALUATE_PRETRAINED,
         )
-        return self._evaluate("pretrained", "pretrained_test", "--questions", "false")
+        self._evaluate("pretrained", "pretrained_test", "--questions", "false")
 
     def fine_tune(self, num_steps: int) -> None:
         """Fine-tunes on conversations in all languages."""
@@ -139,15 +138,14 @@ class Steps:
         chats = f"ja={self.texts.chats['ja'].held_out}"
         return self._evaluate("chat", "evaluation", "--generate", chats, "--runs", *runs, "--max_new_tokens", "64")
 
-    def show_results(self, scores: Mapping[str, Scores], seconds: float) -> None:
+    def show_results(self, seconds: float) -> None:
         """Shows what has changed, and where everything is.
 
         Args:
-            scores: Scores of each model, by its name.
             seconds: Duration of the demo.
         """
         _announce("What has changed")
-        show(results.figures(scores), results.recitations(self.asked))
+        show(results.figures(self.scores), results.recitations(self.asked))
         show(results.replies(self.asked["base"], self.asked["chat"]), results.folders(self.folder))
         curves = f"tensorboard --logdir {shlex.quote(str(self.folder))}"
         ending = Ending(f"all results in {self.folder}", "chat", {"model": str(self.folder / "chat")}, others=[curves])
@@ -163,11 +161,12 @@ class Steps:
 
     def _evaluate(self, model: str, report: str, *others: str) -> Scores:
         """Compares a model with the base on held-out texts."""
-        return evaluate.measure(  # not `main`, which would exit if retention failed
+        found = self.scores[model] = evaluate.measure(  # not `main`, which would exit if retention failed
             ["--model", f"{self.folder}/{model}", "--baseline", f"{self.folder}/base",
              "--output", f"{self.folder}/{report}",
              "--text", *(f"{lang}={split.held_out}" for lang, split in self.texts.prose.items()), *others]
         )  # fmt: skip
+        return found
 
     def _export(self, run: str, model: str, command: str) -> None:
         show(f"$ {command}", style="cyan")

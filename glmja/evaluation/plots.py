@@ -62,13 +62,14 @@ def drifts(values: Mapping[str, tuple[float, float, float]], limit: float) -> st
     for name, (value, low, high) in values.items():
         axes.plot([100 * low, 100 * high], [name, name], color=COLORS["model"], linewidth=3, solid_capstyle="butt")
         axes.plot([100 * value], [name], color=COLORS["model"], marker="o")
-        axes.annotate(f"{value:+.2%}", (100 * value, name), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+        label = axes.annotate(f"{value:+.2%}", (100 * value, name), (0, 7), textcoords="offset points", ha="center")
+        label.set(fontsize=9, bbox={"color": "white", "pad": 1}, zorder=3)
     axes.axvline(100 * limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit:+.1%}")
     axes.axvline(0, color="black", linewidth=0.8)
     reach = 1.2 * max(100 * limit, 0.1, *(100 * abs(end) for ends in values.values() for end in ends))
     axes.set(xlim=(-reach, reach), ylim=(-0.6, len(values) - 0.4), xlabel="change of bits per character, %")
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper right", frameon=False, fontsize=8)
     return _uri(figure)
 
 
@@ -94,7 +95,7 @@ def lines(curves: Mapping[str, Sequence[tuple[int, float]]], label: str) -> str:
         )  # fmt: skip
     axes.set_xlabel("optimizer step")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=8)
     return _uri(figure)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from glmja.conversation.messages import Message
 from glmja.conversation.rendering import render_prompt
+from glmja.evaluation.questions import QUESTIONS
 from glmja.evaluation.references import References, read_references
 from glmja.files.documents import read_documents
 from glmja.files.input_files import InputPath
@@ -105,7 +106,7 @@ def read_tasks(
     texts: Mapping[str, Sequence[InputPath]],
     text_key: str,
     chats: Mapping[str, Sequence[InputPath]],
-    questions: Sequence[str],
+    questions: bool,
     retained: Sequence[str],
     limits: EvalLimits,
 ) -> EvalTasks:
@@ -115,7 +116,7 @@ def read_tasks(
         texts: Files of each language.
         text_key: Key or column of the text.
         chats: Files of conversations of each language.
-        questions: Questions of a user.
+        questions: Whether to ask the eight questions.
         retained: Languages that the baseline knows; those without texts are left out.
         limits: Sizes of the evaluation.
 
@@ -125,7 +126,7 @@ def read_tasks(
     return EvalTasks(
         texts={lang: first_documents(files, text_key, limits.max_characters) for lang, files in texts.items()},
         references={lang: read_references(files, limits.max_references) for lang, files in chats.items()},
-        questions=questions,
+        questions=QUESTIONS if questions else (),
         retained=[lang for lang in retained if lang in texts],
         limits=limits,
     )
