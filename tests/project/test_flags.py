@@ -62,7 +62,8 @@ TEXTS = [name for name in TEXTS if name not in ("glmja/cli/named_lists.py", "lit
 @pytest.mark.parametrize("name", TEXTS)
 def test_flags_are_spelled_in_their_short_form(name):
     text = (ROOT / name).read_text(encoding="utf-8")
-    assert not re.findall(r"--[\w.]*init_args|\b(?:model|data)\.init_args\.\w", text)
+    in_words = [] if name.startswith("benchmarks/") else re.findall(r"\b(?:model|data)\.init_args\.\w", text)
+    assert not re.findall(r"--[\w.]*init_args", text) + in_words  # benchmarks may have tables of keys
 
 
 @pytest.mark.parametrize("flags", [
