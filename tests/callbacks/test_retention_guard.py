@@ -109,7 +109,7 @@ def test_a_run_that_drifts_warns_saves_its_step_and_ends_and_is_not_resumed_with
     assert stop.value.code == 7
     shown = capsys.readouterr()
     assert "have risen by" in shown.err and "more than RetentionGuard's max_drift (0.10%)" in shown.err
-    assert "raise the weight of --model.init_args.retention or the share of" in shown.err
+    assert "raise the weight of --model.retention or the share of" in shown.err
     assert "bits per character since before training, step 2" in shown.out
     assert any("at 0.10 %, the run ends" in record.message for record in caplog.records)
     # the first validation is within the third step; the run ends after that step, and not before it can be saved

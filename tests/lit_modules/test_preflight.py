@@ -112,7 +112,7 @@ def test_all_problems_are_reported_together_before_weights_are_read(huge, tmp_pa
     said = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     assert len(said) == 4 and all(line.startswith("python -m glmja.fit: error: ") for line in said)
-    assert "data.init_args.row_len (4096) exceeds the model's 2048 positions" in said[0]
+    assert "--data.row_len (4096) exceeds the model's 2048 positions" in said[0]
     assert f"--run_dir {tmp_path}/run needs room for 4 checkpoints of " in said[1]
     assert "GB are free; make room, choose another disk" in said[1]
     assert (

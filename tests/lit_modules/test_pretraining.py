@@ -129,7 +129,7 @@ def test_a_run_with_another_retention_is_not_resumed(run, zero_dir, capsys):
     folder, _, _ = run
     for change, message in (
         ({"model.init_args.retention.weight": 5}, "{'weight': 3.0}}, this run has {'retention': {"),
-        ({"model.init_args.retention.languages": "[]"}, "this run has None; set --model.init_args.retention to the"),
+        ({"model.init_args.retention.languages": "[]"}, "this run has None; set --model.retention to the"),
     ):
         with pytest.raises(SystemExit) as stop:
             fit.main([*args(zero_dir, folder, "demo_pretrain", **SHORT | KEPT | change), "--ckpt_path=last"])

@@ -695,7 +695,7 @@ TABLE = [
         MODEL, r"TMP/model: ChatGLM2 or ChatGLM3\? No file .* seq_length 32768, which does not .*; set --family"),
     row("52 no evidence of the family, in a run", fit,
         lambda w: w.fit(**{"model.init_args.model_dir": w.base_with("tokenizer_config.json", {}, seq_length=32768)}),
-        MODEL, r"ChatGLM2 or ChatGLM3\? .*; set --model.init_args.family to chatglm3 or chatglm2"),
+        MODEL, r"ChatGLM2 or ChatGLM3\? .*; set --model.family to chatglm3 or chatglm2"),
     row("53 Git LFS pointer as weights", resize_embeddings,
         lambda w: w.resize(f"--base={w.with_file('model.safetensors', POINTER, w.base)}"),
         MODEL, r"TMP/model/model.safetensors: a Git LFS pointer, not the file itself; run `git lfs install`"),

@@ -193,7 +193,7 @@ def test_a_fast_dev_run_is_a_planned_run_that_leaves_nothing(zero_dir, tmp_path)
         ({"model.init_args.optimizer": "torch.optim.SparseAdam"}, "does not support dense gradients"),
         (
             {"model.init_args.lr_scheduler": "torch.optim.lr_scheduler.ReduceLROnPlateau"},
-            "--model.init_args.lr_scheduler ReduceLROnPlateau: it waits for a metric",
+            "--model.lr_scheduler ReduceLROnPlateau: it waits for a metric",
         ),
         ({"model.init_args.lr_scheduler": "torch.optim.lr_scheduler.ExponentialLR"}, "are required: gamma"),
     ],
