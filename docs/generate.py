@@ -65,7 +65,7 @@ This page is written by `python docs/generate.py` from the code.
   Chinese and English than `full` with `retention`. Where nothing of the base may change, take `new_rows` with
   `tuning: frozen`: text without new pieces then has the base's hidden states and old logits.
 - `checkpoint.every_n_train_steps: 500`. By the arithmetic of `--estimate`, 500 steps of `configs/pretrain.yaml` take
-  1.5 minutes on 8 H100, 18 minutes on 4 RTX 4090, 37 minutes on an A100 and 70 minutes on one RTX 4090. A run that is
+  1.5 minutes on 8 H100, 18 minutes on 4 RTX 4090, 39 minutes on an A100 and 74 minutes on one RTX 4090. A run that is
   killed loses at most these. Choose a number of steps that takes a quarter of an hour.
 - `val_share: 0.01`, but at least 20 documents of a source, or 5 % of a small one: with fewer, `evaluate` gives no
   verdict ([evaluation](evaluation.md#retention)), and a change of the validation may be chance.
