@@ -8,6 +8,7 @@ import re
 import struct
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +24,11 @@ from glmja.weights.tensors import Advance, FileTensor, MemoryTensor, TensorSourc
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 _BIN_INDEX = "pytorch_model.bin.index.json"
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# what zipfile and torch raise for damaged files
+_DAMAGED = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+    zipfile.BadZipFile, struct.error,
+)  # fmt: skip
 _DTYPE_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
@@ -90,8 +96,10 @@ def _open_bin(path: Path) -> dict[str, TensorSource]:
     try:
         # torch before 1.6 wrote files that are no zip archives, and cannot be mapped
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # about the pickle's protocol
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
+            is_zip = zipfile.is_zipfile(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            outlines = torch.load(path, map_location="meta", weights_only=True) if is_zip else {}
+    except _DAMAGED as error:
         raise ModelError(f"{path}: {describe_placeholder(path) or _why_not_loaded(path, error)}") from error
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ModelError(f"{path}: not a dictionary of tensors")
@@ -99,20 +107,22 @@ def _open_bin(path: Path) -> dict[str, TensorSource]:
     for name, tensor in content.items():
         if tensor.dtype not in _DTYPE_CODES:
             raise _unsupported(path, name, str(tensor.dtype))
-    base = _mapped_at(path, content)
+    base = _mapped_at(content, outlines)
     return {name: _source(path, tensor, base) for name, tensor in content.items()}
 
 
-def _mapped_at(path: Path, content: dict[str, Tensor]) -> int | None:
-    """Returns the address at which a `.bin` file is mapped; None if it is not, or torch does not tell its offsets."""
-    if not zipfile.is_zipfile(path):
-        return None
-    outlines = torch.load(path, map_location="meta", weights_only=True)
+def _mapped_at(content: Mapping[str, Tensor], outlines: Mapping[str, Tensor]) -> int | None:
+    """Returns the address at which a `.bin` file is mapped; None if it is not, or torch does not tell its offsets.
+
+    Args:
+        content: The tensors.
+        outlines: The same on the meta device; none if the file is not mapped.
+    """
     found = set()
-    for name, tensor in content.items():
-        if tensor.numel():
-            offset = getattr(outlines[name].untyped_storage(), "_checkpoint_offset", None)
-            found.add(None if offset is None else tensor.untyped_storage().data_ptr() - offset)
+    for name, outline in outlines.items():
+        if content[name].numel():
+            offset = getattr(outline.untyped_storage(), "_checkpoint_offset", None)
+            found.add(None if offset is None else content[name].untyped_storage().data_ptr() - offset)
     return found.pop() if len(found) == 1 else None  # in an archive that was packed again, the offsets may be guesses
 
 

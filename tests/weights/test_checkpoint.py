@@ -98,6 +98,16 @@ def test_tensors_of_a_bin_file_are_read_from_its_bytes(tmp_path, change):
         assert of_file == {"whole", "rows", "trained"}
 
 
+def test_a_bin_file_with_a_damaged_directory_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(2)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\6\7") + 16] = 9  # of nine disks
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"pytorch_model.bin: damaged; convert it to safetensors"):
+        open_weights(tmp_path)
+
+
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_bin_files_are_read_like_safetensors(base_dir, base, tmp_path, num_shards):
     as_bin(base, num_shards)
