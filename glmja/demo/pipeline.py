@@ -32,7 +32,7 @@ def demo(
         teach_steps: Optimizer steps in which the base learns Chinese and English conversations; half as many
             before that for texts.
         pretrain_steps: Optimizer steps of pretraining.
-        pretrain_lr: Learning rate of pretraining. With 2e-3, the base's conversations are forgotten.
+        pretrain_lr: Learning rate of pretraining.
         sft_steps: Optimizer steps of fine-tuning on conversations.
         overwrite: Replace the results of an earlier demo in `output`.
 

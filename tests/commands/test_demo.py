@@ -109,12 +109,12 @@ def test_the_models_of_the_demo_answer_what_they_were_taught(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_high_learning_rate_of_pretraining_wipes_the_conversations_of_the_base(tmp_path):
+def test_the_conversations_of_the_base_survive_pretraining_at_a_high_learning_rate(tmp_path):
     stdout, _ = run(tmp_path / "demo", "--pretrain_lr", "2e-3", "--sft_steps", "1")
     found = recited(stdout)
-    for lang in ("zh", "en"):
-        assert found["zero"][lang][0] >= 0.9 * found["zero"][lang][1]
-        assert found["pretrained"][lang][0] <= 0.5 * found["pretrained"][lang][1]
+    for model in ("zero", "pretrained"):
+        for lang in ("zh", "en"):
+            assert found[model][lang][0] >= 0.9 * found[model][lang][1]
 
 
 def test_the_questions_at_the_end_of_the_demo_are_trained_on(tmp_path):
