@@ -19,6 +19,7 @@ from glmja.weights.chatglm_layout import expected_shapes
 from lit_modules import PackedPretraining
 from lit_modules.preflight import check_disk, estimate_memory
 from lit_modules.zero2 import ZeRO2
+from tests.support.daily import drawn
 from tests.support.demo_run import args, command
 from tests.support.recorder import records
 from tests.support.tiny_run import TinyRun, make_batch, make_trainer
@@ -151,7 +152,7 @@ def test_the_disk_must_hold_the_checkpoints_that_exist_at_the_same_time(
 LARGEST_BATCH = {"trainer.callbacks+": "callbacks.LargestBatchCheck", "trainer.callbacks.on_cpu": "true"}
 
 
-@pytest.mark.parametrize("recipe", ["demo_pretrain", "demo_sft"])
+@pytest.mark.parametrize(("recipe",), drawn("largest batch", [("demo_pretrain",), ("demo_sft",)], 1))
 def test_trying_the_largest_batch_does_not_change_the_run(zero_dir, tmp_path, recipe):
     folders = [tmp_path / "with", tmp_path / "without"]
     for folder, more in zip(folders, (LARGEST_BATCH, {}), strict=True):

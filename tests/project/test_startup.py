@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daily import drawn_pairs
+
 ROOT = Path(__file__).parents[2]
 SLOW = {"torch", "transformers", "lightning", "torchmetrics", "peft", "datasets", "matplotlib", "deepspeed", "pandas"}
 VERBS = ["build_tokenizer", "resize_embeddings", "fit", "export", "evaluate", "chat", "convert", "demo"]
@@ -39,9 +41,11 @@ def test_help_of_the_program_glmja_imports_no_slow_library(verb):
     assert "usage: " in said
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("args", [["--nonsense", "1"], ["--config", "nowhere.yaml"], ["--config", "setup.cfg"]])
-def test_usage_errors_import_no_slow_library(verb, args):
-    code, said, slow = run(verb, *args)
+WRONG = [("--nonsense", "1"), ("--config", "nowhere.yaml"), ("--config", "setup.cfg")]
+
+
+@pytest.mark.parametrize(("verb", "flag", "value"), drawn_pairs("usage", VERBS, WRONG))
+def test_usage_errors_import_no_slow_library(verb, flag, value):
+    code, said, slow = run(verb, flag, value)
     assert (code, slow) == (2, set())
     assert said.startswith(f"python -m glmja.{verb}: error: ")
