@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,17 @@ from glmja.evaluation.resampling import bootstrap_interval, relative_change
 
 Results = Mapping[str, Sequence[Result]]
 Bits = NDArray[np.float64]
+Target = tuple[str, str, bool]  # what, the figure, whether it is met
 
 KNOWN, NO_GROWTH, AS_MANY = "known recipe", "no growth", "no growth, as many characters"
+VARIED = (", half the rate", ", four budgets")  # ends of the names of arms
 PAIRS = [
     ("calibrated", KNOWN), ("positional", KNOWN), (RECOMMENDED, KNOWN),
     ("calibrated", NO_GROWTH), (RECOMMENDED, NO_GROWTH), ("calibrated", AS_MANY), (RECOMMENDED, AS_MANY),
     ("calibrated", "positional"), ("positional", "`subtoken_mean`"),
     (RECOMMENDED, "calibrated"), (RECOMMENDED, "calibrated at 12 %"),
     ("positional, retention 10 at 12 %", "positional"),
-    *((f"{RECOMMENDED}, {varied}", f"{other}, {varied}")
-      for varied in ("half the rate", "four budgets") for other in (KNOWN, NO_GROWTH, "calibrated")),
+    *((RECOMMENDED + varied, other + varied) for varied in VARIED for other in (KNOWN, NO_GROWTH, "calibrated")),
 ]  # fmt: skip
 _RESAMPLES = 2000
 
@@ -126,35 +127,49 @@ def pairs_table(results: Results) -> Figures:
 def targets_table(results: Results) -> Figures:
     """Returns the targets whose arms were measured, met or not."""
     table = Figures("Targets", ["target", "measured", "met"])
+    targets = [*_of_japanese(results, "calibrated"), *_of_japanese(results, RECOMMENDED), *_of_retention(results)]
+    for varied in VARIED:
+        targets += [*_of_japanese(results, RECOMMENDED, varied), *_of_retention(results, varied)]
+    targets += _of_the_start(results)
+    table.rows = [[target, measured, "yes" if met else "**no**"] for target, measured, met in targets]
+    return table
 
-    def add(target: str, measured: str, met: bool) -> None:
-        table.rows.append([target, measured, "yes" if met else "**no**"])
 
-    for arm in ("calibrated", RECOMMENDED):
-        if {arm, KNOWN} <= results.keys():
-            change = difference(results, arm, KNOWN, "ja")
-            add(f"{arm}: ja at least 5 % below the known recipe", _percent(*change), change[0] <= -0.05)
-            share = share_to_reach(results, arm, KNOWN)
-            reached = "never" if share is None else f"at {share:.0%} of the budget"
-            add(f"{arm}: the known recipe's last ja by 25 %", reached, share is not None and share <= 0.25)
-        for other in (NO_GROWTH, AS_MANY):
-            if {arm, other} <= results.keys():
-                change = difference(results, arm, other, "ja")
-                add(f"{arm}: ja below {other}", _percent(*change), change[2] < 0)
-    if RECOMMENDED in results:
+def _of_japanese(results: Results, arm: str, varied: str = "") -> Iterator[Target]:
+    """Yields the targets of an arm's Japanese, against other arms of the same rate and budget."""
+    arm, known = arm + varied, KNOWN + varied
+    if {arm, known} <= results.keys():
+        change = difference(results, arm, known, "ja")
+        yield f"{arm}: ja at least 5 % below the known recipe", _percent(*change), change[0] <= -0.05
+        share = share_to_reach(results, arm, known)
+        reached = "never" if share is None else f"at {share:.0%} of the budget"
+        yield f"{arm}: the known recipe's last ja by 25 %", reached, share is not None and share <= 0.25
+    for other in (NO_GROWTH, AS_MANY):
+        if {arm, other + varied} <= results.keys():
+            change = difference(results, arm, other + varied, "ja")
+            yield f"{arm}: ja below {other}", _percent(*change), change[2] < 0
+
+
+def _of_retention(results: Results, varied: str = "") -> Iterator[Target]:
+    """Yields the targets of the recommended retention."""
+    arm, plain = RECOMMENDED + varied, "calibrated" + varied
+    if arm in results:
         for lang in ("zh", "en"):
-            found = drift(results, RECOMMENDED, lang)
-            add(f"{RECOMMENDED}: {lang} drift at most +1 %", _percent(*found[:3]), found.trimmed <= 0.01)
-        if "calibrated" in results:
-            change = difference(results, RECOMMENDED, "calibrated", "ja")
-            add(f"{RECOMMENDED}: no cost in ja", _percent(*change), change[1] <= 0)
+            found = drift(results, arm, lang)
+            yield f"{arm}: {lang} drift at most +1 %", _percent(*found[:3]), found.trimmed <= 0.01
+    if {arm, plain} <= results.keys():
+        change = difference(results, arm, plain, "ja")
+        yield f"{arm}: no cost in ja", _percent(*change), change[1] <= 0
+
+
+def _of_the_start(results: Results) -> Iterator[Target]:
+    """Yields the targets of Zero models before training."""
     for arm in ("positional", "calibrated"):
         for lang, limit in (("ja", 0.03), ("zh", 0.02), ("en", 0.02)):
             if arm in results:
                 change = _change_at_start(results, arm, lang)
-                add(f"{arm}: {lang} before training within {limit:.0%} of the base", _percent(*change),
-                    change[0] <= limit)  # fmt: skip
-    return table
+                target = f"{arm}: {lang} before training within {limit:.0%} of the base"
+                yield target, _percent(*change), change[0] <= limit
 
 
 def _change_at_start(results: Results, arm: str, lang: str) -> tuple[float, float, float]:
