@@ -1,9 +1,9 @@
 """Measures SFT batching against Hugging Face's ways to batch: `python -m benchmarks.training.sft_throughput`.
 
 The tiny GLM of `benchmarks.training.training_step` trains adapters on the same conversations, rendered once, in the
-batches of each contender. A turn is one epoch. Only tokens that are not padding count. The learning rate is 0, so that
-the mean loss over an epoch does not depend on the batches: a difference would show that a conversation is missing, has
-other target tokens, or attends to another conversation.
+batches of each contender. A turn is one epoch. Only tokens that are not padding count. The learning rate changes no
+weight, so that the mean loss over an epoch does not depend on the batches: a difference would show that a conversation
+is missing, has other target tokens, or attends to another conversation.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.harness.tiny_glm import load_trainable, plan_batches, write_model
 from benchmarks.harness.turns import Turn, largest_difference, median_and_spread, ratios, row, take_turns
+from benchmarks.training.llamafactory_turns import llama_factory, write_for_transformers
 from data_modules import ChatSource, PaddedSFTData
 from glmja.modeling.batch import IGNORE_INDEX
 from glmja.tokenization.tokenizer import FILE_NAME
@@ -44,8 +45,10 @@ HF: dict[str, dict[str, Any]] = {
 }
 GLMJA = {"glmja, padded": False, "glmja, packed": True}
 PADDED, ONE_ROW, GROUPED, FLATTENED = HF
+LLAMA_FACTORY = "LLaMA-Factory, neat packing"
 TARGETS = {"glmja, padded": "≥ 1.6, ≥ 1.0", "glmja, packed": "≥ 2.0"}
 
+LEARNING_RATE = 1e-30  # changes no weight; a rate of 0 is refused, since nothing would be trained
 _MANY_EPOCHS = 1000
 
 
@@ -80,7 +83,8 @@ def data_module(
     cache = str(scratch / "cache")
     # prompts longer than a row are dropped on both sides
     options: dict[str, Any] = {"max_bad_share": 1.0, "val_share": 0.0, "cache_dir": cache}
-    return PaddedSFTData(str(tokenizer), sources, row_len, tokens_per_batch, packing, epochs, **options)
+    options |= {"row_len": row_len, "tokens_per_batch": tokens_per_batch, "packing": packing, "epochs": epochs}
+    return PaddedSFTData(str(tokenizer), sources, **options)
 
 
 class Conversations(Dataset[dict[str, list[int]]]):
@@ -111,7 +115,7 @@ def hugging_face(turn: Turn, scratch: Path, precision: str, name: str, row_len: 
         Conversations(data),
         scratch / "hf",
         precision,
-        0.0,
+        LEARNING_RATE,
         data_collator=collator,
         callbacks=[callback],
         arguments={"num_train_epochs": _MANY_EPOCHS, **HF[name]},
@@ -173,7 +177,7 @@ def glmja_epochs(turn: Turn, scratch: Path, precision: str, packing: bool, row_l
         str(scratch / "model"),
         embeddings="frozen",
         dtype="float32",
-        optimizer=trainers.adamw(0.0),
+        optimizer=trainers.adamw(LEARNING_RATE),
         lr_scheduler=trainers.constant,
     )
     trainer = trainers.lightning_trainer(scratch, precision, [EpochTurns(turn, tokens)], max_steps=-1)
@@ -186,20 +190,31 @@ def compare(scratch: Path, args: argparse.Namespace) -> list[Figures]:
     contenders: dict[str, Any] = {name: partial(hugging_face, name=name, **given) for name in HF}
     for name, packing in GLMJA.items():
         contenders[name] = partial(glmja_epochs, packing=packing, tokens_per_batch=args.tokens_per_batch, **given)
+    if args.llamafactory:
+        write_for_transformers(scratch)
+        given |= {"python": args.llamafactory, "batch_size": args.tokens_per_batch // args.row_len}
+        files = {"chats": str(scratch / "chats.jsonl")}
+        data = plan_batches(data_module(scratch / "model", files, scratch, args.row_len, args.row_len, False, 1))
+        contenders[LLAMA_FACTORY] = partial(llama_factory, tokens=int(data.ledger.facts["tokens"]), **given)
     measured, load = take_turns(contenders, args.rounds, warmup=0)
     first = measured[PADDED][0]
     table = Figures(
         f"{args.conversations} conversations, {first['tokens']:,} tokens a turn, {args.precision}, one thread",
         ["batches", "useful tokens/s", "CPU s per 1,000", "useful share", "times HF padded", "times HF grouped",
-         "target", "mean loss"],
+         "CPU, times HF flattened", "CPU, times LLaMA-Factory", "target", "mean loss"],
     )  # fmt: skip
     for name, done in measured.items():
         share = sum(turn["tokens"] for turn in done) / sum(turn["computed"] for turn in done)
         times = [median_and_spread(ratios(measured[peer], done)) for peer in (PADDED, GROUPED)]
+        times += [
+            median_and_spread(ratios(measured[peer], done, "cpu")) if peer in measured else ""
+            for peer in (FLATTENED, LLAMA_FACTORY)
+        ]
         table.rows.append([*row(name, done), f"{share:.1%}", *times, TARGETS.get(name, ""), f"{done[0]['loss']:.5f}"])
-    losses = [[done[0]["loss"]] for done in measured.values()]
+    checked = [done for name, done in measured.items() if name != LLAMA_FACTORY]
+    losses = [[done[0]["loss"]] for done in checked]
     apart = max(largest_difference(losses[0], other) for other in losses)
-    same = {(turn["tokens"], turn["targets"]) for done in measured.values() for turn in done}
+    same = {(turn["tokens"], turn["targets"]) for done in checked for turn in done}
     assert len(same) == 1, f"contenders trained on different tokens: {same}"
     table.notes += [
         f"{load}; largest relative difference of the mean losses {apart:.1e}; {int(first['targets']):,} target tokens.",
@@ -233,6 +248,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens_per_batch", type=int, default=2048, help="Tokens per micro-batch of glmja.")
     parser.add_argument("--fill_only", action="store_true", help="Only compute the share of padding.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the sample.")
+    parser.add_argument("--llamafactory", type=Path, metavar="PYTHON", help="Interpreter of an environment with "
+                        "LLaMA-Factory 0.9.5 (see benchmarks/data/llamafactory_peer.py).")  # fmt: skip
     options = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
