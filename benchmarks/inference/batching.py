@@ -18,6 +18,7 @@ import torch
 from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.harness.tiny_glm import text_files, write_model
+from glmja.conversation.messages import Message
 from glmja.conversation.replies import generate
 from glmja.evaluation.likelihood import measure
 from glmja.evaluation.questions import QUESTIONS
@@ -33,7 +34,7 @@ BATCH_SIZES = (1, 8, 32)
 def answers(model: Any, tokenizer: GLMTokenizer, documents: list[str], batch_size: int) -> tuple[int, Any]:
     """Answers the eight questions and beginnings of documents greedily; returns the number of tokens and the ids."""
     texts = [*QUESTIONS, *(document[:60] for document in documents)][: max(BATCH_SIZES)]
-    prompts = [[{"role": "user", "content": text}] for text in texts]
+    prompts: list[list[Message]] = [[{"role": "user", "content": text}] for text in texts]
     replies = generate(model, tokenizer, prompts, Sampling(32), batch_size=batch_size)
     return sum(len(reply.ids) for reply in replies), [reply.ids for reply in replies]
 

@@ -32,7 +32,8 @@ _OTHER_LANGUAGES = ("zh", "en")
 
 def split(path: Path, training: Path, held_out_share: float, seed: int) -> dict[str, list[str]]:
     """Writes the training documents to a file and returns the held-out ones, by kind."""
-    rng, held_out = random.Random(seed), {"aozora": [], "wikipedia": [], "rest": []}
+    rng = random.Random(seed)
+    held_out: dict[str, list[str]] = {"aozora": [], "wikipedia": [], "rest": []}
     with gzip.open(path, "rt", encoding="utf-8") as lines, training.open("w", encoding="utf-8") as out:
         for line in lines:
             record = json.loads(line)

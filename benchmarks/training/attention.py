@@ -60,7 +60,7 @@ def of_documents(num_documents: int, row_len: int = 4096) -> Iterator[Batch]:
 
 def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, attention: str, batch: Batch) -> float:
     """Takes an optimizer step; returns the loss per target token."""
-    glm: Any = unwrap_peft(model)  # type: ignore[arg-type]
+    glm: Any = unwrap_peft(model)
     hidden = glm.model(**model_inputs(batch, attention)).last_hidden_state
     total, targets = next_token_loss(hidden, glm.lm_head.weight, batch["labels"], 256)
     (total / targets.numel()).backward()

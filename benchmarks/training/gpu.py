@@ -87,7 +87,8 @@ def part_cells(part: str, found: Any) -> list[str]:
 
 def compare(names: Sequence[str], small: bool, limit: float) -> list[Figures]:
     """Measures the parts and the cases with the given names."""
-    config, results = (TINY if small else SIX_B), {}
+    config = TINY if small else SIX_B
+    results: dict[str, Any] = {}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     parts = Figures(f"Parts of a step, {gpu}", ["part", "ms", "TFLOP/s", "extra GB"])
     headings = ["case", "tokens/s", "TFLOP/s", "MFU", "peak GB", "useful", "loss"]

@@ -11,6 +11,7 @@ from benchmarks.data.bin_packing import synthetic_lengths
 from data_modules.batches.batching import group_by_length, pack_whole, shuffle_groups
 from data_modules.batches.rows import Fragment, Row, collate, pack
 from glmja.modeling.adapters import Embeddings
+from glmja.modeling.attention import AttentionName
 from glmja.modeling.batch import Batch
 
 
@@ -29,7 +30,7 @@ class Case:
     row_len: int = 1024
     tokens: int = 8192
     embeddings: Embeddings = "full"
-    attention: str = "sdpa"
+    attention: AttentionName = "documents"
     checkpointing: bool = False
     compiled: bool = False
     zero2: bool = False
@@ -41,6 +42,8 @@ CASES = (
     Case("text 4k", row_len=4096),
     Case("text 4k, 16k tokens", row_len=4096, tokens=16_384),
     Case("text 4k, 32k tokens", row_len=4096, tokens=32_768),
+    Case("text 1k, dense mask", attention="sdpa"),
+    Case("text 4k, dense mask", row_len=4096, attention="sdpa"),
     Case("text 1k, checkpointing", checkpointing=True),
     Case("text 4k, checkpointing", row_len=4096, checkpointing=True),
     Case("text 1k, compiled", compiled=True),
@@ -52,13 +55,14 @@ CASES = (
     Case("text 4k, no mask, compiled", row_len=4096, isolate=False, compiled=True),
     Case("text 4k, ZeRO-2", row_len=4096, zero2=True),
     Case("text 1k, one row, checkpointing", tokens=1024, checkpointing=True),
-    Case("HF text 1k", trainer="hf"),
-    Case("HF text 4k", trainer="hf", row_len=4096),
-    Case("HF text 1k, one row, checkpointing", trainer="hf", tokens=1024, checkpointing=True),
+    Case("HF text 1k", trainer="hf", attention="sdpa"),
+    Case("HF text 4k", trainer="hf", attention="sdpa", row_len=4096),
+    Case("HF text 1k, one row, checkpointing", trainer="hf", attention="sdpa", tokens=1024, checkpointing=True),
     Case("sft padded", data="sft padded", embeddings="frozen"),
     Case("sft packed", data="sft packed", embeddings="frozen"),
+    Case("sft packed, dense mask", data="sft packed", embeddings="frozen", attention="sdpa"),
     Case("sft packed, flex", data="sft packed", embeddings="frozen", attention="flex_attention"),
-    Case("HF sft 8 rows padded", trainer="hf", data="sft 8 rows", embeddings="frozen"),
+    Case("HF sft 8 rows padded", trainer="hf", attention="sdpa", data="sft 8 rows", embeddings="frozen"),
 )
 
 

@@ -68,7 +68,7 @@ def measure_optimizers(config: dict[str, Any]) -> dict[str, dict[str, float]]:
         parameter.grad = torch.ones_like(parameter)
     count, found = sum(p.numel() for p in trained), {}
     for kind in ("fused", "foreach"):
-        optimizer = torch.optim.AdamW(trained, lr=1e-5, **{kind: True})
+        optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=kind == "fused", foreach=kind == "foreach")
         found[f"AdamW {kind}, {count / 1e6:.1f} M"] = measure(optimizer.step)
         del optimizer
     return found

@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import GlmForCausalLM, TrainerCallback, TrainingArguments
 from transformers import Trainer as HFTrainer
@@ -24,7 +25,7 @@ from callbacks.throughput import count_tokens, known_peak_tflops, peak_memory
 from glmja.modeling.adapters import Lora, apply_tuning
 from glmja.modeling.batch import Batch
 from glmja.modeling.flops import training_flops_per_token
-from glmja.runs.contracts import TrainingData
+from glmja.runs.contracts import Example, TrainingData
 from glmja.runs.ledger import Ledger
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.twin import build as twin
@@ -61,7 +62,8 @@ class LightningClock(Callback):
 
     def __init__(self, clock: Clock) -> None:
         """Keeps the clock."""
-        self.clock, self.losses = clock, []
+        self.clock = clock
+        self.losses: list[Tensor] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,8 +92,20 @@ class MadeBatches(LightningDataModule, TrainingData):
         """Keeps the batches."""
         super().__init__()
         self.batches, self.num_steps, self.row_len = batches, len(batches), row_len
-        self.validation_sources, self.fingerprint = [], None
+        self.validation_sources, self.row_sources = [], None
+        self.fingerprint, self.settings, self.saved = None, None, None
         self.ledger = Ledger("", entries=[], facts={})
+
+    def plan_ranks(self) -> int:
+        """Returns the number of processes."""
+        return 1
+
+    def check_files(self) -> None:
+        """Does nothing: there are no files."""
+
+    def first_examples(self) -> list[Example]:
+        """Returns nothing: there are no sources."""
+        return []
 
     def use_tokenizer(self, tokenizer: GLMTokenizer) -> None:
         """Does nothing: the batches hold ids."""
@@ -169,7 +183,7 @@ def run_hf(case: Case, config: dict[str, Any], batches: list[Batch], clock: Cloc
     trainer = HFTrainer(
         model=trained,
         args=arguments,
-        train_dataset=ready,  # type: ignore[arg-type]
+        train_dataset=ready,
         data_collator=first,
         callbacks=[HFClock(clock)],
     )

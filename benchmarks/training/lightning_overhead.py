@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -79,7 +80,12 @@ def compare(scratch: Path, num_rounds: int, num_pairs: int) -> Figures:
     warmup = 2
     for precision in PRECISIONS if has_bf16_instructions() else ["fp32"]:
         for row_len, batch_size in SHAPES:
-            given = {"scratch": scratch, "precision": precision, "row_len": row_len, "batch_size": batch_size}
+            given: dict[str, Any] = {
+                "scratch": scratch,
+                "precision": precision,
+                "row_len": row_len,
+                "batch_size": batch_size,
+            }
             contenders = {BARE: partial(bare, **given), LIGHTNING: partial(lightning, **given)}
             rounds = num_rounds * (1 if row_len * batch_size > 1000 else 5)
             measured: dict[str, Turns] = {name: [] for name in contenders}

@@ -16,7 +16,7 @@ from glmja.families.recognition import load_tokenizer
 from glmja.modeling.loading import load_model
 from glmja.tokenization.huggingface import save
 
-SCRIPT = Path(__file__).with_name("llamafactory_sft.py")
+SCRIPT = Path(__file__).with_name("llamafactory_sft_peer.py")
 
 
 def write_for_transformers(scratch: Path) -> None:

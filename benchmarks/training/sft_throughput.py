@@ -178,7 +178,7 @@ def glmja_epochs(turn: Turn, scratch: Path, precision: str, packing: bool, row_l
         embeddings="frozen",
         dtype="float32",
         optimizer=trainers.adamw(LEARNING_RATE),
-        lr_scheduler=trainers.constant,
+        lr_scheduler=partial(trainers.constant),
     )
     trainer = trainers.lightning_trainer(scratch, precision, [EpochTurns(turn, tokens)], max_steps=-1)
     trainer.fit(module, datamodule=data_module(*given, _MANY_EPOCHS))

@@ -43,6 +43,7 @@ from benchmarks.harness.turns import (
 )
 from data_modules import PackedPretrainingData, TextSource
 from lit_modules import PackedPretraining
+from lit_modules.cpu import has_bf16_instructions
 
 LEARNING_RATE = 1e-3
 HF, GLMJA = "HF Trainer + peft", "glmja, Lightning"
@@ -117,8 +118,13 @@ def compare(scratch: Path, num_rounds: int, row_len: int, batch_size: int) -> li
         ["trainer", "tokens/s", "CPU s per 1,000 tokens", "times HF", "times HF, CPU", "target"],
     )
     curves = []
-    for precision in PRECISIONS:
-        given = {"scratch": scratch, "precision": precision, "row_len": row_len, "batch_size": batch_size}
+    for precision in PRECISIONS if has_bf16_instructions() else ["fp32"]:
+        given: dict[str, Any] = {
+            "scratch": scratch,
+            "precision": precision,
+            "row_len": row_len,
+            "batch_size": batch_size,
+        }
         warmup = 2
         contenders = {HF: partial(hugging_face, **given), GLMJA: partial(glmja_steps, **given)}
         turns, load = take_turns(contenders, num_rounds, warmup)

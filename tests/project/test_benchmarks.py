@@ -9,6 +9,11 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "benchmarks").rglob("*.py"))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES]
 SCRIPTS = [name for name in MODULES if "def main(" in (ROOT / f"{name.replace('.', '/')}.py").read_text("utf-8")]
+# other software, in an environment of its own, that a benchmark starts
+PEERS = {
+    "benchmarks.data.llamafactory_peer": "benchmarks.data.token_store",
+    "benchmarks.training.llamafactory_sft_peer": "benchmarks.training.sft_throughput",
+}
 COMMANDS = {name.removesuffix(".__main__") for name in SCRIPTS}
 
 
@@ -22,7 +27,7 @@ def test_every_benchmark_answers_help_and_names_its_command(name, capsys):
     module = importlib.import_module(name)
     with pytest.raises(SystemExit, match="0"):
         module.main(["--help"])
-    command = "benchmarks.data.token_store" if name.endswith("_peer") else name.removesuffix(".__main__")
+    command = PEERS.get(name) or name.removesuffix(".__main__")
     assert f"python -m {command}" in module.__doc__
     assert "usage:" in capsys.readouterr().out
 

@@ -10,11 +10,10 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llamafactory.hparams import get_train_args
-from llamafactory.train.sft.workflow import run_sft
 from transformers import TrainerCallback
 
 NAME, EPOCHS = "chats", 1000
@@ -88,17 +87,20 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Runs LLaMA-Factory's own fine-tuning."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("model", "chats", "scratch"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--row_len", type=int, required=True)
     parser.add_argument("--batch_size", type=int, required=True)
     parser.add_argument("--bf16", action="store_true")
-    args = parser.parse_args()
-    args.scratch.mkdir(parents=True, exist_ok=True)
-    run_sft(*get_train_args(settings(args)), callbacks=[Epochs()])
+    options = parser.parse_args(args)
+    from llamafactory.hparams import get_train_args  # type: ignore  # noqa: PLC0415  # not in glmja's environment
+    from llamafactory.train.sft.workflow import run_sft  # type: ignore  # noqa: PLC0415
+
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    run_sft(*get_train_args(settings(options)), callbacks=[Epochs()])
 
 
 if __name__ == "__main__":
