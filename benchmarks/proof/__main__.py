@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.harness.arguments import ROOT, benchmark_parser
 from benchmarks.harness.tables import publish
-from benchmarks.proof import findings, models, results, training
+from benchmarks.proof import arm_results, findings, models, training
 from benchmarks.proof.pictures import draw
 from benchmarks.proof.settings import ARMS, FULL, SMOKE, Arm, Scale
 from glmja.text.terminal import show
@@ -33,15 +33,15 @@ def measure(work: Path, data: Path | None, folder: Path, scale: Scale, runs: Seq
         runs: Arms and seeds, in the order in which they are to run.
     """
     missing = [(arm, seed, path) for arm, seed in runs if not (path := folder / f"{arm.key}-{seed}.json").exists()]
-    base = folder / f"{results.BASE}.json"
+    base = folder / f"{arm_results.BASE}.json"
     if not missing and base.exists():
         return
     models.prepare(work, data, scale)
     if not base.exists():
-        results.save(training.base_result(work, scale), base)
+        arm_results.save(training.base_result(work, scale), base)
     for number, (arm, seed, path) in enumerate(missing, start=1):
         show(f"{number} of {len(missing)}: {arm.name}, seed {seed}")
-        results.save(training.run_arm(work, arm, seed, scale), path)
+        arm_results.save(training.run_arm(work, arm, seed, scale), path)
 
 
 def select(names: Sequence[str] | None) -> list[tuple[Arm, int]]:
@@ -75,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     measure(work, None if options.smoke else options.data.resolve(), folder, scale, runs)
-    found = results.load_all(folder, scale)
+    found = arm_results.load_all(folder, scale)
     publish([table(found) for table in findings.TABLES], options.markdown)
     work.mkdir(parents=True, exist_ok=True)
     draw(found, options.picture or work / "proof.png")

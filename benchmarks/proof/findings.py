@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.tables import Figures
-from benchmarks.proof.results import BASE, Result
+from benchmarks.proof.arm_results import BASE, Result
 from benchmarks.proof.settings import RECOMMENDED, SHARES
 from callbacks.retention_guard import Drift, measure
 from glmja.evaluation.resampling import bootstrap_interval, relative_change

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.proof import models
+from benchmarks.proof.arm_results import BASE, Result, describe
 from benchmarks.proof.curve import read_windows, window_bits
-from benchmarks.proof.results import BASE, Result, describe
 from benchmarks.proof.settings import ARMS, ROW_LEN, SHARES, Arm, Scale
 from benchmarks.proof.texts import num_characters
 from glmja.families.recognition import load_tokenizer

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -108,7 +109,8 @@ class SameRows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         """Returns row i without a mask; positions restart at each document."""
-        return {name: torch.from_numpy(ids) for name, ids in self.rows[self.order[i]]._asdict().items()}
+        row = self.rows[self.order[i]]._asdict()
+        return {name: torch.from_numpy(ids) for name, ids in row.items() if isinstance(ids, np.ndarray)}
 
 
 def compare(scratch: Path, num_rounds: int, row_len: int, batch_size: int) -> list[Figures]:

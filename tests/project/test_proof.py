@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks.proof import __main__ as proof
-from benchmarks.proof import findings, models, results, texts, training
+from benchmarks.proof import arm_results, findings, models, texts, training
+from benchmarks.proof.arm_results import BASE, Result
 from benchmarks.proof.curve import window_bits
-from benchmarks.proof.results import BASE, Result
 from benchmarks.proof.settings import ARMS, FULL, LANGUAGES, RECOMMENDED, ROW_LEN, SHARES, SMOKE
 from benchmarks.proof.vocabulary import formed, prune
 from glmja.families.recognition import load_tokenizer
@@ -30,7 +30,9 @@ def result(arm, ja, seed=0, zh=400.0, en=300.0, scale=FULL, **changes):
         for share, x in zip(SHARES, ja, strict=True)
     }
     flops = {"training": 2.4e12, "teacher": 1e11, "calibration": 0.0}
-    found = Result(arm, seed, results.describe(scale), 10, 1000, flops, {x: [100] * 5 for x in LANGUAGES}, 9.0, bits)
+    found = Result(
+        arm, seed, arm_results.describe(scale), 10, 1000, flops, {x: [100] * 5 for x in LANGUAGES}, 9.0, bits
+    )
     return replace(found, **changes)
 
 
@@ -54,7 +56,7 @@ def test_the_smoke_ends_in_tables_and_a_picture(smoke):
 
 
 def test_every_run_is_measured_at_all_shares_and_has_used_its_budget(smoke):
-    found = results.load_all(smoke / "results", SMOKE)
+    found = arm_results.load_all(smoke / "results", SMOKE)
     for run in found[RECOMMENDED]:
         assert list(run.bits) == [str(share) for share in SHARES]
         assert [len(run.at(share, "zh")) for share in SHARES] == [6, 3, 3, 3, 6]
@@ -177,16 +179,16 @@ def test_targets_that_are_missed_are_shown_as_missed():
 
 
 def test_results_of_other_settings_are_not_compared(tmp_path):
-    results.save(result(BASE, [700] * 5), tmp_path / "base.json")
-    assert results.load(tmp_path / "base.json", FULL) == result(BASE, [700] * 5)
+    arm_results.save(result(BASE, [700] * 5), tmp_path / "base.json")
+    assert arm_results.load(tmp_path / "base.json", FULL) == result(BASE, [700] * 5)
     with pytest.raises(ValueError, match=r"base\.json was measured with other settings; give another folder"):
-        results.load_all(tmp_path, SMOKE)
+        arm_results.load_all(tmp_path, SMOKE)
 
 
 def test_results_have_the_order_of_the_arms_and_those_of_former_arms_come_last(tmp_path):
     for arm in (RECOMMENDED, "former arm", findings.KNOWN, BASE):
-        results.save(result(arm, [700] * 5), tmp_path / f"{arm[:5]}.json")
-    assert list(results.load_all(tmp_path, FULL)) == [BASE, findings.KNOWN, RECOMMENDED, "former arm"]
+        arm_results.save(result(arm, [700] * 5), tmp_path / f"{arm[:5]}.json")
+    assert list(arm_results.load_all(tmp_path, FULL)) == [BASE, findings.KNOWN, RECOMMENDED, "former arm"]
 
 
 def test_an_unknown_arm_is_refused(capsys):
@@ -204,4 +206,4 @@ def test_first_seeds_run_before_second_ones():
 @pytest.mark.slow
 def test_all_arms_run_on_the_smallest_scale(tmp_path):
     proof.main(["--smoke", "--output", str(tmp_path)])
-    assert results.load_all(tmp_path / "results", SMOKE).keys() == {BASE, *(arm.name for arm in ARMS)}
+    assert arm_results.load_all(tmp_path / "results", SMOKE).keys() == {BASE, *(arm.name for arm in ARMS)}
