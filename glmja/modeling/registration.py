@@ -18,18 +18,28 @@ _MODULES = ("glmja.modeling.chatglm1", "glmja.modeling.chatglm1_auto_tokenizer")
 
 
 class _AfterLibrary(MetaPathFinder):
-    """Finds `transformers` as it would be found without this finder, and registers the model after it."""
+    """Finds `transformers` as it would be found without this finder, and registers the model once it is imported.
+
+    Libraries also look for it without importing it, so the finder stays until it is.
+    """
+
+    is_searching = False
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         """Returns None for other modules."""
-        if fullname != _LIBRARY:
+        if fullname != _LIBRARY or self.is_searching:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self.is_searching = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.is_searching = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 execute(module)
                 _import()
 

@@ -12,11 +12,14 @@ from tests.support.chatglm1 import tiny_model
 
 ROOT = Path(__file__).parents[2]
 GLMJA_FIRST = "import glmja, sys; assert 'transformers' not in sys.modules; import transformers"
+SOUGHT_BEFORE = "import glmja, importlib.util; assert importlib.util.find_spec('transformers'); import transformers"
 GLMJA_LAST = "import transformers, glmja"
 
 
 @pytest.mark.parametrize(
-    "imports", [GLMJA_FIRST, pytest.param(GLMJA_LAST, marks=pytest.mark.slow)], ids=["first", "last"]
+    "imports",
+    [GLMJA_FIRST, SOUGHT_BEFORE, pytest.param(GLMJA_LAST, marks=pytest.mark.slow)],
+    ids=["first", "sought before", "last"],
 )
 def test_the_auto_classes_know_the_model_after_import_glmja(imports, tmp_path):
     tiny_model().save_pretrained(tmp_path)
