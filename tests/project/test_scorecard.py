@@ -41,6 +41,9 @@ def test_imports_against_the_table_are_found():
         module("glmja.text.a", "from glmja.files import b\nfrom glmja.errors import E\n", "glmja.text"),
         module("glmja.files.b", "import glmja.text.a\n", "glmja.files"),
         module("glmja.errors", ""),
+        module("glmja.fit", "", "glmja"),
+        module("glmja.chat", "", "glmja"),
+        module("glmja.demo.c", "from glmja import chat, fit\n", "glmja.demo"),
     ]
-    table = {"glmja.text": set(), "glmja.files": {"glmja.text"}}
-    assert +scorecard.forbidden_arrows(modules, table) == {"glmja.text": 1}
+    table = {"glmja.text": set(), "glmja.files": {"glmja.text"}, "glmja.demo": {"glmja.fit"}}
+    assert +scorecard.forbidden_arrows(modules, table) == {"glmja.text": 1, "glmja.demo": 1}
