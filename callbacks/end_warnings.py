@@ -5,10 +5,11 @@ from __future__ import annotations
 from lightning import Trainer
 
 from callbacks.validation_table import ValidationTable
+from glmja.evaluation.retention import RetentionLimits
 from glmja.modeling.contracts import training_module
 from glmja.runs.run_folder import RunFolder
 
-RISE = 0.02  # of bits per character, above which a run warns: the limit of `evaluate` for a language that is kept
+RISE = RetentionLimits.max_drift  # of bits per character, above which a run warns, as `evaluate` does
 
 
 def end_warnings(trainer: Trainer) -> list[str]:
@@ -18,7 +19,8 @@ def end_warnings(trainer: Trainer) -> list[str]:
         trainer: The trainer, after the run.
     """
     found = []
-    table = next((callback for callback in _callbacks(trainer) if isinstance(callback, ValidationTable)), None)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    table = next((callback for callback in callbacks if isinstance(callback, ValidationTable)), None)
     for name, rise in sorted(table.rises().items() if table else ()):
         if name.endswith("/bits_per_char") and not rise <= RISE:  # or NaN
             found.append(f"{name} rose by {rise:.1%} since before training")
@@ -27,7 +29,3 @@ def end_warnings(trainer: Trainer) -> list[str]:
         batches = RunFolder(trainer.default_root_dir).bad_batches
         found.append(f"{skipped} steps without finite loss or gradients were skipped; their batches are in {batches}")
     return found
-
-
-def _callbacks(trainer: Trainer) -> list[object]:
-    return [*trainer.callbacks]  # type: ignore[attr-defined]

@@ -59,7 +59,8 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
                 weights, a source may be read more or less often.
             isolate_documents: Whether to keep documents in a row from attending to each other.
             context_share: Only for ChatGLM-6B: share of the documents whose first tokens, up to half of them, are a
-                context, which is read in both directions and not learnt; 0.5 by default. In validation, none is.
+                context, which is read in both directions and has no target tokens; 0.5 by default. Validation has
+                none.
             val_share: Share of the documents of each source without `val_files` that is held out for validation. At
                 least 20 are, or 5 % if these are fewer, or one; 0 holds none out.
             cache_dir: Folder for tokenized sources.

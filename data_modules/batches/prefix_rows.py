@@ -1,8 +1,8 @@
 """Rows of documents for a model that reads a context in both directions before it answers, as ChatGLM-6B.
 
-Each part of a document in a row is a sequence of its own: a context, `[gMASK] <sop>`, and an answer, of which only the
-answer is learnt. The context is empty, so that the model learns to begin a text, or the first tokens of the part, so
-that it learns to read one: GLM was trained to generate the last 50 % to 100 % of a document (section 2.2 of
+Each part of a document in a row is a sequence of its own: a context, `[gMASK] <sop>`, and an answer, whose tokens are
+the only target tokens. The context is empty, so that the model learns to begin a text, or the first tokens of the
+part, so that it learns to read one: GLM was trained to generate the last 50 % to 100 % of a document (section 2.2 of
 https://arxiv.org/abs/2103.10360).
 
 A stream counts two tokens more for each document, which are its `[gMASK] <sop>`. A part that continues a document at
@@ -32,7 +32,7 @@ def prefixed(stream: DocumentStream) -> DocumentStream:
 
 
 def with_context(ids: NDArray[np.uint32], context_len: int, prefix_ids: Sequence[int]) -> Fragment:
-    """Returns a part of a document as a sequence of which the answer is learnt.
+    """Returns a part of a document as a sequence with the answer as target tokens.
 
     Args:
         ids: Ids of the part, (T,).

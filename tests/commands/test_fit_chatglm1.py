@@ -167,7 +167,7 @@ def test_packed_pretraining_lowers_the_loss_and_resumes_bit_for_bit(documents, c
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-def test_a_preview_shows_what_of_a_document_is_learnt(documents, chatglm1_dir, tmp_path, capsys):
+def test_a_preview_shows_the_target_tokens_of_a_document(documents, chatglm1_dir, tmp_path, capsys):
     fit.main([*documents(chatglm1_dir, tmp_path / "run"), "--preview"])
     shown = capsys.readouterr().out
     assert "[gMASK]" in shown and "<sop>" in shown

@@ -61,7 +61,7 @@ def sequences(row):
 
 
 @given(lengths=LENGTHS, row_len=st.integers(8, 50), share=st.sampled_from([0.0, 0.5, 1.0]))
-def test_every_token_of_a_pass_is_in_a_context_or_learnt_once(lengths, row_len, share):
+def test_every_token_of_a_pass_is_in_a_context_or_a_target_once(lengths, row_len, share):
     store = Documents(lengths)
     rows = prefix_rows(store, row_len, share=share)
     found = []
