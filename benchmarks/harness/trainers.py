@@ -17,6 +17,7 @@ from transformers import Trainer as HFTrainer
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from benchmarks.harness.adapters import PEFT, use
 from benchmarks.harness.turns import Turn
 from glmja.modeling.batch import IGNORE_INDEX
 
@@ -133,7 +134,11 @@ class CountingTrainer(HFTrainer):
 def hf_trainer(
     model: nn.Module, dataset: Any, scratch: Path, precision: str, learning_rate: float, **options: Any
 ) -> CountingTrainer:
-    """Makes Hugging Face's Trainer with its usual settings and the optimizer that is fastest on a processor."""
+    """Makes Hugging Face's Trainer with its usual settings and the optimizer that is fastest on a processor.
+
+    The model's adapters become those of peft.
+    """
+    use(model, PEFT)
     arguments = TrainingArguments(
         output_dir=str(scratch),
         use_cpu=True,

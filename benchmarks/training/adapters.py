@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.harness import tiny_glm
+from benchmarks.harness.adapters import FUSED, NO_CAST, PEFT, use
 from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.harness.turns import alternate, median_and_spread
@@ -27,7 +28,6 @@ from glmja.modeling.adapters import Lora, apply_tuning
 from glmja.modeling.loading import load_model
 from glmja.modeling.lora_linear import LoraLinear
 
-PEFT, NO_CAST, FUSED = "peft", "peft, inputs not cast", "one operation"
 SHAPES = ((512, 1536), (1024, 3072), (4096, 1024))  # inputs and outputs
 NUM_TOKENS, RANK, ROW_LEN = 512, 8, 128
 
@@ -52,15 +52,6 @@ class Count(TorchDispatchMode):
             self.casts += 1
             self.cast_bytes += args[0].nbytes + result.nbytes
         return result
-
-
-def use(model: nn.Module, contender: str) -> None:
-    """Makes the adapters of a model work as a contender does."""
-    for layer in model.modules():
-        if isinstance(layer, LoraLinear):
-            forward = LoraLinear.forward if contender == FUSED else Linear.forward
-            layer.forward = forward.__get__(layer)  # type: ignore[method-assign]
-            layer.cast_input_dtype_enabled = contender == PEFT
 
 
 def count(folder: Path) -> Figures:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.tuners.lora.layer import Linear
 
 from benchmarks.harness import tiny_glm
+from benchmarks.harness.adapters import FUSED, PEFT, use
 from benchmarks.harness.arguments import benchmark_parser, data_folder
 from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.harness.turns import alternate, median_and_spread
@@ -27,7 +27,6 @@ from glmja.modeling.adapters import Lora, apply_tuning, unwrap_peft
 from glmja.modeling.attention import AttentionName, model_inputs
 from glmja.modeling.batch import Batch
 from glmja.modeling.loading import load_model
-from glmja.modeling.lora_linear import LoraLinear
 from glmja.modeling.loss import next_token_loss
 
 CONTENDERS: dict[str, tuple[AttentionName, bool]] = {
@@ -73,10 +72,7 @@ def contender(folder: Path, attention: AttentionName, fused: bool) -> Callable[[
     """Returns a function that takes a step of a model with adapters on all layers."""
     torch.manual_seed(0)
     model = apply_tuning(load_model(folder, torch.float32, attention), "lora", "frozen", Lora(), []).train()
-    if not fused:
-        for layer in model.modules():
-            if isinstance(layer, LoraLinear):
-                layer.forward = Linear.forward.__get__(layer)  # type: ignore[method-assign]
+    use(model, FUSED if fused else PEFT)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
     return lambda batch: step(model, optimizer, attention, batch)
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import GlmForCausalLM, TrainerCallback, TrainingArguments
 from transformers import Trainer as HFTrainer
 
+from benchmarks.harness.adapters import PEFT, use
 from benchmarks.training.gpu_cases import Case, make_batches
 from benchmarks.training.gpu_model import device, random_model, synchronize
 from callbacks.throughput import count_tokens, known_peak_tflops, peak_memory
@@ -155,6 +156,7 @@ def run_hf(case: Case, config: dict[str, Any], batches: list[Batch], clock: Cloc
     """Trains with Hugging Face's Trainer and its usual loss; returns the model and the losses."""
     model = random_model(config, case.attention)
     trained = apply_tuning(model, "lora", case.embeddings, Lora(), [])
+    use(trained, PEFT)
     ready = []
     for batch in batches:
         inputs = {"input_ids": batch["input_ids"], "labels": batch["labels"]}

@@ -42,7 +42,6 @@ from benchmarks.harness.turns import (
     row,
     take_turns,
 )
-from benchmarks.training.adapters import PEFT, use
 from data_modules import PackedPretrainingData, TextSource
 from lit_modules import PackedPretraining
 from lit_modules.cpu import has_bf16_instructions
@@ -79,10 +78,8 @@ def glmja_steps(turn: Turn, scratch: Path, precision: str, row_len: int, batch_s
 def hugging_face(turn: Turn, scratch: Path, precision: str, row_len: int, batch_size: int) -> None:
     """Takes steps of Hugging Face's Trainer."""
     callback = HFTurns(turn)
-    model = tiny_glm.load_trainable(str(scratch / "model"))
-    use(model, PEFT)
     trainer = hf_trainer(
-        model,
+        tiny_glm.load_trainable(str(scratch / "model")),
         SameRows(data_module(scratch, row_len, batch_size)),
         scratch / "hf",
         precision,
