@@ -4,6 +4,7 @@ A failure names its seed; `FUZZ_SEED=17 pytest tests/system/test_fuzz.py -k toke
 """
 
 import faulthandler
+import gc
 import io
 import itertools
 import json
@@ -118,6 +119,9 @@ def in_a_process(form, seeds, folder):
     """Runs `sweep` in a process; returns its results, its peak memory in bytes, and its seconds."""
 
     def work():
+        # garbage of the tests before may not be finalized here: an error in a finalizer is formatted with `ast.parse`,
+        # and within `ast.literal_eval` of numpy that is a SystemError (CPython issue 106905)
+        gc.freeze()
         with open("/proc/self/clear_refs", "w") as refs:
             refs.write("5")  # resets the peak
         before = memory("VmRSS")
