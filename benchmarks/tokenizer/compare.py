@@ -20,10 +20,10 @@ from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.process_cost import Cost, cost_of
 from benchmarks.harness.tables import Figures, machine, publish
 from benchmarks.tokenizer.effects import Agreement, Sentences, agreement, tokens_per_character
-from benchmarks.tokenizer.recipes import RECIPES
+from benchmarks.tokenizer.recipes import RECIPES, Recipe
 from glmja.families.recognition import load_tokenizer
 from glmja.tokenization import huggingface
-from glmja.tokenization.tokenizer import FILE_NAME
+from glmja.tokenization.tokenizer import FILE_NAME, GLMTokenizer
 from glmja.tokenization.vocabulary import unreachable_pieces
 
 _POLICIES = ("japanese", "shinjitai", "kana")
@@ -50,18 +50,20 @@ def _kind(source: str) -> str:
     return "wikipedia" if "squad" in source or "jaquad" in source else "rest"  # JSQuAD, JaQuAD: Wikipedia passages
 
 
-def grow_all(data: Path, training: Path, num_new_pieces: int, scratch: Path) -> dict[str, tuple[str | None, Cost]]:
-    """Runs each recipe in its own process; returns its policy and cost by the name of its folder in `scratch`."""
-    grown = {}
-    for number, recipe in enumerate(RECIPES):
-        print(f"learning: {recipe}", flush=True)
-        output = scratch / str(recipe)
-        output.mkdir()
-        options = {"recipe": number, "base": data / "chatglm3", "text": training, "num_new_pieces": num_new_pieces,
-                   "output": output}  # fmt: skip
-        flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        grown[output.name] = recipe.policy, cost_of([sys.executable, "-m", "benchmarks.tokenizer.recipes", *flags])
-    return grown
+def grow(recipe: Recipe, base: Path, training: Path, num_new_pieces: int, output: Path) -> Cost:
+    """Runs a recipe in its own process, which writes `tokenizer.model` to a new folder."""
+    print(f"learning: {recipe}", flush=True)
+    output.mkdir()
+    options = {"recipe": RECIPES.index(recipe), "base": base, "text": training, "num_new_pieces": num_new_pieces,
+               "output": output}  # fmt: skip
+    flags = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return cost_of([sys.executable, "-m", "benchmarks.tokenizer.recipes", *flags])
+
+
+def rates(tokenizer: GLMTokenizer, held_out: dict[str, list[str]]) -> list[str]:
+    """Returns the tokens per held-out character, of all kinds together and of each."""
+    groups = [[text for texts in held_out.values() for text in texts], *held_out.values()]
+    return [f"{tokens_per_character(tokenizer, documents):.4f}" for documents in groups]
 
 
 def row(name: str, folder: Path, policy: str | None, cost: Cost | None,
@@ -69,13 +71,11 @@ def row(name: str, folder: Path, policy: str | None, cost: Cost | None,
     """Measures one tokenizer."""
     print(f"measuring: {name}", flush=True)
     tokenizer = load_tokenizer(folder)
-    groups = [[text for texts in held_out.values() for text in texts], *held_out.values()]
-    rates = [f"{tokens_per_character(tokenizer, documents):.4f}" for documents in groups]
     protects = policy if policy in _POLICIES else "japanese"
     changed = [f"{count:,}" for texts in others.values() for count in texts.changed(tokenizer, protects)]
     spent = [f"{cost.seconds:.0f}", f"{cost.peak_bytes / 1e9:.2f}"] if cost else ["–", "–"]
     unreachable = f"{len(unreachable_pieces(tokenizer.proto, num_old)):,}"
-    return [name, f"{len(tokenizer) - num_old:,}", *rates, *changed, unreachable, *spent]
+    return [name, f"{len(tokenizer) - num_old:,}", *rates(tokenizer, held_out), *changed, unreachable, *spent]
 
 
 def agreement_table(folder: Path, data: Path) -> Figures:
@@ -99,8 +99,9 @@ def compare(data: Path, num_new_pieces: int, held_out_share: float, seed: int, s
     """Makes all tables."""
     training = scratch / "training.jsonl"
     held_out = split(data / "text" / "ja.jsonl.gz", training, held_out_share, seed)
-    grown = grow_all(data, training, num_new_pieces, scratch)
-    stock = load_tokenizer(data / "chatglm3")
+    base = data / "chatglm3"
+    grown = {str(r): (r.policy, grow(r, base, training, num_new_pieces, scratch / str(r))) for r in RECIPES}
+    stock = load_tokenizer(base)
     published = scratch / "published"
     published.mkdir()
     shutil.copy(data / "reference" / "cn_and_ja.model", published / FILE_NAME)
@@ -111,21 +112,27 @@ def compare(data: Path, num_new_pieces: int, held_out_share: float, seed: int, s
          "en protected", "unreachable", "seconds", "peak GB"],
     )  # fmt: skip
     contenders = {**grown, "published merge": (None, None), "stock ChatGLM3": (None, None)}
-    folders = {"published merge": published, "stock ChatGLM3": data / "chatglm3"}
+    folders = {"published merge": published, "stock ChatGLM3": base}
     for name, (policy, cost) in contenders.items():
         folder = folders.get(name, scratch / name)
         table.rows.append(row(name, folder, policy, cost, held_out, others, len(stock)))
-    characters = {kind: sum(map(len, texts)) for kind, texts in held_out.items()}
     table.notes += [
-        "Held out: " + ", ".join(f"{kind} {count:,} characters" for kind, count in characters.items()) + ".",
-        *(_about(language, texts) for language, texts in others.items()),
+        about_held_out(held_out),
+        *(about(language, texts) for language, texts in others.items()),
         "Protected: changed sentences without a distinguishing character of the recipe's policy (`japanese` where it "
         "has none). Seconds and memory are those of the whole training process.",
     ]
     return [table, agreement_table(scratch / str(RECIPES[0]), data)]
 
 
-def _about(language: str, texts: Sentences) -> str:
+def about_held_out(held_out: dict[str, list[str]]) -> str:
+    """Describes the documents to measure on."""
+    characters = {kind: sum(map(len, texts)) for kind, texts in held_out.items()}
+    return "Held out: " + ", ".join(f"{kind} {count:,} characters" for kind, count in characters.items()) + "."
+
+
+def about(language: str, texts: Sentences) -> str:
+    """Describes the sentences of a language."""
     protected = ", ".join(f"{sum(flags):,} under {policy}" for policy, flags in texts.protected.items())
     return f"{language}: {len(texts.texts):,} sentences, protected {protected}."
 

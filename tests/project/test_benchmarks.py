@@ -11,6 +11,7 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FI
 SCRIPTS = [name for name in MODULES if "def main(" in (ROOT / f"{name.replace('.', '/')}.py").read_text("utf-8")]
 # other software, in an environment of its own, that a benchmark starts
 PEERS = {
+    "benchmarks.tokenizer.tokenizer_extension_peer": "benchmarks.tokenizer.peer",
     "benchmarks.data.llamafactory_peer": "benchmarks.data.token_store",
     "benchmarks.training.llamafactory_sft_peer": "benchmarks.training.sft_throughput",
 }
