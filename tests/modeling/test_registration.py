@@ -9,6 +9,7 @@ import pytest
 
 from glmja.modeling.registration import _AfterLibrary
 from tests.support.chatglm1 import tiny_model
+from tests.support.daily import drawn
 
 ROOT = Path(__file__).parents[2]
 GLMJA_FIRST = "import glmja, sys; assert 'transformers' not in sys.modules; import transformers"
@@ -16,15 +17,14 @@ SOUGHT_BEFORE = "import glmja, importlib.util; assert importlib.util.find_spec('
 GLMJA_LAST = "import transformers, glmja"
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [GLMJA_FIRST, SOUGHT_BEFORE, pytest.param(GLMJA_LAST, marks=pytest.mark.slow)],
-    ids=["first", "sought before", "last"],
-)
-def test_the_auto_classes_know_the_model_after_import_glmja(imports, tmp_path):
+ORDERS = {"first": GLMJA_FIRST, "sought before": SOUGHT_BEFORE, "last": GLMJA_LAST}
+
+
+@pytest.mark.parametrize(("order",), drawn("imports", [(order,) for order in ORDERS], 1))
+def test_the_auto_classes_know_the_model_after_import_glmja(order, tmp_path):
     tiny_model().save_pretrained(tmp_path)
     program = (
-        f"{imports}; import json, sys; folder = sys.argv[1]\n"
+        f"{ORDERS[order]}; import json, sys; folder = sys.argv[1]\n"
         "config = transformers.AutoConfig.from_pretrained(folder)\n"
         "model = transformers.AutoModelForCausalLM.from_pretrained(folder)\n"
         "print(json.dumps([type(config).__name__, type(model).__name__]))"
