@@ -754,7 +754,7 @@ def files_of(folder: Path) -> set[Path]:
 @pytest.mark.parametrize("row", TABLE)
 def test_bad_input(row, world, capsys, caplog):
     args = [str(arg) for arg in row.given(world)]
-    before, start, code = files_of(world.tmp), time.monotonic(), DONE
+    before, start, code = files_of(world.tmp), time.process_time(), DONE
     capsys.readouterr()
     try:
         row.verb.main(args)
@@ -762,7 +762,7 @@ def test_bad_input(row, world, capsys, caplog):
         code = stop.code
     told = capsys.readouterr()
     after = files_of(world.tmp)
-    assert time.monotonic() - start < MOST_SECONDS
+    assert time.process_time() - start < MOST_SECONDS
     assert not (ROOT / "code_was_run").exists() and "Traceback" not in told.err
     if row.code == DONE:
         reports = [path.read_text() for path in after - before if path.suffix == ".json"]
