@@ -1,8 +1,9 @@
-"""Saves the last optimizer step, also on SIGTERM or SIGUSR1."""
+"""Saves the last optimizer step, also on SIGTERM, SIGUSR1 or Ctrl-C."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -15,14 +16,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from glmja.runs import manifest
 from glmja.runs.run_folder import RunFolder
 
-STOPPED = 128 + signal.SIGTERM
+STOPPED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
 
 class FinalCheckpoint(Callback):
-    """Saves a checkpoint at the end of training, and on SIGTERM or SIGUSR1.
+    """Saves a checkpoint at the end of training, and on SIGTERM, SIGUSR1 or Ctrl-C.
 
-    A signal only sets a flag. After the next optimizer step all processes agree, save, and exit with code 143; a
-    validation that is running is completed first. Resume with `ckpt_path`. Nothing is saved before the first step.
+    A signal only sets a flag. After the next optimizer step all processes agree, save, and exit with code 143 (130
+    after Ctrl-C); a validation that is running is completed first. Resume with `ckpt_path`. Nothing is saved before the
+    first step, where Ctrl-C stops the run at once, as it does anywhere when it is pressed again.
 
     On SLURM, Lightning would answer SIGUSR1 by saving and requeueing inside the signal handler, with collectives that
     hang there if another process is in one of its own. This callback replaces that handler: let the job script requeue
@@ -37,6 +39,8 @@ class FinalCheckpoint(Callback):
         """
         self.dirpath = Path(dirpath)
         self.told_to_stop = False
+        self.exit_code = STOPPED
+        self.is_main = False
         self.step = 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,6 +54,9 @@ class FinalCheckpoint(Callback):
             SystemExit: If the run was stopped by a signal.
         """
         self._install_handlers()
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a caller's own handler is kept
+            signal.signal(signal.SIGINT, self._interrupt)
+        self.is_main = trainer.is_global_zero
         self.step = trainer.global_step
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
@@ -59,7 +66,7 @@ class FinalCheckpoint(Callback):
                 if trainer.ckpt_path is not None:
                     _adopt_checkpoints(trainer, callback)
         if self._all_stop(trainer):
-            _exit(trainer)
+            self._exit(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Stops after an optimizer step, since accumulated gradients cannot be saved.
@@ -72,7 +79,7 @@ class FinalCheckpoint(Callback):
         self.step = trainer.global_step
         if self._all_stop(trainer):
             self._save(trainer)
-            _exit(trainer)
+            self._exit(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the last step, unless training ended between accumulated batches, whose gradients are lost."""
@@ -88,8 +95,19 @@ class FinalCheckpoint(Callback):
     def _set_flag(self, *_: Any) -> None:
         self.told_to_stop = True
 
+    def _interrupt(self, *_: Any) -> None:
+        if self.is_main:  # not `print`, which the signal may have interrupted
+            os.write(2, b"\nsaving after this optimizer step; Ctrl-C again stops at once, without saving\n")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.exit_code = INTERRUPTED
+        self._set_flag()
+
     def _all_stop(self, trainer: Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False)
+
+    def _exit(self, trainer: Trainer) -> None:
+        # Lightning's launcher kills the main process, with another exit code, when a process that it launched fails
+        raise SystemExit(self.exit_code if trainer.local_rank == 0 else 0)
 
     def _save(self, trainer: Trainer) -> None:
         path = trainer.strategy.broadcast(self._free_path(trainer.global_step) if trainer.is_global_zero else None)
@@ -135,8 +153,3 @@ def _saved(folder: Path, step: int) -> list[tuple[int, str]]:
         with suppress(ValueError, OSError):
             found.append((manifest.read(path, verify=False).step, str(path)))
     return sorted(entry for entry in found if entry[0] <= step)
-
-
-def _exit(trainer: Trainer) -> None:
-    # Lightning's launcher kills the main process, with another exit code, when a process that it launched fails
-    raise SystemExit(STOPPED if trainer.local_rank == 0 else 0)

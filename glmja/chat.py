@@ -44,8 +44,6 @@ _HELP = """\
 /exit            leave, like Ctrl-D; Ctrl-C stops an answer"""
 _COMMANDS = [line.split()[0] for line in _HELP.splitlines()]
 
-_INTERRUPTED = 130  # exit code of a program ended by Ctrl-C, as shells report it
-
 
 def chat(
     model: str,
@@ -274,10 +272,7 @@ def main(args: list[str] | None = None) -> list[Message]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # the terminal's encoding may lack characters
-    try:
-        return run_command(chat, args)
-    except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
+    return run_command(chat, args)
 
 
 if __name__ == "__main__":

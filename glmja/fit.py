@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from glmja.cli.closed_output import quiet_when_output_closes
-from glmja.cli.command import USAGE_ERROR, one_line_errors, program, with_flags
+from glmja.cli.command import INTERRUPTED, USAGE_ERROR, one_line_errors, program, with_flags
 from glmja.cli.config_safety import allow_imports
 from glmja.cli.fit_arguments import check_fit_arguments
 from glmja.errors import DivergedError, DriftError
@@ -87,12 +88,31 @@ def _fit(args: list[str] | None, prog: str) -> Trainer | None:
                 return None
             if not cli.config.preview:
                 start = time.monotonic()
-                trainer = cli.fit()
+                with _telling_how_it_stopped(cli.trainer, cli.config.run_dir):
+                    trainer = cli.fit()
                 if trainer.is_global_zero and not cli.is_short_run:
                     _show_ending(cli.config.run_dir, trainer, time.monotonic() - start)
                 return trainer
             _preview(training_data(cli), cli.model.tokenizer)
             return cli.trainer
+
+
+@contextmanager
+def _telling_how_it_stopped(trainer: Trainer, run_dir: str) -> Iterator[None]:
+    """Says what a run that a signal has ended left behind, and gives a run that Ctrl-C has cut short its exit code."""
+    from callbacks.final_checkpoint import STOPPED
+    from glmja.text.terminal import show
+
+    try:
+        yield
+    except SystemExit as stop:
+        saved = stop.code in (INTERRUPTED, STOPPED) and trainer.global_step > 0
+        step = f"step {trainer.global_step:,} is saved in {run_dir}; the same command with --ckpt_path last continues"
+        nothing = "its last step is not saved; --ckpt_path last continues from the newest checkpoint, if there is one"
+        if trainer.is_global_zero:
+            show(f"stopped: {step if saved else nothing}", style="bold yellow")
+        # Lightning exits with 1 where Ctrl-C was not for `FinalCheckpoint` to answer
+        raise SystemExit(INTERRUPTED if stop.code == 1 else stop.code) from None
 
 
 def _show_ending(run_dir: str, trainer: Trainer, seconds: float) -> None:

@@ -19,7 +19,7 @@ REFUSED: dict[type[Callback], str] = {
     lightning_callbacks.LearningRateFinder: "it trains before the run, on its data; try rates in runs with max_steps",
     lightning_callbacks.ModelPruning: "it renames the trained parameters, which could not be resumed or exported",
     lightning_callbacks.OnExceptionCheckpoint: "it saves between the micro-batches of a step, and hangs if one process "
-    "fails; every run saves its last step on SIGTERM or SIGUSR1",
+    "fails; every run saves its last step on SIGTERM, SIGUSR1 or Ctrl-C",
     lightning_callbacks.SpikeDetection: "it expects another loss and skips batches of the plan; use "
     "callbacks.NonFiniteGuard",
     lightning_callbacks.StochasticWeightAveraging: "it replaces the schedule and counts epochs, of which a run has one",
@@ -68,7 +68,7 @@ def _check_checkpoint(callback: ModelCheckpoint) -> None:
     if callback.save_on_exception:
         raise ValueError(
             "checkpoint.save_on_exception would save between the micro-batches of a step, and hang if one process "
-            "fails; leave it out: every run saves its last step on SIGTERM or SIGUSR1"
+            "fails; leave it out: every run saves its last step on SIGTERM, SIGUSR1 or Ctrl-C"
         )
 
 

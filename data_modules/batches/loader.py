@@ -168,8 +168,9 @@ def load(batches: Dataset[Batch], numbers: Sequence[int], num_workers: int) -> D
 
 
 def _ignore_stop_signals(worker: int) -> None:
-    """Lets workers ignore SIGUSR1 and the first SIGTERM, so that the main process can finish its step."""
+    """Lets workers ignore SIGUSR1, Ctrl-C and the first SIGTERM, so that the main process can finish its step."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # the second SIGTERM ends the worker: at exit, multiprocessing waits for the processes that it has terminated
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 

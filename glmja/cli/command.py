@@ -24,6 +24,7 @@ from glmja.errors import LESS_MEMORY, DataError, MachineError, ModelError, is_ou
 from glmja.text.printable import printable
 
 DATA_ERROR, MODEL_ERROR, MACHINE_ERROR = 3, 4, 5
+INTERRUPTED = 130  # by Ctrl-C, as shells report it
 
 # Errors of the operating system that are not about the input, and the remedy for each.
 _REMEDIES = {
@@ -156,7 +157,7 @@ def one_line_errors(
     """Reports bad input, which the library raises as `ValueError` or `OSError`, in one line and ends the program.
 
     The exit code is 3 for data; 4 for models, tokenizers and checkpoints; 5 for the machine; and 2 for all other
-    input. Any other exception is a bug and passes. Set `GLMJA_DEBUG=1` to see the traceback.
+    input; Ctrl-C ends it with 130. Any other exception is a bug and passes. Set `GLMJA_DEBUG=1` to see the traceback.
 
     Args:
         command: Start of the line.
@@ -176,6 +177,12 @@ def one_line_errors(
     }
     try:
         yield
+    except KeyboardInterrupt:
+        if os.environ.get("GLMJA_DEBUG") == "1":
+            raise
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{command}: stopped by Ctrl-C", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except Exception as raised:
         if isinstance(raised, BrokenPipeError) and is_output_closed():
             raise

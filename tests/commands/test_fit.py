@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 import socket
 import typing
 import warnings
@@ -14,6 +15,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import for_every_run
+from callbacks.final_checkpoint import FinalCheckpoint
 from glmja import fit
 from glmja.modeling.loading import load_model
 from glmja.runs import manifest
@@ -135,6 +137,22 @@ def test_a_run_can_be_resumed(zero_dir, tmp_path):
     assert longer.global_step == 6
     steps = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload().Scalars("train/loss")
     assert [event.step for event in steps] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("presses", "said"), [(1, "step 2 is saved in"), (2, "its last step is not saved")])
+def test_ctrl_c_saves_the_step_and_pressed_again_stops_at_once(presses, said, zero_dir, tmp_path, capsys, monkeypatch):
+    def press(self, trainer, *args):
+        for _ in range(presses if trainer.global_step == 2 else 0):
+            signal.raise_signal(signal.SIGINT)
+        after_batch(self, trainer, *args)
+
+    after_batch = FinalCheckpoint.on_train_batch_end
+    monkeypatch.setattr(FinalCheckpoint, "on_train_batch_end", press)
+    with pytest.raises(SystemExit) as stop:
+        fit.main(run_args(zero_dir, tmp_path))
+    assert stop.value.code == 130
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "run" / "checkpoints").exists() == (presses == 1)
 
 
 def refused(capsys, args):

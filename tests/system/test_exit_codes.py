@@ -45,6 +45,10 @@ def test_each_kind_of_error_has_its_exit_code(error, code, capsys):
     assert refused(capsys, raising(error)) == (code, [f"python -m glmja.x: error: {error}"])
 
 
+def test_ctrl_c_ends_a_command_in_one_line_with_130(capsys):
+    assert refused(capsys, raising(KeyboardInterrupt())) == (130, ["python -m glmja.x: stopped by Ctrl-C"])
+
+
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [

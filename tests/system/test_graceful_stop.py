@@ -72,6 +72,18 @@ def test_all_ranks_save_and_stop_whichever_process_gets_the_signal(tmp_path, str
     check_same(straight["folder"], options["folder"], ranks, [(0, stopped), (stopped, None)])
 
 
+@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("ddp", 2)])
+def test_ctrl_c_saves_and_stops_and_the_rest_equals_that_of_an_uninterrupted_run(tmp_path, strategy, ranks):
+    options = {"folder": tmp_path / "broken", "strategy": strategy, "ranks": ranks}
+    stopped = stop(os.killpg, signal.SIGINT, 130, **options)
+    output = (tmp_path / "broken" / "output").read_text()
+    assert output.count("saving after this optimizer step; Ctrl-C again stops at once, without saving") == 1
+    straight = options | {"folder": tmp_path / "straight", "max_steps": stopped + 3}
+    code, output = train(options | {"max_steps": stopped + 3}, straight)
+    assert code == 0, output
+    check_same(straight["folder"], options["folder"], ranks, [(0, stopped), (stopped, None)])
+
+
 def test_a_run_keeps_save_top_k_checkpoints_however_often_it_is_stopped(tmp_path):
     options = {"folder": tmp_path / "run", "keep": 2}
     stopped = stop(os.kill, **options)

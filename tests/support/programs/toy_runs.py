@@ -18,12 +18,13 @@ def train(*runs):
     return run(_output(runs[0]), toy.main, runs, ranks=runs[0].get("ranks", 1))
 
 
-def stop(send, number=signal.SIGTERM, **options):
+def stop(send, number=signal.SIGTERM, expected=143, **options):
     """Sends a signal to the toy after some steps; returns the step of the checkpoint that it saved.
 
     Args:
         send: `os.kill` for the main process only, `os.killpg` for all.
         number: Number of the signal.
+        expected: Exit code.
         options: Options of the toy.
     """
     Path(options["folder"]).mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,7 @@ def stop(send, number=signal.SIGTERM, **options):
         running.until("AT ")
         send(running.pid, number)
         code, output = running.wait()
-    assert code == 143, output
+    assert code == expected, output
     step = manifest.read(newest(options["folder"])).step
     assert step >= 4
     return step
