@@ -11,11 +11,13 @@ _VERBOSE_LOGGERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.pytorch.trainer.connectors.checkpoint_connector",
     "lightning.fabric.utilities.seed",
+    "DeepSpeed",
 )
 _IRRELEVANT_LOGS = (
     "litlogger",  # an advertisement
     "`weights_only` was not set",  # a false alarm
     "Seed set to",  # it is in the run's config.yaml
+    "Setting accelerator to CPU",  # as for the next line
     "GPU available:",  # the line about the model says on what it runs, and a missing GPU is an error of its own
     "TPU available",
     "`Trainer.fit` stopped:",  # the command ends with the step that it saved
@@ -23,6 +25,7 @@ _IRRELEVANT_LOGS = (
 )
 _IRRELEVANT_WARNINGS = (
     "LightningCLI's args parameter",  # the demo and the tests pass arguments
+    "`gradient_checkpointing_enable` is deprecated",  # its new name is not in all transformers that work
     "`is_gradient_checkpointing` is deprecated",  # raised by peft's use of transformers
     r"`isinstance\(treespec, LeafSpec\)`",  # raised by Lightning's use of torch
 )

@@ -88,6 +88,18 @@ def test_the_folders_of_the_recipes_are_those_of_the_readme():
     assert {"/data/", "/models/", "/runs/"} <= set(ignored)
 
 
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
+def test_links_of_a_page_lead_to_files_that_are_published_with_it(page):
+    """What `mkdocs build --strict` demands, also where mkdocs is not installed."""
+    targets = re.findall(r"\]\((?!https?:)([^)#\s]+)", read(f"docs/{page.name}"))
+    assert [target for target in targets if not (page.parent / target).resolve().is_relative_to(page.parent)] == []
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_lines_of_the_readme_are_not_longer_than_those_of_the_code():
+    assert [line for line in read("README.md").splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
 def test_the_glossary_has_at_most_eight_words():
     assert 0 < len(re.findall(r"^\| \*\*", read("docs/glossary.md"), re.M)) <= 8
 
