@@ -13,6 +13,7 @@ _CODE = re.compile(
     r"(^[ \t]*```.*?(?:^[ \t]*```[ \t]*$|\Z))", re.MULTILINE | re.DOTALL
 )  # open until the end if cut off
 _BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
+_OUTER_BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+|(?:\n[^\S\n]*)+\Z")
 _TAB_WIDTH = 4
 
 
@@ -36,8 +37,8 @@ def answer_parts(text: str) -> list[AnswerPart]:
         text: Text of a model or a user.
 
     Returns:
-        The parts. Runs of blank lines in prose are one blank line. The first part of an answer that is empty, blank or
-        looping says so.
+        The parts. Runs of blank lines in prose are one blank line, and none at its beginning and end. The first part of
+        an answer that is empty, blank or looping says so.
     """
     failure = failure_of(text)
     mark = [AnswerPart("failure", failure)] if failure else []
@@ -47,6 +48,6 @@ def answer_parts(text: str) -> list[AnswerPart]:
     for number, part in enumerate(_CODE.split(text)):
         if number % 2:
             parts.append(AnswerPart("code", printable(part.expandtabs(_TAB_WIDTH))))
-        elif collapsed := _BLANK_LINES.sub("\n\n", part).strip("\n"):
+        elif collapsed := _BLANK_LINES.sub("\n\n", _OUTER_BLANK_LINES.sub("", part)):
             parts.append(AnswerPart("prose", printable(collapsed)))
     return parts

@@ -110,7 +110,7 @@ def _text(text: Mapping[str, TextComparison], names: Sequence[str]) -> Table:
 
 def _retention(retention: Retention) -> Table:
     headings = ["", "documents", "change of\nbits/char", "95 %\ninterval", "without\nextremes", "KL, nats\nper token",
-                "unchanged\ncontinuations"]  # fmt: skip
+                "unchanged\ngreedy"]  # fmt: skip
     rows = []
     for lang, found in retention.languages.items():
         interval = f"{found.drift_low:+.2%}\n{found.drift_high:+.2%}"

@@ -9,6 +9,7 @@ from glmja.evaluation.answer_parts import answer_parts
         ("はい。", [("prose", "はい。")]),
         ("一\n\n二", [("prose", "一\n\n二")]),
         ("\n\n一\n \n\u3000\n\n二\n\n\n", [("prose", "一\n\n二")]),
+        ("\n \n 一\n \u3000", [("prose", " 一")]),
         ("", [("failure", "empty")]),
         ("\n \n", [("failure", "blank")]),
         ("見て：\n```python\nif a:\n\tb()\n\n\n\nc()\n```\n終わり",

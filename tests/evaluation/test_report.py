@@ -172,7 +172,7 @@ NEW_PIECES = NewPieces(
 
 def test_the_page_shows_how_new_pieces_are_used():
     page = text_of(render(scores(new_pieces=NEW_PIECES), [], [], {}))
-    assert "ja 1,000 400 2,100 12.50 % 7 25.0% zh 500 0 – 1.00 % 0 – rows" in page
+    assert "ja 1,000 400 2,100 12.50 % 7 25.0 % zh 500 0 – 1.00 % 0 – rows" in page
     assert "head 1.25 2.50 31 63 1,600 pieces." in page
 
 
