@@ -43,9 +43,8 @@ def _conversation(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> 
             count = part.lengths[0]
             return Example(source.name, part.tokens[:count].tolist(), part.loss_mask[:count].tolist())
         dropped = dropped or next((f"{place}: {detail}" for _, place, detail in part.dropped), "")
-    raise DataError(
-        f"source {source.name!r} has no conversation with target tokens: {dropped or 'there are no records'}"
-    )
+    nothing = f"no records in {', '.join(source.files) or source.hub}"
+    raise DataError(f"source {source.name!r} has no conversation with target tokens: {dropped or nothing}")
 
 
 def _document(source: TextSource, tokenizer: GLMTokenizer, row_len: int) -> Example:

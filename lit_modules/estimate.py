@@ -203,7 +203,7 @@ def as_rows(found: Sequence[Estimate]) -> list[tuple[str, ...]]:
             "total": _gb(one.total),
             "of": _gb(one.gpu.memory),
             "fits": "yes" if one.fits else "no",
-            "with": "\n".join(one.remedies) or "–",
+            "flags to add": "\n".join(one.remedies) or "–",
             "host memory, GB": _gb(one.memory.host),
             "disk, GB": _gb(one.disk),
             "hours for 1 B tokens": "–" if one.hours_per_billion is None else f"{one.hours_per_billion:,.1f}",

@@ -200,8 +200,7 @@ def _write(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenize
             num_examples += part.num_examples
             report.add(part)
     if not lengths:
-        raise DataError(
-            f"source {source.name!r} has no conversation with target tokens: {report.first or 'there are no records'}"
-        )
+        nothing = f"no records in {', '.join(source.files) or source.hub}"
+        raise DataError(f"source {source.name!r} has no conversation with target tokens: {report.first or nothing}")
     np.save(folder / _NUM_TARGETS, np.array(num_target_tokens, dtype=np.int64))
     finish_store(folder, lengths, as_numbers(digests), vars(report), num_examples)

@@ -133,7 +133,7 @@ def test_too_many_bad_conversations_end_the_run(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "source 'chats' has no conversation with target tokens: there are no records"),
+        (b"", r"source 'chats' has no conversation with target tokens: no records in .*a\.jsonl"),
         (b'{"messages": []}\n', r"has no conversation with target tokens: .*a.jsonl:1: no answer: 0 messages"),
         (b"{}\n", r".*a.jsonl:1: missing key: the record has no 'messages'"),
         (b"\n{", r"a.jsonl:2: not JSON \(.* at column 2\)"),

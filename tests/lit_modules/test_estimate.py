@@ -86,6 +86,9 @@ def test_the_readme_shows_these_estimates(of_chatglm3):
     for name, *cells in as_rows(of_chatglm3[1][:-1]):
         if name in ("weights", "gradients", "optimizer", "activations", "total", "disk, GB", "hours for 1 B tokens"):
             assert f"| {name} | {' | '.join(cells)} |" in readme
+        if name == "flags to add":
+            flags = [f"`--model.{cell.replace('`', '')}`" if "`" in cell else cell for cell in cells]
+            assert f"| {name} | {' | '.join(flags)} |" in readme
 
 
 def test_fit_shows_an_estimate_without_machine_weights_or_data(zero_dir, tmp_path, capsys, monkeypatch):
