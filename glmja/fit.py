@@ -106,11 +106,16 @@ def _telling_how_it_stopped(trainer: Trainer, run_dir: str) -> Iterator[None]:
     try:
         yield
     except SystemExit as stop:
-        saved = stop.code in (INTERRUPTED, STOPPED) and trainer.global_step > 0
-        step = f"step {trainer.global_step:,} is saved in {run_dir}; the same command with --ckpt_path last continues"
-        nothing = "its last step is not saved; --ckpt_path last continues from the newest checkpoint, if there is one"
+        if not trainer.global_step:
+            left = "before the first step, nothing is saved"
+        elif stop.code in (INTERRUPTED, STOPPED):
+            left = (
+                f"step {trainer.global_step:,} is saved in {run_dir}; the same command with --ckpt_path last continues"
+            )
+        else:
+            left = "the last step is not saved; --ckpt_path last continues from the newest checkpoint, if there is one"
         if trainer.is_global_zero:
-            show(f"stopped: {step if saved else nothing}", style="bold yellow")
+            show(f"stopped: {left}", style="bold yellow")
         # Lightning exits with 1 where Ctrl-C was not for `FinalCheckpoint` to answer
         raise SystemExit(INTERRUPTED if stop.code == 1 else stop.code) from None
 

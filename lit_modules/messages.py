@@ -20,6 +20,7 @@ _IRRELEVANT_LOGS = (
     "Setting accelerator to CPU",  # as for the next line
     "GPU available:",  # the line about the model says on what it runs, and a missing GPU is an error of its own
     "TPU available",
+    "Detected KeyboardInterrupt",  # the command says what is saved
     "`Trainer.fit` stopped:",  # the command ends with the step that it saved
     "`Trainer(val_check_interval",  # callbacks.ValidationTable says it in optimizer steps
 )

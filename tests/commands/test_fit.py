@@ -139,7 +139,7 @@ def test_a_run_can_be_resumed(zero_dir, tmp_path):
     assert [event.step for event in steps] == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize(("presses", "said"), [(1, "step 2 is saved in"), (2, "its last step is not saved")])
+@pytest.mark.parametrize(("presses", "said"), [(1, "step 2 is saved in"), (2, "the last step is not saved")])
 def test_ctrl_c_saves_the_step_and_pressed_again_stops_at_once(presses, said, zero_dir, tmp_path, capsys, monkeypatch):
     def press(self, trainer, *args):
         for _ in range(presses if trainer.global_step == 2 else 0):
@@ -153,6 +153,17 @@ def test_ctrl_c_saves_the_step_and_pressed_again_stops_at_once(presses, said, ze
     assert stop.value.code == 130
     assert said in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "run" / "checkpoints").exists() == (presses == 1)
+
+
+def test_ctrl_c_before_the_first_step_leaves_nothing(zero_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(FinalCheckpoint, "on_validation_start", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit) as stop:
+        fit.main(run_args(zero_dir, tmp_path))
+    assert stop.value.code == 130
+    said = capsys.readouterr()
+    assert "stopped: before the first step, nothing is saved" in said.out
+    assert "KeyboardInterrupt" not in said.out + said.err
+    assert not (tmp_path / "run").exists()
 
 
 def refused(capsys, args):
