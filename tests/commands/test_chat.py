@@ -319,10 +319,10 @@ class Terminal:
 
     def leave(self, key):
         """Presses a key until the command exits, since a key before the prompt is lost; returns the exit code."""
-        for _ in range(5):
+        for _ in range(60):
             self.type(key)
             with suppress(subprocess.TimeoutExpired):
-                return self.process.wait(10)
+                return self.process.wait(1)
         return pytest.fail(f"{key!r} does not leave")
 
     def close(self):

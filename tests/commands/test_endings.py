@@ -55,6 +55,7 @@ def command_lines(name, world, out):
     }[name]  # fmt: skip
 
 
+@pytest.mark.usefixtures("forked_check")
 @pytest.mark.parametrize("name", sorted(set(glmja.COMMANDS) - ELSEWHERE))
 def test_every_command_ends_with_what_it_has_done_and_what_comes_next(
     name, base_dir, tokenizer_dir, zero_dir, trained, tmp_path, capsys, monkeypatch
