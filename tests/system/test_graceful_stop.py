@@ -72,7 +72,9 @@ def test_all_ranks_save_and_stop_whichever_process_gets_the_signal(tmp_path, str
     check_same(straight["folder"], options["folder"], ranks, [(0, stopped), (stopped, None)])
 
 
-@pytest.mark.parametrize(("strategy", "ranks"), [("single", 1), ("ddp", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "ranks"), [("single", 1), ("ddp", 2), pytest.param("zero2", 2, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_saves_and_stops_and_the_rest_equals_that_of_an_uninterrupted_run(tmp_path, strategy, ranks):
     options = {"folder": tmp_path / "broken", "strategy": strategy, "ranks": ranks}
     stopped = stop(os.killpg, signal.SIGINT, 130, **options)
