@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.harness.arguments import ROOT
 from benchmarks.proof import texts
-from benchmarks.proof.settings import BASE_LR, LANGUAGES, ROW_LEN, Arm, Scale
+from benchmarks.proof.settings import LANGUAGES, ROW_LEN, Arm, Scale
 from benchmarks.proof.vocabulary import prune
 from benchmarks.tokenizer.recipes import append_known
 from glmja import build_tokenizer, export, fit, resize_embeddings
@@ -151,7 +151,7 @@ def _train_base(work: Path, scale: Scale) -> None:
         "data.init_args.sources": sources(work, "base", weights), "data.init_args.cache_dir": str(work / "cache"),
         "data.init_args.batch_size": str(scale.batch_size), "trainer.max_steps": str(steps),
         "model.init_args.tuning": "full", "model.init_args.embeddings": "full",
-        "model.init_args.optimizer.lr": str(BASE_LR),
+        "model.init_args.optimizer.lr": str(scale.base_lr),
     })  # fmt: skip
     export.main(["--checkpoint", str(work / "base_run"), "--output", str(work / "base"), "--dtype", "float32"])
 

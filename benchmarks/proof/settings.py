@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from glmja.weights.options import Init
 
 LANGUAGES = ("ja", "zh", "en")
 SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)  # of the budget, at which an arm is measured
-LR, BASE_LR = 2e-3, 3e-3
+LR = 2e-3
 ROW_LEN = 256
 
 Tokenizer = Literal["old", "ours", "known"]
@@ -26,6 +26,7 @@ class Scale:
         old_pieces: Pieces of the base's vocabulary.
         new_pieces: Pieces that are added.
         base_tokens: Tokens to train the base on.
+        base_lr: Largest learning rate of the base.
         flops: Operations of an arm: training, teacher and calibration.
         batch_size: Rows of a step.
         calibration_tokens: Tokens that `calibrated` reads.
@@ -40,6 +41,7 @@ class Scale:
     old_pieces: int
     new_pieces: int
     base_tokens: int
+    base_lr: float
     flops: float
     batch_size: int
     calibration_tokens: int
@@ -49,9 +51,9 @@ class Scale:
     spans: Mapping[str, tuple[int, int]]
 
 
-FULL = Scale(
-    width=128, layers=3, old_pieces=5500, new_pieces=2500, base_tokens=2_400_000, flops=2e12, batch_size=4,
-    calibration_tokens=30_000, windows=100, windows_between=40,
+NARROW = Scale(
+    width=128, layers=3, old_pieces=5500, new_pieces=2500, base_tokens=2_400_000, base_lr=3e-3,
+    flops=2e12, batch_size=4, calibration_tokens=30_000, windows=100, windows_between=40,
     characters={
         "ja": {"held_out": 300_000, "base": 1_500_000, "train": 4_000_000},
         "zh": {"held_out": 200_000, "base": 4_000_000, "train": 1_200_000},
@@ -60,9 +62,12 @@ FULL = Scale(
     spans={"ja": (48, 192), "zh": (48, 192), "en": (150, 600)},
 )  # fmt: skip
 
+# the same texts and tokenizers: only the model and its training differ
+WIDE = replace(NARROW, width=256, layers=4, base_tokens=4_800_000, base_lr=2e-3, flops=8e12)
+
 SMOKE = Scale(
-    width=32, layers=1, old_pieces=1500, new_pieces=60, base_tokens=8 * ROW_LEN, flops=4e9, batch_size=2,
-    calibration_tokens=500, windows=6, windows_between=3,
+    width=32, layers=1, old_pieces=1500, new_pieces=60, base_tokens=8 * ROW_LEN, base_lr=3e-3,
+    flops=4e9, batch_size=2, calibration_tokens=500, windows=6, windows_between=3,
     characters={
         "ja": {"held_out": 2_000, "base": 4_000, "train": 6_000},
         "zh": {"held_out": 1_000, "base": 1_500, "train": 2_000},
@@ -150,3 +155,12 @@ ARMS = [
     Arm("no growth, four budgets", tokenizer="old", lr=LR / 2, budgets=4),
     Arm("calibrated, four budgets", lr=LR / 2, budgets=4),
 ]  # fmt: skip
+
+# those that are trained again with the wider model: what the targets compare
+_COMPARED = ("known recipe", "no growth", RECOMMENDED)
+_WIDER = {
+    *_COMPARED, *(f"{name}, half the rate" for name in _COMPARED), *(f"{name}, four budgets" for name in _COMPARED),
+    "no growth, as many characters", "positional", "calibrated", "calibrated, half the rate", "calibrated at 12 %",
+    "calibrated, retention 3 at 24 %",
+}  # fmt: skip
+WIDE_ARMS = [arm for arm in ARMS if arm.name in _WIDER]

@@ -16,7 +16,7 @@ from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.tables import Figures, publish
 from benchmarks.proof.curve import read_windows, window_bits
 from benchmarks.proof.models import WINDOWS, prepare
-from benchmarks.proof.settings import FULL, LANGUAGES
+from benchmarks.proof.settings import LANGUAGES, NARROW
 from glmja import resize_embeddings
 from glmja.families.recognition import load_tokenizer
 from glmja.modeling.loading import load_model
@@ -37,7 +37,7 @@ def make_zeros(work: Path) -> Figures:
         report = resize_embeddings.resize_embeddings(
             str(work / "base"), str(work / "ours"), str(folder), init, check_greedy=init != "random",
             text=[*held_out, f"ja={work}/texts/ja.train.jsonl"], check_characters=CHECKED,
-            calibration_tokens=FULL.calibration_tokens, device="cpu", overwrite=True
+            calibration_tokens=NARROW.calibration_tokens, device="cpu", overwrite=True
         )  # fmt: skip
         seconds = time.process_time() - start
         checked, copies = report["texts"], report["row_copies"]
@@ -61,9 +61,9 @@ def _bits_per_character(work: Path, model: Path) -> dict[str, float]:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
     parser = benchmark_parser(__doc__, data=True)
-    parser.add_argument("--output", type=Path, default=Path("/tmp/proof"), help="Folder of the proof's models.")
+    parser.add_argument("--output", type=Path, default=Path("/tmp/proof_128"), help="Folder of the proof's models.")
     options = parser.parse_args(args)
-    prepare(options.output, options.data.resolve(), FULL)
+    prepare(options.output, options.data.resolve(), NARROW)
     publish([make_zeros(options.output)], options.markdown)
 
 

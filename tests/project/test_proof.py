@@ -11,7 +11,7 @@ from benchmarks.proof import __main__ as proof
 from benchmarks.proof import arm_results, findings, models, texts, training
 from benchmarks.proof.arm_results import BASE, Result
 from benchmarks.proof.curve import window_bits
-from benchmarks.proof.settings import ARMS, FULL, LANGUAGES, RECOMMENDED, ROW_LEN, SHARES, SMOKE
+from benchmarks.proof.settings import ARMS, LANGUAGES, NARROW, RECOMMENDED, ROW_LEN, SHARES, SMOKE, WIDE, WIDE_ARMS
 from benchmarks.proof.vocabulary import formed, prune
 from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
@@ -22,7 +22,7 @@ from glmja.twin import build as twin
 KEPT = next(arm for arm in ARMS if arm.name == RECOMMENDED)
 
 
-def result(arm, ja, seed=0, zh=400.0, en=300.0, scale=FULL, **changes):
+def result(arm, ja, seed=0, zh=400.0, en=300.0, scale=NARROW, **changes):
     """A result whose windows are around the given bits, with the same noise in all arms."""
     noise = [0.9, 1.0, 1.1, 0.95, 1.05]
     bits = {
@@ -109,7 +109,7 @@ def test_parts_share_no_document_and_replayed_text_is_of_its_own_sources(tmp_pat
                for source in ("cmrc2018", "python-docs", "chinese-poetry") for i in range(40)]  # fmt: skip
     path = tmp_path / "zh.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
-    scale = replace(FULL, characters={"zh": {"held_out": 500, "base": 600, "train": 700}})
+    scale = replace(NARROW, characters={"zh": {"held_out": 500, "base": 600, "train": 700}})
     texts.split({"zh": path}, tmp_path, scale)
     parts = {part: set(read_documents([tmp_path / f"zh.{part}.jsonl"])) for part in ("held_out", "base", "train")}
     assert not parts["held_out"] & parts["base"]
@@ -122,7 +122,7 @@ def test_parts_share_no_document_and_replayed_text_is_of_its_own_sources(tmp_pat
 def test_too_little_text_is_refused(tmp_path):
     path = tmp_path / "zh.jsonl"
     path.write_text(json.dumps({"text": "字" * 40, "source": "x"}) + "\n", "utf-8")
-    scale = replace(FULL, characters={"zh": {"held_out": 500}})
+    scale = replace(NARROW, characters={"zh": {"held_out": 500}})
     with pytest.raises(ValueError, match=r"zh.jsonl: only 40 characters for held_out; 500 needed"):
         texts.split({"zh": path}, tmp_path, scale)
     with pytest.raises(ValueError, match="the held-out text has 1 windows of 35 characters, not 2"):
@@ -180,7 +180,7 @@ def test_targets_that_are_missed_are_shown_as_missed():
 
 def test_results_of_other_settings_are_not_compared(tmp_path):
     arm_results.save(result(BASE, [700] * 5), tmp_path / "base.json")
-    assert arm_results.load(tmp_path / "base.json", FULL) == result(BASE, [700] * 5)
+    assert arm_results.load(tmp_path / "base.json", NARROW) == result(BASE, [700] * 5)
     with pytest.raises(ValueError, match=r"base\.json was measured with other settings; give another folder"):
         arm_results.load_all(tmp_path, SMOKE)
 
@@ -188,7 +188,7 @@ def test_results_of_other_settings_are_not_compared(tmp_path):
 def test_results_have_the_order_of_the_arms_and_those_of_former_arms_come_last(tmp_path):
     for arm in (RECOMMENDED, "former arm", findings.KNOWN, BASE):
         arm_results.save(result(arm, [700] * 5), tmp_path / f"{arm[:5]}.json")
-    assert list(arm_results.load_all(tmp_path, FULL)) == [BASE, findings.KNOWN, RECOMMENDED, "former arm"]
+    assert list(arm_results.load_all(tmp_path, NARROW)) == [BASE, findings.KNOWN, RECOMMENDED, "former arm"]
 
 
 def test_an_unknown_arm_is_refused(capsys):
@@ -201,6 +201,17 @@ def test_first_seeds_run_before_second_ones():
     runs = proof.select(None)
     assert [seed for _, seed in runs] == sorted(seed for _, seed in runs)
     assert len(runs) == len({(arm.key, seed) for arm, seed in runs}) == sum(len(arm.seeds) for arm in ARMS)
+
+
+def test_the_wider_model_reads_the_same_texts_and_trains_the_arms_of_the_targets():
+    assert (WIDE.characters, WIDE.spans, WIDE.old_pieces) == (NARROW.characters, NARROW.spans, NARROW.old_pieces)
+    names = {arm.name for arm, _ in proof.select(None, WIDE_ARMS)}
+    assert (
+        {RECOMMENDED, "calibrated", findings.KNOWN, findings.NO_GROWTH, findings.AS_MANY}
+        <= names
+        < {arm.name for arm in ARMS}
+    )
+    assert [arm.name for arm, _ in proof.select(["calibrated_at_12"], WIDE_ARMS)] == ["calibrated at 12 %"]
 
 
 @pytest.mark.slow
