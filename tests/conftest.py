@@ -1,6 +1,7 @@
 """Fixtures shared by the tests; base, tokenizer and Zero model of the laptop twin are made once per session."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has started the tests in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.cpu:
         config.pluginmanager.register(CpuSeconds(config.option.cpu))
 
