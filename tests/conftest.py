@@ -36,11 +36,6 @@ def pytest_addoption(parser):
     parser.addoption("--cpu", type=int, metavar="N", help="show processor seconds by room, and of N files and tests")
 
 
-def pytest_xdist_auto_num_workers(config):
-    """One more than processors, since tests wait for processes that they start."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
 def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has started the tests in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)

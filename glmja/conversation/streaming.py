@@ -77,7 +77,7 @@ class CleanedStream:
 
     def _emit(self, num_held: int) -> str:
         cleaned = self._clean(self._text)
-        text = cleaned[self._num_emitted : len(cleaned) - num_held]
+        text = cleaned[self._num_emitted : max(0, len(cleaned) - num_held)]
         self._num_emitted += len(text)
         return text
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from glmja.chat import chat
@@ -81,6 +81,7 @@ def test_a_dialogue_prints_what_it_remembers(opened, model):
     assert [message["role"] for message in dialogue.messages] == ["user", "assistant"] * 2
 
 
+@example(parts=["好", "[[训练", "时间]]"])
 @given(parts=st.lists(st.sampled_from(["好", "!", "?", ",", ":", " ", "\n", "a", "か", "[[训练", "时间]]", "[", "[["])))
 def test_a_cleaned_stream_prints_the_cleaned_text(parts):
     stream = CleanedStream(clean_reply)
