@@ -14,7 +14,7 @@ from callbacks.final_checkpoint import FinalCheckpoint
 from glmja.runs import manifest
 from glmja.runs.identity import RunIdentity
 from lit_modules.checkpoint_folder import CheckpointFolders
-from tests.support.daily import drawn_pairs
+from tests.support.daily import drawn, drawn_pairs
 from tests.support.programs.toy_runs import check_same, newest, stop, train
 
 STEPS_PER_EPOCH = 12  # for the toy on one device
@@ -72,9 +72,7 @@ def test_all_ranks_save_and_stop_whichever_process_gets_the_signal(tmp_path, str
     check_same(straight["folder"], options["folder"], ranks, [(0, stopped), (stopped, None)])
 
 
-@pytest.mark.parametrize(
-    ("strategy", "ranks"), [("single", 1), ("ddp", 2), pytest.param("zero2", 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("strategy", "ranks"), drawn("ctrl-c", [("single", 1), ("ddp", 2), ("zero2", 2)], 1))
 def test_ctrl_c_saves_and_stops_and_the_rest_equals_that_of_an_uninterrupted_run(tmp_path, strategy, ranks):
     options = {"folder": tmp_path / "broken", "strategy": strategy, "ranks": ranks}
     stopped = stop(os.killpg, signal.SIGINT, 130, **options)
