@@ -382,7 +382,7 @@ def test_chatglm2_without_roles_is_resized_too(base_dir, tmp_path):
 
 
 def test_zero_of_the_real_layout_keeps_every_old_logit(data, tmp_path):
-    args = ["--pieces", str(data / "reference" / "ja_bpe.model"), "--num_new_pieces", "9000"]
+    args = ["--pieces", str(data / "reference" / "ja_bpe.model"), "--num_new_pieces", "1000"]
     build_tokenizer.main(["--base", str(data / "chatglm3"), *args, "--output", str(tmp_path / "t")])
     base = str(data / "chatglm3_tiny")
     report = resize_embeddings.main(
@@ -397,7 +397,7 @@ def test_zero_of_the_real_layout_keeps_every_old_logit(data, tmp_path):
             "90",
         ]
     )
-    assert report["rows_after"] == 73856
+    assert report["rows_after"] == 65856
     theirs = load_file(data / "chatglm3_tiny" / "expected.safetensors")
     with torch.no_grad():
         old, new = (load_model(f, torch.float32)(theirs["input_ids"]).logits for f in (base, tmp_path / "zero"))

@@ -15,6 +15,7 @@ from glmja.conversation.rendering import render
 from glmja.conversation.turns import check_turns, without_unanswered
 from glmja.tokenization.chat_template import TOOL_PROMPT
 from glmja.twin import build as twin
+from tests.support.daily import drawn
 from tests.support.strategies import TEXT_WITH_CONTROL_NAMES
 
 SYSTEM = {"role": "system", "content": "短く。"}
@@ -253,7 +254,7 @@ def test_the_shipped_conversations_are_accepted():
         assert not refusals(lines)
 
 
-@pytest.mark.parametrize("name", ["code", "en", "ja", "zh"])
+@pytest.mark.parametrize(("name",), drawn("conversations", [("code",), ("en",), ("ja",), ("zh",)], 1))
 def test_real_conversations_are_accepted(data, name):
     with gzip.open(data / "sft" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
         assert not refusals(lines)

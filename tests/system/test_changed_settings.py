@@ -13,6 +13,7 @@ from glmja.runs import manifest
 from glmja.runs.trained_state import read_tensors
 from glmja.twin import build as twin
 from tests.commands.test_fit import refused, run_args
+from tests.support.daily import drawn
 from tests.support.programs.launch import run as launch
 
 RATE = "model.init_args.optimizer.init_args.lr"
@@ -133,13 +134,13 @@ def test_a_lengthened_finished_run_follows_the_schedule_of_the_longer_run(resume
     assert "step 2: the length of the run has changed; the learning rate goes on at 0.002" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        "torch.optim.lr_scheduler.CosineAnnealingLR",
-        "{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {max_lr: 0.01}}",
-    ],
-)
+SCHEDULES = [
+    ("torch.optim.lr_scheduler.CosineAnnealingLR",),
+    ("{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {max_lr: 0.01}}",),
+]
+
+
+@pytest.mark.parametrize(("schedule",), drawn("longer schedules", SCHEDULES, 1))
 def test_a_schedule_of_torch_follows_the_longer_run_as_well(zero_dir, tmp_path, schedule):
     changes = {"model.init_args.lr_scheduler": schedule}
     fit.main(run_args(zero_dir, tmp_path, **SHORT | changes))
