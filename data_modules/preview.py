@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from data_modules.batches.prefix_rows import NUM_ADDED, with_context
 from data_modules.sources import ChatSource, TextSource
-from data_modules.stores.chat_rendering import Reading, render_chunk
+from data_modules.stores.chat_rendering import Reading, render_chunk, without_targets
 from data_modules.stores.document_encoder import DocumentEncoder
 from data_modules.stores.token_store import read_source_chunks
 from glmja.errors import DataError
@@ -43,8 +43,7 @@ def _conversation(source: ChatSource, tokenizer: GLMTokenizer, row_len: int) -> 
             count = part.lengths[0]
             return Example(source.name, part.tokens[:count].tolist(), part.loss_mask[:count].tolist())
         dropped = dropped or next((f"{place}: {detail}" for _, place, detail in part.dropped), "")
-    nothing = f"no records in {', '.join(source.files) or source.hub}"
-    raise DataError(f"source {source.name!r} has no conversation with target tokens: {dropped or nothing}")
+    raise without_targets(source, dropped)
 
 
 def _document(source: TextSource, tokenizer: GLMTokenizer, row_len: int) -> Example:

@@ -10,11 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.sources import ChatSource
 from data_modules.stores.store import digest_of
 from glmja.conversation.formats import ChatFormat, read_conversation
 from glmja.conversation.record_fields import BadConversation
 from glmja.conversation.rendering import render_examples
 from glmja.conversation.turns import Learn, check_turns, learning, without_unanswered
+from glmja.errors import DataError
 from glmja.files.chunks import Chunk
 from glmja.files.records import records_of
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -107,3 +109,14 @@ def render_chunk(chunk: Chunk, tokenizer: GLMTokenizer, reading: Reading) -> Ren
     return Rendered(
         tokens, mask, lengths, num_target_tokens, digests, num_examples, num_shortened, dropped, unknown_keys
     )
+
+
+def without_targets(source: ChatSource, dropped: str) -> DataError:
+    """Returns the error of a source that has no conversation to train on.
+
+    Args:
+        source: The source.
+        dropped: Place and reason of the first record that was dropped; empty if there are no records.
+    """
+    nothing = f"no records in {', '.join(source.files) or source.hub}"
+    return DataError(f"source {source.name!r} has no conversation with target tokens: {dropped or nothing}")

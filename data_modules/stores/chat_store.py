@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.sources import ChatSource
-from data_modules.stores.chat_rendering import Reading, Rendered, render_chunk
+from data_modules.stores.chat_rendering import Reading, Rendered, render_chunk, without_targets
 from data_modules.stores.store import REPORT, TOKENS, Store, as_numbers, finish_store
 from data_modules.stores.worker_pool import map_in_processes
 from glmja.errors import DataError
@@ -200,7 +200,6 @@ def _write(source: ChatSource, files: Sequence[DataFile], tokenizer: GLMTokenize
             num_examples += part.num_examples
             report.add(part)
     if not lengths:
-        nothing = f"no records in {', '.join(source.files) or source.hub}"
-        raise DataError(f"source {source.name!r} has no conversation with target tokens: {report.first or nothing}")
+        raise without_targets(source, report.first)
     np.save(folder / _NUM_TARGETS, np.array(num_target_tokens, dtype=np.int64))
     finish_store(folder, lengths, as_numbers(digests), vars(report), num_examples)
