@@ -1,32 +1,30 @@
-"""Fixtures shared by the tests; base, tokenizer and Zero model of the laptop twin are made once per session."""
+"""Fixtures shared by the tests; base, tokenizer and Zero model of the laptop twin are made once per session.
+
+Fixtures import what they need: xdist's first process, which runs no test, need not wait for torch.
+"""
+
+from __future__ import annotations
 
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
-from glmja.build_tokenizer import build_tokenizer
-from glmja.families.recognition import load_tokenizer
-from glmja.files.documents import read_documents
-from glmja.modeling import training_clock
-from glmja.resize_embeddings import resize_embeddings
-from glmja.tokenization.tokenizer import GLMTokenizer
-from glmja.twin import build as twin
 from tests.support.cpu_seconds import CpuSeconds
 from tests.support.manual_clock import ManualClock
 from tests.support.shared import made_once, shared_folder
+
+if TYPE_CHECKING:
+    from glmja.tokenization.tokenizer import GLMTokenizer
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("GLMJA_DATA", ROOT.parent / "shared" / "data"))
 
 # configurations of the tests also name classes of tests.support
 os.environ["GLMJA_ALLOW_IMPORTS"] = "tests"
-
-# with models this small, more threads are slower, most of all with several test processes
-torch.set_num_threads(1)
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("default")
@@ -43,6 +41,14 @@ def pytest_configure(config):
         config.pluginmanager.register(CpuSeconds(config.option.cpu))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """With models this small, more threads are slower, most of all with several test processes."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Folder of the ChatGLM3 tokenizer and of text corpora; absent on most machines."""
@@ -54,6 +60,8 @@ def data() -> Path:
 @pytest.fixture
 def clock(monkeypatch) -> ManualClock:
     """The clock by which the time of training is measured."""
+    from glmja.modeling import training_clock
+
     clock = ManualClock()
     monkeypatch.setattr(training_clock, "time", clock)
     return clock
@@ -70,6 +78,9 @@ def forked_check(monkeypatch) -> None:
 
 @pytest.fixture(scope="session")
 def texts() -> dict[str, list[str]]:
+    from glmja.files.documents import read_documents
+    from glmja.twin import build as twin
+
     return {language: list(read_documents([twin.text_file(language)])) for language in twin.LANGUAGES}
 
 
@@ -81,11 +92,16 @@ def models_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def base_dir(models_dir, texts) -> Path:
+    from glmja.twin import build as twin
+
     return made_once(models_dir / "base", lambda new: twin.build_base(new, texts["zh"] + texts["en"], hidden_size=64))
 
 
 @pytest.fixture(scope="session")
 def tokenizer_dir(models_dir, base_dir) -> Path:
+    from glmja.build_tokenizer import build_tokenizer
+    from glmja.twin import build as twin
+
     corpus = [str(twin.text_file("ja"))]
     return made_once(
         models_dir / "tokenizer",
@@ -95,6 +111,8 @@ def tokenizer_dir(models_dir, base_dir) -> Path:
 
 @pytest.fixture(scope="session")
 def zero_dir(models_dir, base_dir, tokenizer_dir) -> Path:
+    from glmja.resize_embeddings import resize_embeddings
+
     return made_once(models_dir / "zero", lambda new: resize_embeddings(str(base_dir), str(tokenizer_dir), str(new)))
 
 
@@ -108,11 +126,15 @@ def chatglm1_dir(models_dir, texts) -> Path:
 
 @pytest.fixture(scope="session")
 def base_tokenizer(base_dir) -> GLMTokenizer:
+    from glmja.families.recognition import load_tokenizer
+
     return load_tokenizer(base_dir)
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_dir) -> GLMTokenizer:
+    from glmja.tokenization.tokenizer import GLMTokenizer
+
     return GLMTokenizer.load(tokenizer_dir)
 
 

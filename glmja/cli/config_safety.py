@@ -8,6 +8,7 @@ be the author of the file, has allowed.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ MODE = "yaml_with_unique_keys"  # `parser_mode` of parsers that read YAML with `
 # PyYAML's loader recurses in C and ends the process at some thousand levels. Aliases let a short file stand for
 # billions of values, or for an endless one.
 _MAX_DEPTH, _MAX_VALUES = 50, 10_000
+
+_OPENS_COLLECTION = re.compile(r"[\[{:?-]")  # each list and mapping has at least one of these of its own
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML can be built without its part in C
 
 _load = get_loader("yaml")  # jsonargparse's, which reads 1e-3 as a number and dates as texts
 
@@ -84,7 +89,7 @@ def load_yaml(text: str) -> Any:
         raise yaml.YAMLError(f"a value cannot be read: {error}; quote it") from error
     if isinstance(value, dict | list):
         _check_size(value, 0, 0)
-        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+        _check_keys(yaml.compose(text, Loader=_Loader))
     return value
 
 
@@ -92,8 +97,10 @@ set_loader(MODE, load_yaml, (yaml.YAMLError,))
 
 
 def _check_depth(text: str) -> None:
+    if len(_OPENS_COLLECTION.findall(text)) <= _MAX_DEPTH:
+        return  # jsonargparse loads each value of a command line several times, nearly all of them short
     depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise _too_large()

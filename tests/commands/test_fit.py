@@ -273,10 +273,14 @@ def test_the_folder_of_a_run_is_not_overwritten(run, zero_dir, capsys):
     assert f"--run_dir {folder} holds a run; choose another folder, or resume it with --ckpt_path last" in line
 
 
+@pytest.fixture(scope="module")
+def parser():
+    return capture_parser(fit.main, ["--data=x"])
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("preset", [None, *PRESETS], ids=lambda path: path.stem if path else "alone")
-def test_every_stack_of_configs_parses(recipe, preset):
-    parser = capture_parser(fit.main, ["--data=x"])
+def test_every_stack_of_configs_parses(parser, recipe, preset):
     config = parser.parse_args([f"--config={path}" for path in (recipe, preset) if path])
     assert config.model.class_path.startswith("lit_modules.")
     if preset and preset.stem == "smoke":
