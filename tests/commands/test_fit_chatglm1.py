@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glmja import export, fit
 from glmja.modeling.loading import load_model
 from glmja.modeling.model_folder import ModelFolder
 from glmja.runs.trained_state import TrainedState
 from glmja.weights.checkpoint import Checkpoint
+from tests.support.tiny_run import scalars
 
 pytestmark = pytest.mark.usefixtures("forked_check")
 
@@ -58,7 +58,7 @@ def run_args(model, data, folder, recipe="adgen", **values):
 
 
 def losses(run):
-    return [event.value for event in EventAccumulator(str(run / "tensorboard")).Reload().Scalars("train/loss")]
+    return [*scalars(run, "train/loss").values()]
 
 
 def trained(run):
@@ -155,9 +155,8 @@ def test_packed_pretraining_lowers_the_loss_and_resumes_bit_for_bit(documents, c
     fit.main(documents(chatglm1_dir, tmp_path / "run", **steps))
     found = losses(tmp_path / "run")
     assert sum(found[-2:]) < 0.98 * sum(found[:2])
-    logged = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     for lang in ("zh", "en"):
-        values = [event.value for event in logged.Scalars(f"val/{lang}/bits_per_char")]
+        values = [*scalars(tmp_path / "run", f"val/{lang}/bits_per_char").values()]
         assert len(values) == 3 and values[-1] < values[0]  # before the first step, and after the third and the sixth
     parts = documents(chatglm1_dir, tmp_path / "parts", **steps)
     fit.main([*parts, "--trainer.callbacks+=tests.support.recorder.StopEarly", "--trainer.callbacks.at=3"])

@@ -66,4 +66,10 @@ def events(folder):
 
 
 def scalars(folder, tag):
-    return {event.step: event.value for event in events(folder).Scalars(tag)}
+    """Returns the values of a scalar by step, in the order of steps, of which none may occur twice.
+
+    TensorBoard reads files in the order of their names, which need not be that of the runs of one second.
+    """
+    found = sorted((event.step, event.value) for event in events(folder).Scalars(tag))
+    assert len(dict(found)) == len(found)
+    return dict(found)

@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from glmja import fit
 from glmja.runs import manifest
@@ -15,6 +14,7 @@ from glmja.twin import build as twin
 from tests.commands.test_fit import refused, run_args
 from tests.support.daily import drawn
 from tests.support.programs.launch import run as launch
+from tests.support.tiny_run import events, scalars
 
 RATE = "model.init_args.optimizer.init_args.lr"
 LEARNING_RATES = json.dumps(
@@ -50,9 +50,8 @@ def resumed(finished, zero_dir, tmp_path, monkeypatch):
 
 
 def rates(folder):
-    events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("lr-")]
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in tags}
+    tags = [tag for tag in events(folder).Tags()["scalars"] if tag.startswith("lr-")]
+    return {tag: [*scalars(folder, tag).values()] for tag in tags}
 
 
 @pytest.mark.parametrize(
@@ -219,10 +218,6 @@ def test_a_new_optimizer_under_zero2_begins_empty(zero_dir, tmp_path):
     assert rates(tmp_path / "run")["lr-AdamW"][-4:] == pytest.approx(
         [0.01 * x for x in (1, 0.853553, 0.5, 0.146447)], rel=1e-4
     )
-
-
-def scalars(folder, tag):
-    return [(event.step, event.value) for event in EventAccumulator(str(folder / "tensorboard")).Reload().Scalars(tag)]
 
 
 def test_a_new_run_starts_with_the_weights_of_a_finished_one(finished, zero_dir, tmp_path, monkeypatch):
