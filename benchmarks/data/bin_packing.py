@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.arguments import benchmark_parser
 from benchmarks.harness.tables import Figures, publish
-from data_modules.batches.bin_packing import best_fit_decreasing, bins_lower_bound
+from data_modules.batches.bin_packing import best_fit_decreasing
 
 MEDIAN, P95, NORMAL_P95 = 148, 600, 1.6449
 
@@ -26,6 +26,11 @@ def synthetic_lengths(num_items: int, capacity: int, seed: int) -> NDArray[np.in
     """Draws log-normal lengths from 1 to the capacity."""
     exponents = np.random.default_rng(seed).standard_normal(num_items) / NORMAL_P95
     return np.clip(np.rint(MEDIAN * (P95 / MEDIAN) ** exponents), 1, capacity).astype(np.int64)
+
+
+def bins_lower_bound(lengths: NDArray[np.int64], capacity: int) -> int:
+    """Returns a lower bound for the number of bins: the total must fit, and no two items over half share a bin."""
+    return max(-(-int(lengths.sum()) // capacity), int((lengths * 2 > capacity).sum()))
 
 
 def greedy_knapsack(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:

@@ -68,11 +68,6 @@ def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int) -> Bins:
     return Bins(items, starts)
 
 
-def bins_lower_bound(lengths: NDArray[np.int64], capacity: int) -> int:
-    """Returns a lower bound for the number of bins: the total must fit, and no two items over half share a bin."""
-    return max(-(-int(lengths.sum()) // capacity), int((lengths * 2 > capacity).sum()))
-
-
 def _fill(counts: NDArray[np.int64], capacity: int) -> Iterator[tuple[_Pattern, int]]:
     """Yields the pattern of equal bins and their number; `counts[n]` items have length n."""
     spaces: list[int] = []  # ascending, the keys of `groups`

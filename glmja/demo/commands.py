@@ -24,8 +24,3 @@ EVALUATE = (
     "--text ja=data/heldout/ja.jsonl zh=data/heldout/zh.jsonl en=data/heldout/en.jsonl "
     "--generate ja=data/heldout/ja_chats.jsonl --runs runs/pretrain runs/sft"
 )
-
-ALL = (
-    BUILD_TOKENIZER, RESIZE_EMBEDDINGS, EVALUATE_ZERO, PRETRAIN, EXPORT_PRETRAINED, EVALUATE_PRETRAINED, FINE_TUNE,
-    EXPORT_CHAT, EVALUATE,
-)  # fmt: skip

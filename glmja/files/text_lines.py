@@ -101,11 +101,6 @@ def blocks_of(file: BinaryIO, path: str) -> Iterator[str]:
         raise DataError(f"{path}:{number}: {error}") from error
 
 
-def _not_utf8_in(block: bytes, position: int, path: str, first_line: int) -> DataError:
-    start = block.rfind(b"\n", 0, position) + 1
-    return not_utf8(path, first_line + block.count(b"\n", 0, position), block[start:].split(b"\n", 1)[0])
-
-
 def _check_text(start: bytes, path: str) -> None:
     kind = "tar" if start[_TAR] == b"ustar" else None
     kind = kind or next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)

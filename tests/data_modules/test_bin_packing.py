@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.data.bin_packing import greedy_knapsack, synthetic_lengths
-from data_modules.batches.bin_packing import best_fit_decreasing, bins_lower_bound
+from benchmarks.data.bin_packing import bins_lower_bound, greedy_knapsack, synthetic_lengths
+from data_modules.batches.bin_packing import best_fit_decreasing
 
 
 @st.composite
