@@ -90,8 +90,10 @@ def training_data(trainer: object) -> TrainingData:
     """
     data = find_training_data(trainer)
     if data is None:
+        given = getattr(trainer, "datamodule", None)
+        promised = [*TrainingData.__annotations__, *(name for name in vars(TrainingData) if name[0] != "_")]
+        missing = [name for name in promised if not hasattr(given, name)]
         raise ValueError(
-            "the data module does not plan its run (row_len, num_steps, validation_sources, fingerprint, ledger); use "
-            "a class of data_modules"
+            f"the data module does not plan its run (it has no {', '.join(missing)}); use a class of data_modules"
         )
     return data

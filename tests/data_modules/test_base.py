@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
 from data_modules import ChatSource, PackedPretrainingData, PaddedSFTData, TextSource
+from data_modules.base import RunData
 from data_modules.stores import chat_store, token_store
 from glmja.runs.contracts import TrainingData, find_training_data, training_data
 from glmja.twin.build import text_file
@@ -51,8 +54,16 @@ def test_a_data_module_is_training_data_and_does_not_load_a_given_tokenizer(zero
     assert made.tokenizer is tokenizer
 
 
-def test_a_trainer_without_such_data_is_refused():
+def test_a_trainer_without_such_data_is_refused_with_what_the_data_lacks():
     trainer = FakeTrainer()
     assert find_training_data(trainer) is None
-    with pytest.raises(ValueError, match=r"the data module does not plan its run .*; use a class of data_modules"):
+    everything = (
+        r"the data module does not plan its run \(it has no row_len, num_steps, validation_sources, row_sources, "
+        r"fingerprint, settings, saved, ledger, plan_ranks, check_files, first_examples, use_tokenizer\); "
+        r"use a class of data_modules"
+    )
+    with pytest.raises(ValueError, match=everything):
+        training_data(trainer)
+    trainer.datamodule = SimpleNamespace(**dict.fromkeys(vars(RunData)), row_len=8, num_steps=1, fingerprint=None)
+    with pytest.raises(ValueError, match=r"\(it has no validation_sources, settings, saved, ledger\)"):
         training_data(trainer)
