@@ -97,7 +97,9 @@ def _described(kind: type) -> list[str]:
     length = next((part for part in (init.long_description or "").split("\n\n") if part.startswith("The run ends")), "")
     rows = [(f"`{name}`", *_type_and_default(kind, name), texts.get(name, "")) for name in _parameters(kind)]
     also = (
-        " `lit_modules.PaddedSFT` takes the same, without retention." if kind is lit_modules.PackedPretraining else ""
+        " `lit_modules.PaddedSFT` takes the same, without `retention` and `embedding_pull`."
+        if kind is lit_modules.PackedPretraining
+        else ""
     )
     text = f"{own.short_description or ''}{also}"
     return [f"### {shown}", text, *([length] if length else []), _table(rows) if rows else "No arguments."]

@@ -23,7 +23,7 @@ COMMANDS = {
     "evaluate": "Measure a model and compare it with a baseline.",
     "chat": "Talk to a model in the terminal.",
     "convert": "Write a model in the layout of transformers, or in ChatGLM's own.",
-    "demo": "Run all steps on a tiny model; takes two minutes on a laptop.",
+    "demo": "Run all steps on a tiny model; takes two to three minutes on two cores.",
 }
 _MODULES = {"demo": "glmja.demo.pipeline"}  # of commands that are not the module of their name
 

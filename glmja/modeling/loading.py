@@ -56,7 +56,7 @@ def load_model(
 
 
 def _checkpoint_of(folder: str | Path | ModelFolder) -> Checkpoint:
-    """The weights under Glm's names; a folder may hold weights alone."""
+    """The weights under the names of the running model; a folder may hold weights alone."""
     if not isinstance(folder, ModelFolder) and tokenizer_file(Path(folder)):
         folder = ModelFolder.open(folder)
     return folder.checkpoint if isinstance(folder, ModelFolder) else Checkpoint.open(folder).as_glm()
@@ -65,7 +65,7 @@ def _checkpoint_of(folder: str | Path | ModelFolder) -> Checkpoint:
 def model_of(
     checkpoint: Checkpoint, dtype: torch.dtype | None = None, attn_implementation: str = "sdpa"
 ) -> PreTrainedModel:
-    """Builds the model of weights under Glm's names; arguments as `load_model`."""
+    """Builds the model of weights under the names of the running model; arguments as `load_model`."""
     model, dtype = _empty(checkpoint, attn_implementation), dtype or checkpoint.dtype
     weights = {name: source.read_all().to(dtype) for name, source in checkpoint.tensors.items()}
     _check_finite(weights, checkpoint.folder)

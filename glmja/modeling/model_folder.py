@@ -35,7 +35,7 @@ class ModelFolder:
 
     Attributes:
         path: The folder.
-        config: The model's config under Glm's names, whichever layout the folder has.
+        config: The model's config under the names of the running model, in either layout of the folder.
         tokenizer: The model's tokenizer.
     """
 
@@ -82,7 +82,11 @@ class ModelFolder:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The weights under Glm's names; raises as `stored`, and if a tensor's shape is not the config's."""
+        """The weights under the names of the running model.
+
+        Raises:
+            ValueError: As `stored`, or if the shape of a tensor is not that of the config.
+        """
         return self.stored.as_glm()
 
     @cached_property
@@ -153,7 +157,7 @@ def write_model(
 
     Args:
         folder: Where to write.
-        model: The weights, under Glm's names.
+        model: The weights, under the names of the running model.
         tokenizer: The model's tokenizer.
         layout: `glm` for `AutoModelForCausalLM` without remote code, `chatglm` for ChatGLM3's own names.
         max_shard_size: Maximum bytes of a shard.

@@ -71,7 +71,7 @@ def shared_sha256(model: Checkpoint, num_kept: int, dtype: torch.dtype) -> str:
     """Returns a hash of the weights that a model shares with its extensions: all but embedding rows from `num_kept` on.
 
     Args:
-        model: The weights under Glm's names.
+        model: The weights under the names of the running model.
         num_kept: Number of rows of the stock model's pieces and control tokens.
         dtype: Dtype of the extended model, in which both are compared.
     """
@@ -96,7 +96,7 @@ def write(
 
     Args:
         folder: The folder to write into.
-        base: The weights that the run started from, under Glm's names.
+        base: The weights that the run started from, under the names of the running model.
         trained: The trained tensors, as `glmja.runs.trained_state` returns them; adapters are stored as trained.
         lora: The adapters' settings that the run saved; None if it had no adapters.
         tuning: How the transformer was trained.
@@ -176,11 +176,11 @@ def apply_pack(
 
     Args:
         pack: Folder of the pack.
-        model: Weights of the model, under Glm's names.
+        model: Weights of the model, under the names of the running model.
         dtype: Dtype of the result; the pack's if None.
 
     Returns:
-        The weights under Glm's names, and the tokenizer.
+        The weights under the names of the running model, and the tokenizer.
 
     Raises:
         ValueError: If the pack is damaged, or belongs to another model; gives both hashes.

@@ -172,7 +172,7 @@ class GLMTokenizer:
 
     @property
     def prefix_ids(self) -> list[int]:
-        """Ids of `[gMASK] <sop>`, with which every document begins."""
+        """Ids of `[gMASK] <sop>`, which are part of every prompt and every evaluated text."""
         return [self.control_id("[gMASK]"), self.control_id("<sop>")]
 
     def prompt_ids(self, text_ids: Sequence[int]) -> list[int]:

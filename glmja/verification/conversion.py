@@ -15,7 +15,7 @@ def verify_conversion(source: Checkpoint, folder: Path) -> int:
     """Re-opens a converted model and compares each tensor with its source, bit for bit.
 
     Args:
-        source: The weights that were written, under Glm's names.
+        source: The weights that were written, under the names of the running model.
         folder: The written folder.
 
     Returns:

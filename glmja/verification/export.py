@@ -108,7 +108,7 @@ def compare(
     Args:
         state: The trained tensors.
         base: The model that the run trained.
-        exported: The exported model, under Glm's names.
+        exported: The exported model, under the names of the running model.
         run_it: Whether to compare logits and replies, too; the exported model must then be in its folder.
 
     Returns:

@@ -34,7 +34,7 @@ def count_copies(model: Checkpoint, num_old: int, num_new: int) -> dict[str, Row
     """Counts copies among the rows of the `input` embedding, of the `head`, and of `both` together.
 
     Args:
-        model: The weights under Glm's names; new rows follow the old ones.
+        model: The weights under the names of the running model; new rows follow the old ones.
         num_old: Number of old rows.
         num_new: Number of new rows.
     """

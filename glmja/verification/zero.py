@@ -50,7 +50,7 @@ def verify_zero(
 
     Args:
         base: The base model.
-        source: The base's weights under Glm's names, in the dtype of the Zero model.
+        source: The base's weights under the names of the running model, in the dtype of the Zero model.
         folder: The folder of the Zero model.
         mixtures: How the new rows of both embeddings were mixed from old ones; empty if they are random.
         probe: What both models are asked; they are not loaded if it asks nothing.

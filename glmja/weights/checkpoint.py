@@ -82,7 +82,7 @@ class Checkpoint:
         return layout_of(self.config)
 
     def as_glm(self) -> Checkpoint:
-        """Returns the same weights under Glm's names and settings; nothing is copied.
+        """Returns the same weights under the names of the running model and settings; nothing is copied.
 
         Raises:
             ValueError: If a tensor is missing or unexpected, or its shape is not the config's.

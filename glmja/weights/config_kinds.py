@@ -1,4 +1,4 @@
-"""Types and ranges of the settings that are read from a `config.json`, in ChatGLM's names and in Glm's."""
+"""Types and ranges of the settings that are read from a `config.json`, under the names of either layout."""
 
 from __future__ import annotations
 

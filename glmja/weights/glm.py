@@ -65,7 +65,7 @@ class Glm(Architecture):
         return to_chatglm_config(config)
 
     def to_runtime(self, tensors: Mapping[str, TensorSource], config: Config) -> Tensors:
-        """Returns ChatGLM's tensors under Glm's names."""
+        """Returns ChatGLM's tensors under the names of the running model."""
         return _apply_plan(plan_to_glm(tensors, config), tensors)
 
     def to_original(self, tensors: Mapping[str, TensorSource], config: Config) -> Tensors:

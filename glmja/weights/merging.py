@@ -63,7 +63,7 @@ def merge(
     """Returns the weights at the end of a run; they are computed when they are read.
 
     Args:
-        base: The weights that the run started from, under Glm's names.
+        base: The weights that the run started from, under the names of the running model.
         trained: The trained tensors, by peft's names without their prefix, as `glmja.runs.trained_state` returns them.
         lora: Settings of the adapters; None if there are none.
         new_ids: Ids of the embedding rows that trained alone, if any; without gaps.
