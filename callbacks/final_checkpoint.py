@@ -13,10 +13,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from glmja.errors import ExitCode
 from glmja.runs import manifest
 from glmja.runs.run_folder import RunFolder
-
-STOPPED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
 
 class FinalCheckpoint(Callback):
@@ -39,7 +38,7 @@ class FinalCheckpoint(Callback):
         """
         self.dirpath = Path(dirpath)
         self.told_to_stop = False
-        self.exit_code = STOPPED
+        self.exit_code = ExitCode.TERMINATED
         self.is_main = False
         self.step = 0
 
@@ -99,7 +98,7 @@ class FinalCheckpoint(Callback):
         if self.is_main:  # not `print`, which the signal may have interrupted
             os.write(2, b"\nsaving after this optimizer step; Ctrl-C again stops at once, without saving\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self.exit_code = INTERRUPTED
+        self.exit_code = ExitCode.INTERRUPTED
         self._set_flag()
 
     def _all_stop(self, trainer: Trainer) -> bool:

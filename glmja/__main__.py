@@ -10,9 +10,8 @@ from pathlib import Path
 
 from glmja import __version__
 from glmja.cli.closed_output import quiet_when_output_closes
+from glmja.errors import ExitCode
 from glmja.text.printable import printable
-
-USAGE_ERROR = 2
 
 # in the order in which they are used
 COMMANDS = {
@@ -50,7 +49,7 @@ def _run(name: str, *rest: str) -> None:
         near = get_close_matches(command, COMMANDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
         print(f"{prog}: error: no command {printable(name)!r}; {remedy}", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR)
+        raise SystemExit(ExitCode.USAGE)
 
 
 def _help(prog: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from glmja.cli.arguments import check_device, files_by_language
 from glmja.cli.command import command_line, run_command
 from glmja.cli.ending import Ending, Values
+from glmja.errors import ExitCode
 from glmja.evaluation.scores import Scores, as_json
 from glmja.families.names import FamilyName
 from glmja.files.documents import check_document_files
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from glmja.modeling.model_folder import ModelFolder
 
 SCORES, PAGE, ANSWERS = "scores.json", "report.html", "answers.jsonl"
-RETENTION_FAILED, INCONCLUSIVE = 7, 8  # exit codes
 _RETAINED = ("zh", "en")
 
 
@@ -276,7 +276,7 @@ def _ending(values: Values, scores: Scores) -> Ending:
 def _exit_code(scores: Scores) -> int:
     if not scores.retention or scores.retention.verdict == "kept":
         return 0
-    return INCONCLUSIVE if scores.retention.verdict == "inconclusive" else RETENTION_FAILED
+    return ExitCode.INCONCLUSIVE if scores.retention.verdict == "inconclusive" else ExitCode.NOT_RETAINED
 
 
 def measure(args: list[str] | None = None) -> Scores:

@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from glmja.cli.closed_output import quiet_when_output_closes
-from glmja.cli.command import INTERRUPTED, USAGE_ERROR, one_line_errors, program, with_flags
+from glmja.cli.command import one_line_errors, program, with_flags
 from glmja.cli.config_safety import allow_imports
 from glmja.cli.fit_arguments import check_fit_arguments
-from glmja.errors import DivergedError, DriftError
+from glmja.errors import DivergedError, DriftError, ExitCode
 
 if TYPE_CHECKING:
     from lightning import Trainer
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from glmja.runs.contracts import TrainingData
     from glmja.tokenization.tokenizer import GLMTokenizer
 
-DIVERGED, DRIFTED = 6, 7
 # how this command spells the parameters that errors of the library name
 FLAGS = {
     "accumulate_grad_batches": "--trainer.accumulate_grad_batches",
@@ -78,7 +77,11 @@ def _fit(args: list[str] | None, prog: str) -> Trainer | None:
     from lit_modules.fit_cli import FitCLI
     from lit_modules.messages import without_irrelevant_messages
 
-    exit_codes = {MisconfigurationException: USAGE_ERROR, DivergedError: DIVERGED, DriftError: DRIFTED}
+    exit_codes = {
+        MisconfigurationException: ExitCode.USAGE,
+        DivergedError: ExitCode.DIVERGED,
+        DriftError: ExitCode.NOT_RETAINED,
+    }
     with one_line_errors(prog, exit_codes, flags=FLAGS), without_irrelevant_messages():
         allow_imports()
         with ExitStack() as resources:
@@ -100,7 +103,6 @@ def _fit(args: list[str] | None, prog: str) -> Trainer | None:
 @contextmanager
 def _telling_how_it_stopped(trainer: Trainer, run_dir: str) -> Iterator[None]:
     """Says what a run that a signal has ended left behind, and gives a run that Ctrl-C has cut short its exit code."""
-    from callbacks.final_checkpoint import STOPPED
     from glmja.text.terminal import show
 
     try:
@@ -108,7 +110,7 @@ def _telling_how_it_stopped(trainer: Trainer, run_dir: str) -> Iterator[None]:
     except SystemExit as stop:
         if not trainer.global_step:
             left = "before the first step, nothing is saved"
-        elif stop.code in (INTERRUPTED, STOPPED):
+        elif stop.code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
             left = (
                 f"step {trainer.global_step:,} is saved in {run_dir}; the same command with --ckpt_path last continues"
             )
@@ -117,7 +119,7 @@ def _telling_how_it_stopped(trainer: Trainer, run_dir: str) -> Iterator[None]:
         if trainer.is_global_zero:
             show(f"stopped: {left}", style="bold yellow")
         # Lightning exits with 1 where Ctrl-C was not for `FinalCheckpoint` to answer
-        raise SystemExit(INTERRUPTED if stop.code == 1 else stop.code) from None
+        raise SystemExit(ExitCode.INTERRUPTED if stop.code == 1 else stop.code) from None
 
 
 def _show_ending(run_dir: str, trainer: Trainer, seconds: float) -> None:

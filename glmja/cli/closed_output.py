@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CLOSED = 141  # 128 + SIGPIPE, as shells report other programs that wrote to a closed pipe
+from glmja.errors import ExitCode
 
 
 @contextmanager
 def quiet_when_output_closes() -> Iterator[None]:
-    """Ends the program with `CLOSED` and without a message if the block writes to a closed standard output.
+    """Ends the program without a message if the block writes to a closed standard output.
 
-    The signal itself stays ignored, as Python has it: it would also end a training run that loses another connection.
+    The exit code is `ExitCode.CLOSED_OUTPUT`. The signal itself stays ignored, as Python has it: it would also end a
+    training run that loses another connection.
     """
     try:
         try:
@@ -28,7 +29,7 @@ def quiet_when_output_closes() -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in filter(_is_closed, (sys.stdout, sys.stderr)):
             os.dup2(nowhere, stream.fileno())
-        raise SystemExit(CLOSED) from None
+        raise SystemExit(ExitCode.CLOSED_OUTPUT) from None
 
 
 def is_output_closed() -> bool:

@@ -19,12 +19,9 @@ from docstring_parser import parse as parse_docstring
 
 from glmja.cli.closed_output import is_output_closed, quiet_when_output_closes
 from glmja.cli.ending import Ending, Values, show_ending
-from glmja.cli.parser import USAGE_ERROR, CliParser
-from glmja.errors import LESS_MEMORY, DataError, MachineError, ModelError, is_out_of_memory
+from glmja.cli.parser import CliParser
+from glmja.errors import LESS_MEMORY, DataError, ExitCode, MachineError, ModelError, is_out_of_memory
 from glmja.text.printable import printable
-
-DATA_ERROR, MODEL_ERROR, MACHINE_ERROR = 3, 4, 5
-INTERRUPTED = 130  # by Ctrl-C, as shells report it
 
 # Errors of the operating system that are not about the input, and the remedy for each.
 _REMEDIES = {
@@ -167,13 +164,13 @@ def one_line_errors(
     """
     codes: dict[type[Exception], int] = {
         **(more or {}),
-        DataError: DATA_ERROR,
-        ModelError: MODEL_ERROR,
-        MachineError: MACHINE_ERROR,
-        ChildProcessError: MACHINE_ERROR,
-        MemoryError: MACHINE_ERROR,
-        ValueError: USAGE_ERROR,
-        OSError: USAGE_ERROR,
+        DataError: ExitCode.DATA,
+        ModelError: ExitCode.MODEL,
+        MachineError: ExitCode.MACHINE,
+        ChildProcessError: ExitCode.MACHINE,
+        MemoryError: ExitCode.MACHINE,
+        ValueError: ExitCode.USAGE,
+        OSError: ExitCode.USAGE,
     }
     try:
         yield
@@ -182,7 +179,7 @@ def one_line_errors(
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"{command}: stopped by Ctrl-C", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(ExitCode.INTERRUPTED) from None
     except Exception as raised:
         if isinstance(raised, BrokenPipeError) and is_output_closed():
             raise
@@ -210,11 +207,11 @@ def with_flags(message: str, flags: Mapping[str, str]) -> str:
 def _report(error: Exception, codes: Mapping[type[Exception], int], less_memory: str) -> tuple[int | None, str]:
     """Returns the exit code, None for a bug, and the message."""
     if is_out_of_memory(error):
-        return MACHINE_ERROR, f"out of memory ({_first_sentences(error)}); lower {less_memory}"
+        return ExitCode.MACHINE, f"out of memory ({_first_sentences(error)}); lower {less_memory}"
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return MACHINE_ERROR, f"{_first_sentences(error)}; lower `num_workers`, or free /dev/shm"
+        return ExitCode.MACHINE, f"{_first_sentences(error)}; lower `num_workers`, or free /dev/shm"
     if isinstance(error, OSError) and error.errno in _REMEDIES:
-        return MACHINE_ERROR, f"{error}; {_REMEDIES[error.errno]}"
+        return ExitCode.MACHINE, f"{error}; {_REMEDIES[error.errno]}"
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None), str(error)
 
 

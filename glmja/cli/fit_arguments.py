@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from glmja.cli.config_safety import check_file
 from glmja.cli.home_paths import expand_arguments
-from glmja.cli.parser import USAGE_ERROR, nearest, spell_flags
+from glmja.cli.parser import nearest, spell_flags
+from glmja.errors import ExitCode
 from glmja.text.printable import printable
 
 CONFIG_HELP = "YAML file with any of these options. Several can be given; later files override earlier ones."
@@ -162,4 +163,4 @@ class _EarlyParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Reports a mistake in one line."""
         print(f"{self.prog}: error: {printable(message)}", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR)
+        raise SystemExit(ExitCode.USAGE)

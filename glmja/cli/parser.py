@@ -16,9 +16,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from glmja.cli.config_safety import ALLOW_VARIABLE, ALLOWED, MODE, check_file
 from glmja.cli.home_paths import expand_arguments, expand_home
+from glmja.errors import ExitCode
 from glmja.text.printable import printable
-
-USAGE_ERROR = 2
 
 _NO_OPTION = re.compile(r"(?:Group '(?P<group>[^']*)' does not accept option|Option) '(?P<key>[^']*)'(?: is .*)?")
 _NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.]+).*")
@@ -87,7 +86,7 @@ class CliParser(ArgumentParser):
         if ";" not in text:
             text += f" ({self.help_flag} lists what is accepted)"
         print(f"{self.prog}: error: {printable(text)}", file=sys.stderr)
-        raise SystemExit(USAGE_ERROR)
+        raise SystemExit(ExitCode.USAGE)
 
     def _with_known_keys(self, message: str) -> str:
         """Adds to the message about an unknown key the nearest known one."""

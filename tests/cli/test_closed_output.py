@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from glmja.cli.closed_output import CLOSED, is_output_closed
+from glmja.cli.closed_output import is_output_closed
+from glmja.errors import ExitCode
 from tests.support.demo_run import args as run_args
 from tests.support.programs import command_line
 
@@ -34,13 +35,13 @@ def run_unread(*args, also_errors=False):
 @pytest.mark.parametrize("args", [[], ["--help"], ["--version"], ["export", "--help"]], ids=str)
 def test_the_list_of_commands_ends_quietly(args):
     code, said = run_unread("glmja", *args)
-    assert (code in (0, CLOSED), said) == (True, "")  # argparse ignores that its help cannot be written
+    assert (code in (0, ExitCode.CLOSED_OUTPUT), said) == (True, "")  # argparse ignores that its help cannot be written
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_a_command_ends_quietly(verb):
     code, said = run_unread(f"glmja.{verb}", "--help")
-    assert (code in (0, CLOSED), said) == (True, "")
+    assert (code in (0, ExitCode.CLOSED_OUTPUT), said) == (True, "")
 
 
 def test_a_table_at_the_end_ends_quietly_and_the_result_is_complete(base_dir, tmp_path):
@@ -48,20 +49,20 @@ def test_a_table_at_the_end_ends_quietly_and_the_result_is_complete(base_dir, tm
         "glmja.resize_embeddings", "--base", base_dir, "--tokenizer", base_dir, "--output", tmp_path / "out",
         "--check_greedy", "false",
     )  # fmt: skip
-    assert (code, "rror" in said) == (CLOSED, False)
+    assert (code, "rror" in said) == (ExitCode.CLOSED_OUTPUT, False)
     assert (tmp_path / "out" / "resize_report.json").is_file()
 
 
 def test_an_answer_ends_quietly(zero_dir, tmp_path):
     flags = ["--model", zero_dir, "--prompt", "x", "--max_new_tokens", 2, "--device=cpu"]
     done = command_line.run(tmp_path, "glmja.chat", flags, unread=True)
-    assert (done.returncode, done.stderr) == (CLOSED, f"loading {zero_dir} on cpu\n")
+    assert (done.returncode, done.stderr) == (ExitCode.CLOSED_OUTPUT, f"loading {zero_dir} on cpu\n")
 
 
 def test_a_run_ends_quietly(zero_dir, tmp_path):
     few = {"trainer.callbacks": "[]", "trainer.max_steps": 2, "trainer.limit_val_batches": 1}
     done = command_line.run(tmp_path, "glmja.fit", run_args(zero_dir, tmp_path, "demo_pretrain", **few), unread=True)
-    assert done.returncode == CLOSED
+    assert done.returncode == ExitCode.CLOSED_OUTPUT
     assert "Traceback" not in done.stderr and "rror" not in done.stderr
 
 
@@ -72,7 +73,7 @@ def test_an_error_is_told_although_nobody_reads_the_output():
 
 def test_errors_that_nobody_reads_end_quietly():
     code, _ = run_unread("glmja.convert", "--model=gone", "--output=x", also_errors=True)
-    assert code == CLOSED
+    assert code == ExitCode.CLOSED_OUTPUT
 
 
 def test_an_open_output_is_not_closed():

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from glmja import evaluate as verb
+from glmja.errors import ExitCode
 from glmja.evaluate import evaluate, main
 from glmja.evaluation.answers import Answer, TokenizedSample
 from glmja.evaluation.questions import QUESTIONS
@@ -196,7 +196,7 @@ def test_failed_retention_has_its_own_exit_code(tmp_path, base_dir, zero_dir, ca
     options = ["--text", f"zh={text_file('zh')}", "--questions", "false", "--max_drift", "0", *QUICK]
     with pytest.raises(SystemExit) as stop:
         main(["--model", str(zero_dir), "--baseline", str(base_dir), *options, "--output", str(tmp_path / "out")])
-    assert stop.value.code == verb.RETENTION_FAILED == 7
+    assert stop.value.code == ExitCode.NOT_RETAINED == 7
     assert "retention: lost (zh lost)\nzh lost: bits per character changed by +" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["retention"]["verdict"] == "lost"
     assert "retention: lost" in (tmp_path / "out" / "report.html").read_text()
@@ -206,7 +206,7 @@ def test_too_few_documents_give_no_verdict_and_have_their_own_exit_code(tmp_path
     options = ["--text", f"zh={text_file('zh')}", "--questions", "false", *QUICK, "--min_documents", "20"]
     with pytest.raises(SystemExit) as stop:
         main(["--model", str(zero_dir), "--baseline", str(base_dir), *options, "--output", str(tmp_path / "out")])
-    assert stop.value.code == verb.INCONCLUSIVE == 8
+    assert stop.value.code == ExitCode.INCONCLUSIVE == 8
     shown = capsys.readouterr().out
     assert "zh inconclusive: too few documents to judge from: " in shown
     assert "retention of en was not measured: there is no --text of it" in shown

@@ -11,6 +11,7 @@ import yaml
 
 import glmja
 from glmja.conversation.formats import to_messages
+from glmja.errors import ExitCode
 from glmja.evaluation.references import to_reference
 from tests.project.test_architecture import MAY_IMPORT
 
@@ -41,6 +42,12 @@ def test_contributing_shows_the_table_of_rooms_that_the_architecture_test_holds(
     rows = re.findall(r"^\| `([\w/]+)/` \| [^|]+ \| ([^|]+) \|$", read("CONTRIBUTING.md"), re.MULTILINE)
     shown = {room.replace("/", "."): set(re.findall(r"\w+", allowed)) for room, allowed in rows}
     assert shown == {room: set(allowed.split()) for room, allowed in MAY_IMPORT.items()}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/troubleshooting.md"])
+def test_a_document_lists_every_exit_code(name):
+    shown = {int(code) for code in re.findall(r"^\| (\d+) \| ", read(name), re.MULTILINE)}
+    assert shown - {0} == set(ExitCode)
 
 
 @pytest.mark.parametrize("name", CURRENT)

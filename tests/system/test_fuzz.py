@@ -33,8 +33,9 @@ from data_modules.stores import chat_rendering
 from data_modules.stores.chat_store import ChatStore
 from data_modules.stores.token_store import TokenStore
 from glmja import fit
-from glmja.cli.command import MACHINE_ERROR, one_line_errors
+from glmja.cli.command import one_line_errors
 from glmja.conversation import rendering as conversation
+from glmja.errors import ExitCode
 from glmja.families.recognition import load_tokenizer
 from glmja.files.documents import read_documents
 from glmja.files.records import read_chunks
@@ -85,7 +86,7 @@ def outcome(form, folder):
             check()
     except SystemExit as stop:
         line = said.getvalue()
-        if len(line.splitlines()) != 1 or stop.code == MACHINE_ERROR:  # not an error of the machine
+        if len(line.splitlines()) != 1 or stop.code == ExitCode.MACHINE:  # not an error of the machine
             return f"exit code {stop.code}, {line!r}"
         return "refused"
     except BaseException:
