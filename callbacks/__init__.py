@@ -41,7 +41,7 @@ _RENAMED = {"LossSentry": "NonFiniteGuard", "Rehearsal": "LargestBatchCheck"}
 
 
 def for_every_run(run_dir: str) -> list[Callback]:
-    """Returns the callbacks that every run gets, whatever its configuration lists: they let it be killed and resumed.
+    """Returns the callbacks that every run gets besides the configured ones, and which make runs resumable.
 
     Args:
         run_dir: Folder of the run.

@@ -37,7 +37,7 @@ class FinalCheckpoint(Callback):
             dirpath: Folder of the checkpoints, which are named `step=N.ckpt`.
         """
         self.dirpath = Path(dirpath)
-        self.told_to_stop = False
+        self.stop_requested = False
         self.exit_code = ExitCode.TERMINATED
         self.is_main = False
         self.step = 0
@@ -92,7 +92,7 @@ class FinalCheckpoint(Callback):
             signal.signal(number, self._set_flag)
 
     def _set_flag(self, *_: Any) -> None:
-        self.told_to_stop = True
+        self.stop_requested = True
 
     def _interrupt(self, *_: Any) -> None:
         if self.is_main:  # not `print`, which the signal may have interrupted
@@ -102,7 +102,7 @@ class FinalCheckpoint(Callback):
         self._set_flag()
 
     def _all_stop(self, trainer: Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self.told_to_stop, all=False)
+        return trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
 
     def _exit(self, trainer: Trainer) -> None:
         # Lightning's launcher kills the main process, with another exit code, when a process that it launched fails
@@ -130,7 +130,7 @@ class FinalCheckpoint(Callback):
 def _adopt_checkpoints(trainer: Trainer, periodic: ModelCheckpoint) -> None:
     """Lets a callback count the existing checkpoints among its `save_top_k`, and removes those beyond.
 
-    Lightning would keep for ever what it did not save itself, what it resumed from, and what a kill kept it from
+    Lightning would permanently keep what it did not save itself, what it resumed from, and what a kill kept it from
     removing.
     """
     if periodic.monitor != "step" or periodic.save_top_k < 1 or periodic.dirpath is None:

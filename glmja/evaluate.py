@@ -114,7 +114,7 @@ def evaluate(
 
     Returns:
         The scores as written to scores.json. The command exits with code 7 if a language is lost or changed, and with
-        code 8 if the texts do not suffice to tell.
+        code 8 if the texts do not suffice for a verdict.
 
     Raises:
         ValueError: If an argument is out of range, or an input is malformed.

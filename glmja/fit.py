@@ -91,7 +91,7 @@ def _fit(args: list[str] | None, prog: str) -> Trainer | None:
                 return None
             if not cli.config.preview:
                 start = time.monotonic()
-                with _telling_how_it_stopped(cli.trainer, cli.config.run_dir):
+                with _report_stop(cli.trainer, cli.config.run_dir):
                     trainer = cli.fit()
                 if trainer.is_global_zero and not cli.is_short_run:
                     _show_ending(cli.config.run_dir, trainer, time.monotonic() - start)
@@ -101,8 +101,8 @@ def _fit(args: list[str] | None, prog: str) -> Trainer | None:
 
 
 @contextmanager
-def _telling_how_it_stopped(trainer: Trainer, run_dir: str) -> Iterator[None]:
-    """Says what a run that a signal has ended left behind, and gives a run that Ctrl-C has cut short its exit code."""
+def _report_stop(trainer: Trainer, run_dir: str) -> Iterator[None]:
+    """Reports what a run that a signal ended has saved, and gives a run that Ctrl-C has cut short its exit code."""
     from glmja.text.terminal import show
 
     try:

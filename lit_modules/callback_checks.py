@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Mode
 REFUSED: dict[type[Callback], str] = {
     lightning_callbacks.BackboneFinetuning: "it freezes a backbone by name; set `tuning`",
     lightning_callbacks.BaseFinetuning: "it changes what is trained during the run; set `tuning`",
-    lightning_callbacks.BatchSizeFinder: "the plan of the run needs the batch size; callbacks.LargestBatchCheck tells "
-    "before the first step whether it fits",
+    lightning_callbacks.BatchSizeFinder: "the plan of the run needs the batch size; callbacks.LargestBatchCheck "
+    "reports before the first step whether it fits",
     lightning_callbacks.GradientAccumulationScheduler: "it changes the plan of the run; set "
     "trainer.accumulate_grad_batches",
     lightning_callbacks.LearningRateFinder: "it trains before the run, on its data; try rates in runs with max_steps",

@@ -278,7 +278,7 @@ class FitCLI(LightningCLI):
         self.model.resumable_identity(self.trainer).check_resumable(self.resumed.identity, self.config.ckpt_path)
         if self.resumed.identity.optimizer is None and not self.config.resume_with_new_optimizer:
             rank_zero_warn(
-                f"{self.config.ckpt_path} does not tell its optimizer and schedule: those of its state are used, "
+                f"{self.config.ckpt_path} does not record its optimizer and schedule: those of its state are used, "
                 "whatever the configuration says"
             )
 

@@ -44,7 +44,8 @@ class PackedPretraining(GLMModule, TaughtModule):
             model_dir: Folder of weights and tokenizer, as `python -m glmja.resize_embeddings` writes it.
             retention: Languages that are trained towards the base model, so that they do not drift.
             embedding_pull: Strength, relative to the learning rate, with which each step pulls the embedding rows of
-                the base's ids towards their start, as 10; 0 does not. Costs no time, and keeps less than `retention`.
+                the base's ids towards their start, such as 10; 0 disables it. Costs no time, and keeps less than
+                `retention`.
             settings: Arguments of `GLMModule`.
 
         Raises:

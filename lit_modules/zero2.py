@@ -78,7 +78,7 @@ class ZeRO2(DeepSpeedStrategy):
         assert isinstance(self.config, dict)
         self.config["data_types"] = {"grad_accum_dtype": "fp32"}
         if "bf16" in self.config:
-            self.config["bf16"]["check_grad_overflow"] = True  # otherwise one NaN stays in the weights for ever
+            self.config["bf16"]["check_grad_overflow"] = True  # otherwise one NaN stays in the weights permanently
 
     @property
     def num_skipped_steps(self) -> int:

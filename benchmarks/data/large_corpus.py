@@ -25,7 +25,7 @@ ALL_TOKENS = 10**12  # no sample is drawn
 
 
 def documents(data: Path, languages: Sequence[str]) -> Iterator[str]:
-    """Yields JSON lines without end."""
+    """Yields JSON lines indefinitely."""
     texts = []
     for language in languages:
         with gzip.open(data / "text" / f"{language}.jsonl.gz", "rt", encoding="utf-8") as file:

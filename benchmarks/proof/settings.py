@@ -83,7 +83,7 @@ class Arm:
 
     Attributes:
         name: Name in tables.
-        tokenizer: That of the base, ours, or the known recipe's.
+        tokenizer: That of the base (`old`), of glmja (`ours`), or of the known recipe (`known`).
         init: Initialization of new rows; for the known recipe, its own.
         kept: Share of Chinese and English in the tokens, half each.
         retention: Weight of the divergence from the base in Chinese and English; 0 trains on their text.

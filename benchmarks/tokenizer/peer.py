@@ -84,7 +84,7 @@ def grow_peer(python: Path, base: Path, text: Path, num_pieces: int, output: Pat
 
 
 def grow_all(python: Path, base: Path, text: Path, num_pieces: int, surplus: float, scratch: Path) -> dict[str, Cost]:
-    """Runs ours and the peer in turns; returns the costs by the names of the folders in `scratch`, as in the table."""
+    """Runs glmja and the peer in turns; returns the costs by the names of the folders in `scratch`, as in the table."""
     costs = {}
     for recipe, peer, number in (
         (OURS, FILTERED, round(num_pieces * (1 + surplus))),
@@ -103,7 +103,7 @@ def grow_all(python: Path, base: Path, text: Path, num_pieces: int, surplus: flo
 
 def row(folder: Path, cost: Cost, ours: Cost, held_out: dict[str, list[str]], others: dict[str, Sentences],
         num_old: int) -> list[str]:  # fmt: skip
-    """Measures a tokenizer; its costs are also shown as multiples of ours."""
+    """Measures a tokenizer; its costs are also shown as multiples of glmja's."""
     print(f"measuring: {folder.name}", flush=True)
     tokenizer = load_tokenizer(folder)
     cells = [folder.name, f"{len(tokenizer) - num_old:,}", *rates(tokenizer, held_out)]

@@ -23,7 +23,7 @@ from glmja.errors import ModelError
 from glmja.modeling.batch import IGNORE_INDEX, Batch
 from glmja.modeling.contracts import TrainingLoader
 
-_WORKER_TIMEOUT = 300  # seconds; without a limit, a worker that hangs would be waited for without end
+_WORKER_TIMEOUT = 300  # seconds; without a limit, a worker that hangs would be waited for indefinitely
 
 Plan = Sequence[NDArray[np.int64]] | NDArray[np.int64]  # numbers of the rows of each micro-batch
 
@@ -179,7 +179,7 @@ class DistributedEvalBatches(Dataset[Batch]):
     """Batches of validation rows in order, the same number on each rank.
 
     A rank without rows left gets a batch without target tokens: ranks that call the model a different number of times
-    may wait for each other without end.
+    may wait for each other indefinitely.
     """
 
     def __init__(

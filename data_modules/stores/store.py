@@ -60,7 +60,8 @@ class Store:
         """A hash of the tokens of each record, (records,) uint64."""
         if (self.folder / _DIGESTS).is_file():
             return np.load(self.folder / _DIGESTS, mmap_mode="r")
-        bounds = zip(self.starts[:-1], self.starts[1:], strict=True)  # the store is older than the file
+        # stores written before `digests.npy` existed lack it
+        bounds = zip(self.starts[:-1], self.starts[1:], strict=True)
         return as_numbers([digest_of(self.tokens[start:end]) for start, end in bounds])
 
     def find_former(self, cache_dir: str | Path, keys: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ finalizer of the parent runs in it, and it leaves with `_exit`. The function mus
 shares with threads of the parent, like the data sets of PyTorch's DataLoader.
 
 `concurrent.futures.ProcessPoolExecutor` does not fit because its workers share one pipe for results: a worker that is
-killed while it sends a large result leaves half a message there, and the executor waits for the rest without end.
+killed while it sends a large result leaves half a message there, and the executor waits for the rest indefinitely.
 """
 
 from __future__ import annotations

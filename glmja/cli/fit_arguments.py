@@ -21,9 +21,10 @@ from glmja.text.printable import printable
 CONFIG_HELP = "YAML file with any of these options. Several can be given; later files override earlier ones."
 RUN_DIR_HELP = "New folder of the run, for its configuration, checkpoints, curves and ledger."
 CKPT_PATH_HELP = "Checkpoint to resume from; `last` for the newest one of the run folder."
-NEW_OPTIMIZER_HELP = "Resume with the weights and the position in the data only: optimizer and schedule begin anew."
+NEW_OPTIMIZER_HELP = "Resume the weights and the position in the data; start with a new optimizer and schedule."
 INIT_FROM_HELP = (
-    "Run, or checkpoint of one, whose trained weights this new run starts with; everything else begins anew."
+    "Run, or checkpoint of a run, whose trained weights this run starts with. Optimizer, schedule and data position "
+    "start from zero."
 )
 PREVIEW_HELP = "Show the first example of each source as it would be trained on, and exit. Target tokens are green."
 ESTIMATE_HELP = (

@@ -83,7 +83,7 @@ class LanguageRetention(Drift):
         greedy_continuations: Number of continuations compared.
         verdict: `kept` if all three are within their limits; `lost` if bits per character certainly rose by more than
             the limit; `changed` if they did not, but the divergence or the continuations exceed theirs;
-            `inconclusive` if the documents do not suffice to tell.
+            `inconclusive` if the documents do not suffice.
         reasons: Why the verdict is not `kept`.
     """
 

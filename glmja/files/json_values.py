@@ -24,7 +24,7 @@ def is_begun(line: str) -> bool:
         json.loads(line)
     except JSONDecodeError as error:
         return error.pos >= len(line)
-    except (ValueError, RecursionError):  # the reader of lines tells what is wrong
+    except (ValueError, RecursionError):  # the reader of lines reports what is wrong
         return False
     return False
 

@@ -38,7 +38,7 @@ def progress(
         return
     description, start, done = printable(description), time.monotonic(), 0.0
     console = Console(stderr=True)
-    # no string of ours is markup
+    # descriptions and states are plain text, not markup
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -228,7 +228,7 @@ def _is_values(path: Path) -> bool:
                 if start:
                     rest = b"" if line.endswith(b"\n") else file.readline(MAX_LINE_BYTES)
                     return is_begun((start + rest).decode().strip())
-        except (UnicodeDecodeError, UnpackError):  # the reader of lines tells the place
+        except (UnicodeDecodeError, UnpackError):  # the reader of lines reports the place
             return False
     return False
 

@@ -1,8 +1,8 @@
 """Positions and visibility in ChatGLM-6B's sequences: a context, read in both directions, then an answer.
 
 A token has two positions. In the context the first one counts and the second is 0; in the answer, from `<sop>` on, the
-first one stays at that of the mask token, where the answer belongs, and the second counts from 1. So the positions tell
-context from answer, and in a row of several documents where each begins.
+first one stays at that of the mask token, where the answer belongs, and the second counts from 1. So the positions
+distinguish context from answer, and in a row of several documents determine where each begins.
 
 Dimensions: B rows, T tokens, S keys
 """
@@ -53,7 +53,7 @@ def positions_of(input_ids: Tensor, attention_mask: Tensor | None, ids: ControlI
 def sees(position_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Returns which keys each token sees, (B, 1, T, T): those before it, and the context, of its own document.
 
-    Padding is seen by nobody but itself: SDPA returns NaN for a token that sees nothing.
+    A padding token is attended to only by itself, since SDPA returns NaN for a token that attends to nothing.
 
     Args:
         position_ids: (B, 2, T).

@@ -50,7 +50,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "optimizer": dict, "schedule": dict, "schedule_start": int,
 }  # fmt: skip
 
-# fields that the first checkpoints do not have
+# checkpoints written before these fields existed lack them
 _LATER = ("optimizer", "schedule", "schedule_start", "micro_batches_per_step", "seed")
 # what explains another field, or says how to go on
 _NOT_COMPARED = ("data_settings", "plan_ranks")
@@ -179,7 +179,7 @@ def _difference(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> t
 
 
 def _shown(value: Any) -> str:
-    """Returns a value as text; of a hash, the first characters are enough to tell it from others."""
+    """Returns a value as text; of a hash, the first characters are enough to distinguish it from others."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     if isinstance(value, dict):

@@ -1,7 +1,8 @@
 """Counts new embedding rows that equal another row, bit for bit.
 
 Equal rows of the head always have equal logits: greedy decoding takes the lower id, and sampling gives the row double
-weight. Equal input rows are read as the same token. Pieces that share both rows cannot be told apart before training.
+weight. Equal input rows are read as the same token. Pieces that share both rows cannot be distinguished before
+training.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _open_bin(path: Path) -> dict[str, TensorSource]:
 
 
 def _mapped_at(content: Mapping[str, Tensor], outlines: Mapping[str, Tensor]) -> int | None:
-    """Returns the address at which a `.bin` file is mapped; None if it is not, or torch does not tell its offsets.
+    """Returns the address at which a `.bin` file is mapped; None if it is not, or torch does not report its offsets.
 
     Args:
         content: The tensors.

@@ -1,4 +1,4 @@
-"""What llama.cpp's converter reads in a folder of ours, read by llama.cpp's own Python package.
+"""What llama.cpp's converter reads in a folder written by glmja, read by llama.cpp's own Python package.
 
 Its converter takes pieces, scores and types from `tokenizer.model` (`TextModel._create_vocab_sentencepiece` in
 https://github.com/ggml-org/llama.cpp/blob/0c1e57098/conversion/base.py, of which `SentencePieceVocab` is the elder

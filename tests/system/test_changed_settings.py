@@ -149,7 +149,7 @@ def test_a_schedule_of_torch_follows_the_longer_run_as_well(zero_dir, tmp_path, 
     assert rates(tmp_path / "run")["lr-AdamW"][2:] == rates(tmp_path / "whole" / "run")["lr-AdamW"][2:]
 
 
-def test_a_checkpoint_that_does_not_tell_its_optimizer_resumes_with_a_warning(resumed, tmp_path):
+def test_a_checkpoint_that_does_not_record_its_optimizer_resumes_with_a_warning(resumed, tmp_path):
     path = manifest.newest(tmp_path / "run" / "checkpoints") / manifest.NAME
     content = json.loads(path.read_text())
     for name in ("optimizer", "schedule"):
@@ -158,8 +158,8 @@ def test_a_checkpoint_that_does_not_tell_its_optimizer_resumes_with_a_warning(re
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         assert fit.main(resumed()).global_step == 6
-    told = " ".join(str(warning.message) for warning in seen)
-    assert "does not tell its optimizer and schedule: those of its state are used" in told
+    warned = " ".join(str(warning.message) for warning in seen)
+    assert "does not record its optimizer and schedule: those of its state are used" in warned
 
 
 def test_a_new_optimizer_needs_a_checkpoint_and_steps_that_are_left(resumed, zero_dir, tmp_path, capsys):
