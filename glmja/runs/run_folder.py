@@ -19,6 +19,7 @@ class RunFolder:
 
     ```
     RUN_DIR/
+      .lock                          process and host of the run, while it lasts; see `glmja.runs.run_lock`
       config.yaml                    resolved configuration, usable as configuration of another run
       ledger.json                    how many tokens of each source the run reads
       chats.jsonl                    answers of `callbacks.ChatSampler`
@@ -33,6 +34,7 @@ class RunFolder:
 
     CONFIG = folder_kinds.RUN_CONFIG
     MANIFEST = folder_kinds.CHECKPOINT_MANIFEST
+    LOCK = ".lock"
     STATE = "state.ckpt"
     ZERO_STATES = "checkpoint"
     PARTIAL = ".tmp-"  # prefix of a checkpoint that is being written or removed

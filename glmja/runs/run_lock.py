@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from glmja.runs.run_folder import RunFolder
+
 _BUSY = (errno.EACCES, errno.EAGAIN)
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def locked(folder: str | Path) -> Iterator[None]:
             break
         made.append(path)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    path = folder / RunFolder.LOCK
     try:
         descriptor = _lock(path, folder)
         try:
