@@ -14,7 +14,7 @@ from glmja.errors import DataError
 
 Numbers = NDArray[np.int64]
 
-_FEW = 20  # records; `glmja.evaluation.retention` gives no verdict below as many
+_FEW = 20  # records; as `min_documents` of `glmja.evaluation.retention.RetentionLimits`, which needs as many
 _SMALLEST_PART = 20  # a small source holds out a twentieth at least
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.packing import PackedRows, interleave, interleave_apart
 from data_modules.batches.prefix_rows import MIN_ROW_LEN, NUM_ADDED, PrefixRows, prefixed
 from data_modules.batches.rows import Rows
-from data_modules.sources import TextSource, check_sources
+from data_modules.sources import TextSource, check_sources, with_validation
 from data_modules.stores.token_store import TokenStore
 from glmja.modeling.contracts import retained_languages
 from glmja.runs.contracts import Example
@@ -126,10 +126,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
 
     def _create_stores(self, source: TextSource) -> list[TokenStore]:
         self._check_contexts()
-        parts = [source]
-        if source.val_files:
-            parts.append(source.validation())
-        return [TokenStore.of(part, self.tokenizer, self.cache_dir) for part in parts]
+        return [TokenStore.of(part, self.tokenizer, self.cache_dir) for part in with_validation(source)]
 
     def setup(self, stage: str) -> None:
         """Opens the stores, splits their documents, and plans the run.

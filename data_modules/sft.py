@@ -13,7 +13,7 @@ from data_modules.batches.batching import MicroBatch, group_by_length, pack_whol
 from data_modules.batches.conversations import ConversationRows
 from data_modules.batches.document_stream import DocumentStream
 from data_modules.batches.rows import Rows
-from data_modules.sources import ChatSource, check_sources
+from data_modules.sources import ChatSource, check_sources, with_validation
 from data_modules.stores.chat_store import ChatStore
 from glmja.runs.ledger import Count, Ledger
 
@@ -85,10 +85,7 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         self.max_bad_share, self.mix_by = max_bad_share, mix_by
 
     def _create_stores(self, source: ChatSource) -> list[ChatStore]:
-        parts = [source]
-        if source.val_files:
-            parts.append(source.validation())
-        return [ChatStore.of(part, self.tokenizer, self.row_len, self.cache_dir) for part in parts]
+        return [ChatStore.of(part, self.tokenizer, self.row_len, self.cache_dir) for part in with_validation(source)]
 
     def setup(self, stage: str) -> None:
         """Opens the stores, splits their conversations and plans the run.

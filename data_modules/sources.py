@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from glmja.conversation.formats import KEYS, ChatFormat
 from glmja.conversation.turns import Learn
@@ -63,9 +63,7 @@ class TextSource:
         _check_origin(self)
         if self.documents not in ("line", "file"):
             raise ValueError(f"documents of source {self.name!r} is {self.documents!r}; set line or file")
-        _check_limit(self.name, self.limit)
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            raise ValueError(f"weight of source {self.name!r} is {self.weight}; set a positive number, or leave it out")
+        _check_amounts(self)
 
     def find_files(self) -> list[DataFile]:
         """Returns the files to train on, sorted within a folder or pattern, or the dataset.
@@ -85,10 +83,6 @@ class TextSource:
                 dataset.
         """
         check_document_files([*_origin_of(self), *self.val_files], self.text_key, self.documents == "file")
-
-    def validation(self) -> TextSource:
-        """Returns the validation files as a source of their own."""
-        return replace(self, files=self.val_files, val_files=[], limit=None, **_NO_DATASET)
 
 
 @dataclass(frozen=True)
@@ -145,7 +139,7 @@ class ChatSource:
                 format or a key of it is unknown, or the weight or the limit is not a positive number.
         """
         _check_origin(self)
-        _check_limit(self.name, self.limit)
+        _check_amounts(self)
         if self.format not in get_args(ChatFormat):
             raise ValueError(
                 f"source {self.name!r} has format {self.format!r}; known are {', '.join(get_args(ChatFormat))}"
@@ -158,8 +152,6 @@ class ChatSource:
                 f"columns of source {self.name!r}: {unknown[0]!r} is no key of the format {self.format}, which has "
                 f"{', '.join(known)}; write them as {{key of the format: name in the file}}"
             )
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            raise ValueError(f"weight of source {self.name!r} is {self.weight}; set a positive number, or leave it out")
 
     def find_files(self) -> list[DataFile]:
         """Returns the files to train on, sorted within a folder or pattern, or the dataset.
@@ -181,11 +173,8 @@ class ChatSource:
         """
         check_record_files([*_origin_of(self), *self.val_files], CONVERSATION_KINDS)
 
-    def validation(self) -> ChatSource:
-        """Returns the validation files as a source of their own."""
-        return replace(self, files=self.val_files, val_files=[], limit=None, **_NO_DATASET)
 
-
+_Source = TypeVar("_Source", TextSource, ChatSource)
 _NO_DATASET: dict[str, Any] = {"hub": None, "hub_config": None, "split": "train", "data_files": [], "revision": None}
 
 
@@ -208,9 +197,18 @@ def _check_origin(source: TextSource | ChatSource) -> None:
         )
 
 
-def _check_limit(name: str, limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit of source {name!r} is {limit}; set a positive number, or leave it out")
+def _check_amounts(source: TextSource | ChatSource) -> None:
+    if source.limit is not None and source.limit < 1:
+        raise ValueError(f"limit of source {source.name!r} is {source.limit}; set a positive number, or leave it out")
+    if source.weight is not None and not 0 < source.weight < math.inf:
+        raise ValueError(f"weight of source {source.name!r} is {source.weight}; set a positive number, or leave it out")
+
+
+def with_validation(source: _Source) -> list[_Source]:
+    """Returns a source and, if it has validation files, these as a source of their own."""
+    if not source.val_files:
+        return [source]
+    return [source, replace(source, files=source.val_files, val_files=[], limit=None, **_NO_DATASET)]
 
 
 def check_sources(sources: Sequence[TextSource | ChatSource]) -> None:

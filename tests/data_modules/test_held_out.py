@@ -1,3 +1,4 @@
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from data_modules import ChatSource, PackedPretrainingData, PaddedSFTData, TextS
 from data_modules.held_out import Split, split, warn_of_few
 from data_modules.stores import chat_store
 from data_modules.stores.chat_store import ChatStore
+from glmja.evaluate import evaluate
+from glmja.evaluation.retention import RetentionLimits
 from glmja.files.checksums import write_checksums
 from glmja.runs.identity import RunIdentity
 from glmja.twin.build import text_file
@@ -169,6 +172,12 @@ def test_few_held_out_records_of_a_language_are_warned_of(held, warned, caplog):
     parts = [(lang, Split("s", None, np.arange(9), None, np.arange(n), {})) for lang, ns in held.items() for n in ns]
     warn_of_few([part for _, part in parts], [lang for lang, _ in parts])
     assert [record.getMessage()[: len(text)] for record, text in zip(caplog.records, warned, strict=True)] == warned
+
+
+def test_as_many_documents_are_held_out_as_a_verdict_on_retention_needs():
+    needed = RetentionLimits().min_documents
+    assert len(split(1000, 0.001, (0,), "a")[1]) == needed
+    assert inspect.signature(evaluate).parameters["min_documents"].default == needed
 
 
 def test_a_source_with_few_held_out_documents_is_warned_of_when_a_run_is_planned(zero_dir, tmp_path, caplog):
