@@ -1,4 +1,4 @@
-"""What the user of a run should look at, now that it has ended."""
+"""Warnings that are shown at the end of a run."""
 
 from __future__ import annotations
 

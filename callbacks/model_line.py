@@ -1,4 +1,4 @@
-"""Says in one line what a run trains."""
+"""Describes in one line what a run trains."""
 
 from __future__ import annotations
 

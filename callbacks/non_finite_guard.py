@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class GuardState(TypedDict):
-    """What a resumed run needs to continue counting."""
+    """State that a resumed run needs to continue counting."""
 
     in_a_row: int
     losses: list[float]

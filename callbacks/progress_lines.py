@@ -49,7 +49,7 @@ class ProgressLines(Callback):
             self._print("validation", state)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Goes on with counting steps."""
+        """Resumes counting steps."""
         self._since = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

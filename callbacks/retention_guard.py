@@ -112,7 +112,7 @@ class RetentionGuard(Callback):
         self._check()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins with no rows."""
+        """Removes the losses of the last validation."""
         self._now = {}
 
     def on_validation_batch_end(

@@ -38,7 +38,7 @@ class ValidationTable(Callback):
         return {name: now / before - 1 for name, now in self.last.items() if (before := self.before.get(name))}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says how often the model is validated."""
+        """Prints how often the model is validated."""
         batches = trainer.val_check_batch
         if trainer.enable_validation and isinstance(batches, int):
             self._say(batches, trainer.accumulate_grad_batches)

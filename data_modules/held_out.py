@@ -1,4 +1,4 @@
-"""Which records are held out for validation, and which are left out of training because an equal one is held out."""
+"""Selects records to hold out for validation, and leaves out of training those that equal one of them."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def export(
 
 @dataclass(frozen=True)
 class _Output:
-    """Where and how the result is written; see the arguments of `export`."""
+    """Location and format of the result; see the arguments of `export`."""
 
     folder: str
     format: Format

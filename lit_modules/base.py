@@ -177,7 +177,7 @@ class GLMModule(LightningModule, TrainingModule):
         return glm.base_model(**model_inputs(batch, glm.config._attn_implementation)).last_hidden_state
 
     def token_losses(self, hidden: Tensor, batch: Batch) -> TokenLosses:
-        """Returns the cross entropies of a batch, given its hidden states."""
+        """Returns the cross entropies of a batch, given its hidden states, (B, T, D)."""
         head = unwrap_peft(self.model).get_output_embeddings().weight
         return token_losses(hidden, head, batch["labels"], self.loss_chunk_len)
 
@@ -245,7 +245,7 @@ class GLMModule(LightningModule, TrainingModule):
         return self.validate(self.hidden_states(batch), batch, dataloader_idx)
 
     def validate(self, hidden: Tensor, batch: Batch, dataloader_idx: int) -> Tensor:
-        """As `validation_step`, given the hidden states."""
+        """Adds a batch to the metrics, given its hidden states, (B, T, D); returns losses as `validation_step`."""
         losses = self.token_losses(hidden, batch)
         self.validation.update(dataloader_idx, losses.total, losses.targets_N)
         return losses.of_rows(len(batch["labels"]))

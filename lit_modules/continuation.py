@@ -1,4 +1,4 @@
-"""How a resumed run goes on if its optimizer, its schedule or its length is another one."""
+"""Continues a resumed run whose optimizer, schedule or length has changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Hyperparameters = dict[str, Any]  # of a parameter group; a run has one
 
 
 class Continuation:
-    """What a run takes from its checkpoint beyond the weights and the position in the data.
+    """State that a run takes from its checkpoint beyond the weights and the position in the data.
 
     Attributes:
         with_new_optimizer: Whether the run begins with a new optimizer, and a schedule of the steps that are left.

@@ -1,4 +1,4 @@
-"""What a configured run needs on machines that need not be at hand: memory, disk and time, by arithmetic."""
+"""Estimates memory, disk and time of a configured run on other machines, by arithmetic."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class RunShape:
 
     @property
     def has_model(self) -> bool:
-        """Whether the folder of the model exists."""
+        """True if the folder of the model exists."""
         return Path(self.model_dir).is_dir()
 
     @classmethod
@@ -136,7 +136,7 @@ class RunShape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run needs on a machine.
+    """Requirements of a run on a machine.
 
     Attributes:
         count: Number of GPUs.
@@ -162,12 +162,12 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """Bytes on each GPU."""
+        """Bytes that the run needs on each GPU."""
         return self.memory.device + self.activations + self.buffers
 
     @property
     def fits(self) -> bool:
-        """Whether they are there."""
+        """True if the run fits into the memory of each GPU."""
         return self.total <= self.gpu.memory
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run depends on, as trainer, data and training module know it."""
+"""Identity of a run, from its trainer, data and training module."""
 
 from __future__ import annotations
 

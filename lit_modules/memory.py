@@ -20,7 +20,7 @@ def has_16_bits(precision: object) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run is spread over devices.
+    """Distribution of a run over devices.
 
     Attributes:
         num_devices: Number of devices on each machine.

@@ -1,4 +1,4 @@
-"""Where a run starts: its seed, and the run whose weights it starts with."""
+"""Start of a run: its seed, and the run whose weights it starts with."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Problems:
     """
 
     def __init__(self) -> None:
-        """There are none yet."""
+        """Creates an empty collection."""
         self.found: list[Exception] = []
 
     def add(self, error: Exception) -> None:

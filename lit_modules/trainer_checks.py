@@ -102,7 +102,7 @@ def check_limits(trainer: Trainer) -> None:
 
 @dataclass(frozen=True)
 class Planned:
-    """What the number of micro-batches and optimizer steps of a run depends on.
+    """Settings that determine the number of micro-batches and optimizer steps of a run.
 
     Attributes:
         num_steps: Number of optimizer steps.

@@ -18,7 +18,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a run.
+    """Measurements of a run.
 
     Attributes:
         arm: Name of the arm; `base` for the model before all of them.

@@ -1,4 +1,4 @@
-"""What the proof measures: the sizes of its models and texts, and its arms."""
+"""Settings of the proof: the sizes of its models and texts, and its arms."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Which tokens go into which row and micro-batch."""
+"""Assignment of tokens to rows and micro-batches."""

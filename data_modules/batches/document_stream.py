@@ -22,7 +22,7 @@ class DocumentStream:
     def __init__(
         self, lengths: NDArray[np.int64], documents: NDArray[np.int64], seed: tuple[int, ...] | None = None
     ) -> None:
-        """Computes nothing yet.
+        """Creates the stream; the order of a pass is computed at first use.
 
         Args:
             lengths: Number of tokens of every document of the store, at least 1 each.

@@ -26,7 +26,7 @@ _NO_TARGETS = "no assistant text within the first row_len tokens"
 
 @dataclass(frozen=True)
 class Reading:
-    """How the records of a source are read.
+    """Settings for reading the records of a source.
 
     Attributes:
         chat_format: Format of the records.

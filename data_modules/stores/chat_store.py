@@ -59,7 +59,7 @@ class ChatReport:
     unknown_keys: dict[str, int] = field(default_factory=dict)
 
     def name_files(self, files: Sequence[str]) -> None:
-        """Lets the places begin with other paths: the same files may have been moved since."""
+        """Replaces the paths with which the places begin, since the files may have been moved."""
         if files == self.files:
             return
         moved = dict(zip(self.files, files, strict=True))

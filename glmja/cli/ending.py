@@ -15,7 +15,7 @@ Values = Mapping[str, Any]  # parameters of a command, or entries of a report, b
 
 @dataclass(frozen=True)
 class Ending:
-    """What a command says at its end.
+    """Closing message of a command.
 
     Attributes:
         done: What is where, such as `tokenizer in models/tokenizer`.
@@ -36,7 +36,7 @@ def show_ending(ending: Ending, seconds: float, program: str) -> None:
     """Prints the lines: a WARN for each warning, or OK before what was done; how long it took; the next command.
 
     Args:
-        ending: What to say.
+        ending: The message.
         seconds: Duration of the command.
         program: The next command as a user of this command calls it, such as `python -m glmja.export`.
     """

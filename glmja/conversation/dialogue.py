@@ -184,7 +184,7 @@ class Dialogue:
 
     @property
     def _has_metadata(self) -> bool:
-        """Whether the answer begins with a metadata line."""
+        """True if the answer begins with a metadata line."""
         return self._format == "chatglm3" and has_tools(self.messages)
 
     def _generate(self, model: PreTrainedModel | PeftModel, on_ids: Callable[[list[int]], None]) -> None:

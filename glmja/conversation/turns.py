@@ -1,4 +1,4 @@
-"""Which conversations can be trained on, and which of their answers are trained on."""
+"""Checks that conversations can be trained on, and selects the answers to train on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the models of the demo reply to the questions that they were trained on."""
+"""Replies of the demo's models to the questions that they were trained on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Recitation:
 
     @classmethod
     def of(cls, folder: Path, questions: Mapping[str, References], device: str) -> Recitation:
-        """Asks a model.
+        """Generates the replies of a model.
 
         Args:
             folder: Folder of the model.

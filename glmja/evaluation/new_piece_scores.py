@@ -55,7 +55,7 @@ class NewRows:
 
 @dataclass(frozen=True)
 class NewPieces:
-    """How a model uses the pieces that its tokenizer gained.
+    """Use of the new pieces of a tokenizer by a model.
 
     Attributes:
         pieces: Number of new pieces.

@@ -1,4 +1,4 @@
-"""How a model predicts the pieces that its tokenizer gained.
+"""Measures how a model predicts the new pieces of its tokenizer.
 
 Logits are computed in fp32 from the stored states and rows: in 16 bits, several logits are often equal.
 

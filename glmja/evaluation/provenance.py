@@ -1,4 +1,4 @@
-"""Where the figures of an evaluation come from: date, commands, versions, files and samples."""
+"""Origin of the figures of an evaluation: date, commands, versions, files and samples."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Sample:
-    """What was read of one language.
+    """Documents or conversations of one language that an evaluation used.
 
     Attributes:
         lang: The language.
@@ -62,7 +62,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the figures come from.
+    """Origin of the figures of an evaluation.
 
     Attributes:
         date: Time of the evaluation in UTC, ISO 8601.

@@ -21,7 +21,7 @@ _TRIMMED_SHARE = 0.05  # of the documents, at either end
 
 @dataclass(frozen=True)
 class RetentionLimits:
-    """What a model may change of its baseline.
+    """Limits of the changes from the baseline with which a language is kept.
 
     Attributes:
         max_drift: Largest relative increase of bits per character.
@@ -73,7 +73,7 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageRetention(Drift):
-    """How far the model has moved from its baseline in one language.
+    """Change of a model from its baseline in one language, and the verdict.
 
     Attributes:
         documents: Number of documents that the drift is over.
@@ -98,7 +98,7 @@ class LanguageRetention(Drift):
 
 @dataclass(frozen=True)
 class Retention:
-    """Retention of what the baseline could do.
+    """Retention results of all languages.
 
     Attributes:
         languages: Results of each language.

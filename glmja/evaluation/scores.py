@@ -36,7 +36,7 @@ class TextComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What can be said of replies without references.
+    """Reference-free quality of replies.
 
     Attributes:
         empty: Number of replies without a character.
@@ -115,7 +115,7 @@ class QuestionComparison:
 
 @dataclass(frozen=True)
 class Failures:
-    """How many answers of a model in a language are none.
+    """Counts of empty, blank and looping answers of a model in a language.
 
     Attributes:
         lang: The language.

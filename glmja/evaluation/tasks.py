@@ -1,4 +1,4 @@
-"""What models are evaluated on, read and checked before any weights are loaded."""
+"""Inputs of an evaluation, read and checked before any weights are loaded."""
 
 from __future__ import annotations
 

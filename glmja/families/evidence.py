@@ -1,4 +1,4 @@
-"""What the files of a model folder say about its family.
+"""Collects evidence of a model's family from the files of its folder.
 
 Only contents count: neither the folder's name nor a path in a file (`_name_or_path`) is evidence, since models are
 trained, copied and renamed. Code beside a model is parsed, never executed.

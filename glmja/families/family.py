@@ -22,7 +22,7 @@ from glmja.weights.chatglm_layout import Config
 
 @dataclass(frozen=True)
 class Family:
-    """What distinguishes a model family.
+    """Properties that distinguish a model family.
 
     Attributes:
         name: The name by which users give it.

@@ -1,4 +1,4 @@
-"""What a folder is, by the names of its files, so that a wrong one is refused for what it is and with the remedy.
+"""Recognizes what a folder holds by the names of its files, so that a wrong one is refused with the remedy.
 
 Users give the folder of a run where a model is expected, the root of the Hub's cache, or the id of a model on the Hub.
 """
@@ -69,7 +69,7 @@ def check_run_folder(path: str | Path) -> None:
 
 
 def describe_no_checkpoint(path: Path) -> str | None:
-    """Says what a path is instead of a checkpoint, and which one to give; None if it may be one.
+    """Describes what a path is instead of a checkpoint, and which one to give; None if it may be one.
 
     Args:
         path: A file or folder.

@@ -1,4 +1,4 @@
-"""Files that are not what their names say: pointers of Git LFS, web pages, messages of servers."""
+"""Recognizes what may be stored in the place of a file: pointers of Git LFS, web pages, messages of servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEAD = 4096  # bytes
 
 
 def describe_placeholder(path: str | os.PathLike[str]) -> str | None:
-    """Says what stands in the place of a file, and how to get the file itself; None for any other content.
+    """Describes what replaces a file, and how to get the file itself; None for any other content.
 
     Args:
         path: The file.
@@ -37,7 +37,7 @@ def describe_placeholder(path: str | os.PathLike[str]) -> str | None:
 
 
 def describe_error_object(content: Mapping[str, object]) -> str | None:
-    """Says that a JSON object is the error message of a server, as in `{"error": "Repository not found"}`."""
+    """Describes a JSON object that is the error message of a server, as in `{"error": "Repository not found"}`."""
     keys = {key.lower() for key in content}
     if keys and keys <= _ERROR_KEYS and keys & {"error", "errors", "message"}:
         return _message(str(dict(content))[:60])

@@ -1,4 +1,4 @@
-"""Calibrates the head rows of new pieces on text: how far below its first subtoken is a whole piece?
+"""Calibrates the head rows of new pieces on text.
 
 The base reads text spelled by old pieces. Where a new piece will stand, it says how likely the whole spelling is: the
 probability of the first subtoken, times that of the rest given the first. The new logit should therefore be below that

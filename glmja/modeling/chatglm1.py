@@ -103,7 +103,7 @@ class _MLP(nn.Module):
 
 
 class ChatGLM1Block(GradientCheckpointingLayer):
-    """A layer."""
+    """A layer of the transformer."""
 
     def __init__(self, config: ChatGLM1Config, index: int) -> None:
         """Creates the layer at an index."""

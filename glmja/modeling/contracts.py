@@ -1,4 +1,4 @@
-"""What a training module, its loader and its strategy promise to callbacks.
+"""Protocols of training modules and their loaders, on which callbacks rely.
 
 The rooms that know Lightning import this module instead of each other. A class may state the promise by inheriting from
 the protocol, or keep it without.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU.
+    """Memory and speed of a GPU.
 
     Attributes:
         name: A part of the name that the driver gives to the device.

@@ -21,7 +21,7 @@ from glmja.modeling.batch import IGNORE_INDEX
 
 
 class TeacherStates(NamedTuple):
-    """What a teacher's distributions of the next token are computed from; no gradient flows into it."""
+    """Hidden states and embeddings that give a teacher's distributions of the next token; they get no gradients."""
 
     hidden_BTD: Tensor  # last hidden states, after the final norm
     head_OD: Tensor  # output embeddings of the first O ids

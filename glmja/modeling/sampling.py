@@ -1,4 +1,4 @@
-"""How tokens are chosen during generation. Imports no torch, so that a command's signature can use it."""
+"""Settings for choosing tokens during generation. Imports no torch, so that a command's signature can use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data module promises to the training module and to callbacks.
+"""Protocol of data modules, on which the training module and callbacks rely.
 
 The rooms that know Lightning import this module instead of each other.
 """
@@ -28,7 +28,7 @@ class ValidationSource(Protocol):
 
 
 class Example(NamedTuple):
-    """What is trained on: token ids of a document or conversation."""
+    """Token ids of a document or conversation to train on."""
 
     source: str
     ids: list[int]

@@ -1,4 +1,4 @@
-"""What a run must have in common with the run that saved a checkpoint, so that it can resume from it."""
+"""Identity of a run: properties that must equal those of the run that saved a checkpoint to resume from it."""
 
 from __future__ import annotations
 

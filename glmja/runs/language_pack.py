@@ -42,7 +42,7 @@ WEIGHTS = "pack.safetensors"
 
 @dataclass(frozen=True)
 class Binding:
-    """What binds a pack to its base.
+    """Metadata that identifies the base of a pack.
 
     Attributes:
         pack_format: Version of the format.

@@ -1,4 +1,4 @@
-"""What a corpus consists of, counted while it is read: repeated lines, markup, decomposed characters, and scripts."""
+"""Survey of a corpus, counted while it is read: repeated lines, markup, decomposed characters, and scripts."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def simplified_only_share(text: str) -> float:
 
 @dataclass(frozen=True)
 class ScriptShares:
-    """In which scripts a text is written.
+    """Shares of the scripts in which a text is written.
 
     Attributes:
         purity: Share of letters in scripts of the language: kana and Han characters except simplified-only ones for

@@ -1,4 +1,4 @@
-"""How many tokens of the training text learned pieces save, and how many pieces are worth their rows."""
+"""Measures how many tokens learned pieces save, and how many pieces are worth their rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FEW_USES = 10
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """What learned pieces save, exactly, on the sample of the corpus that they were learned from.
+    """Tokens that learned pieces save, exact on the sample of the corpus that they were learned from.
 
     Attributes:
         num_characters: Characters of the sample.

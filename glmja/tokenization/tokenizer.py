@@ -185,7 +185,7 @@ class GLMTokenizer:
 
     @property
     def has_roles(self) -> bool:
-        """Whether the vocabulary has role tokens, as ChatGLM3's does; see `has_role_tokens`."""
+        """True if the vocabulary has role tokens, as ChatGLM3's does; see `has_role_tokens`."""
         return has_role_tokens(self._control_ids)
 
     @property

@@ -1,4 +1,4 @@
-"""Tables of a corpus: what it consists of, and what the pieces that were learned from it save."""
+"""Tables of the content of a corpus, and of the tokens that the pieces learned from it save."""
 
 from __future__ import annotations
 

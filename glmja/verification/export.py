@@ -74,7 +74,7 @@ def trained_model(state: TrainedState, base: ModelFolder) -> Any:
 
 @dataclass(frozen=True)
 class TensorChecks:
-    """How the tensors of an export were compared."""
+    """Results of comparing the tensors of an export."""
 
     tensors_bit_equal: int
     tensors_merged_and_rounded: int
@@ -82,7 +82,7 @@ class TensorChecks:
 
 @dataclass(frozen=True)
 class SpeechChecks:
-    """How logits, replies and rendered chats of an export were compared.
+    """Results of comparing logits, replies and rendered chats of an export.
 
     Attributes:
         chats_with_equal_ids: Chats for which the written tokenizer's template gives the ids of glmja.

@@ -1,4 +1,4 @@
-"""Compares what a Zero model and its base say, and how likely they find texts."""
+"""Compares the replies of a Zero model and its base, and the likelihoods that they give to texts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TextCheck:
 
 @dataclass(frozen=True)
 class Probe:
-    """What base and Zero are asked.
+    """Prompts and texts on which base and Zero are compared.
 
     Attributes:
         greedy: Whether to compare greedy replies.
@@ -88,7 +88,7 @@ def compare_outputs(base: ModelFolder, zero: ModelFolder, dtype: torch.dtype, pr
         base: The base. It chooses among the ids of its tokenizer only: further rows are padding that was never trained.
         zero: The Zero model.
         dtype: Dtype to compute in.
-        probe: What the models are asked.
+        probe: Prompts and texts.
 
     Raises:
         ModelError: If greedy replies differ, or a likelihood is not finite.

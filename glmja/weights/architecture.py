@@ -1,4 +1,4 @@
-"""What code asks about a network: names and shapes of its tensors, and the settings of its two layouts.
+"""Interface of a network: names and shapes of its tensors, and the settings of its two layouts.
 
 A model folder is in the original layout of its publisher (`chatglm`) or in that of `transformers` (`glm`), in which the
 model runs. To add an architecture, write one module with a class and add it to `glmja.weights.architectures`.
@@ -38,7 +38,7 @@ class Architecture(ABC):
     """A network, in both layouts.
 
     Attributes:
-        model_type: What `config.json` in the layout of transformers calls it.
+        model_type: Name of the architecture in `config.json`, in the layout of transformers.
         config_class: Import path of the class of its settings.
         model_class: Import path of the class of its models.
         runtime_keys: The settings that the class of its settings takes.

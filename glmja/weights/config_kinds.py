@@ -12,7 +12,7 @@ _MAX_LAYERS, _MAX = 10_000, 2**31 - 1  # larger numbers can only come from a dam
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a value must be.
+    """Type and range of a value.
 
     Attributes:
         what: The end of the sentence "it must be".

@@ -34,7 +34,7 @@ _STEP = 2.0  # in the exponent, from one subtoken to the next
 
 @dataclass(frozen=True)
 class RowMixtures:
-    """How each new row of a matrix is mixed from the old rows.
+    """Weights of the old rows in each new row of a matrix.
 
     New row i is (1 - mean_shares[i]) · Σₖ weights[i][k] · row ids[i][k] + mean_shares[i] · mean of all old rows.
 

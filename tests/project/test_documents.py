@@ -1,3 +1,4 @@
+import ast
 import importlib
 import importlib.util
 import json
@@ -17,7 +18,8 @@ from tests.project.test_architecture import MAY_IMPORT
 
 ROOT = Path(__file__).parents[2]
 CURRENT = ["README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-CODE = r"(?:glmja|data_modules|lit_modules|callbacks|benchmarks)"
+PACKAGES = ("glmja", "data_modules", "lit_modules", "callbacks", "benchmarks")
+CODE = rf"(?:{'|'.join(PACKAGES)})"
 
 
 def read(name):
@@ -62,6 +64,21 @@ def test_every_file_that_a_document_names_exists(name):
     links = [folder / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
     files = [ROOT / path for path in re.findall(rf"`((?:{CODE}|configs|tests|docs)/[\w/-]+\.\w+)`", text)]
     assert not [str(path) for path in links + files if not path.exists()]
+
+
+def documented(path):
+    """Yields the line and the docstring of a module and of its classes and functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+            yield f"{path.relative_to(ROOT)}:{node.body[0].lineno}", text
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_docstrings_begin_with_a_verb_or_a_noun_phrase(package):
+    words = {"What", "How", "Where", "Which", "Whether", "When", "Why", "Who"}
+    found = [place for path in (ROOT / package).rglob("*.py") for place, text in documented(path)
+             if text.split()[0] in words]  # fmt: skip
+    assert not found
 
 
 def load_generator():
