@@ -43,7 +43,7 @@ def best_fit_decreasing(lengths: NDArray[np.int64], capacity: int) -> Bins:
     """Packs each item, longest first, into the fullest bin that still has room for it.
 
     Args:
-        lengths: Length of each item, at least 1.
+        lengths: Length of each item, at least 1, (items,).
         capacity: Maximum sum of lengths in a bin.
 
     Returns:

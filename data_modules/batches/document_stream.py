@@ -25,8 +25,8 @@ class DocumentStream:
         """Creates the stream; the order of a pass is computed at first use.
 
         Args:
-            lengths: Number of tokens of every document of the store, at least 1 each.
-            documents: Numbers of the documents in the stream.
+            lengths: Number of tokens of every document of the store, at least 1 each, (documents of the store,).
+            documents: Numbers of the documents in the stream, (documents,).
             seed: Random seed of the orders; None keeps the order of `documents`.
         """
         self.lengths, self.documents, self.seed = lengths, documents, seed
@@ -59,8 +59,11 @@ class DocumentStream:
         """Counts the parts that `parts` returns, for many stretches at once.
 
         Args:
-            begins: First position of each stretch.
-            ends: Position after the last one of each stretch, larger than the first.
+            begins: First position of each stretch, (stretches,).
+            ends: Position after the last one of each stretch, larger than the first, (stretches,).
+
+        Returns:
+            The number of parts of each stretch, (stretches,).
         """
         return self._indices(ends - 1) - self._indices(begins) + 1
 
@@ -74,7 +77,7 @@ class DocumentStream:
         return indices
 
     def starting_in(self, begin: int, end: int) -> NDArray[np.int64]:
-        """Returns the documents whose first token lies between two positions; adjacent stretches share none."""
+        """Returns the documents whose first token lies between two positions, (n,); adjacent stretches share none."""
         found = [np.zeros(0, dtype=np.int64)]
         while begin < end:
             number, offset = divmod(begin, self.tokens_per_pass)

@@ -96,8 +96,8 @@ def interleave(shares: Sequence[float], num_rows: int) -> tuple[NDArray[np.int64
         num_rows: Number of rows.
 
     Returns:
-        The source of each row, and how many rows of that source came before it. A longer run begins with the rows of
-        a shorter one.
+        The source of each row, and how many rows of that source came before it, (num_rows,) int64 each. A longer run
+        begins with the rows of a shorter one.
     """
     weights = np.asarray(shares, dtype=np.float64) / np.sum(shares)
     counts = np.ceil(weights * num_rows).astype(np.int64) + 1
@@ -124,8 +124,8 @@ def interleave_apart(
         unit: Number of rows in a unit.
 
     Returns:
-        As `interleave`. A longer run begins with the rows of a shorter one; within a run, the share of `apart` is
-        exact up to a unit.
+        As `interleave`, (num_rows,) int64 each. A longer run begins with the rows of a shorter one; within a run, the
+        share of `apart` is exact up to a unit.
     """
     assert num_rows % unit == 0
     groups = [g for g in ([i for i in range(len(shares)) if (i in apart) is own] for own in (False, True)) if g]

@@ -79,7 +79,7 @@ class Fields:
         self._read: set[str] = set()
 
     def object(self, holder: Any, where: str) -> Fields:
-        """Wraps an object within this one."""
+        """Wraps an object within this one; raises as the constructor."""
         return Fields(holder, self._columns, where, self._family)
 
     def raw(self, key: str) -> Any:
@@ -97,7 +97,11 @@ class Fields:
         return self._holder.get(key)
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
-        """Returns the value of a key, which is required if there is no default; None counts as absent."""
+        """Returns the value of a key, which is required if there is no default; None counts as absent.
+
+        Raises:
+            BadConversation: If the key is absent without a default, or its value has another type.
+        """
         value = self.raw(key)
         value = default if value is None else value
         if value is None:
@@ -109,18 +113,26 @@ class Fields:
         return value
 
     def each(self, key: str) -> list[Fields]:
-        """Returns the objects of a list."""
+        """Returns the objects of a list.
+
+        Raises:
+            BadConversation: If the key is absent or no list, or an item is no object.
+        """
         return [self.object(item, f"{key}[{i}]") for i, item in enumerate(self.get(key, list))]
 
     def role(self, key: str, roles: Mapping[str, Role]) -> Role:
-        """Returns the role that a name stands for."""
+        """Returns the role that a name stands for.
+
+        Raises:
+            BadConversation: If the key is absent, or the name is unknown.
+        """
         name = self.get(key, str)
         if name not in roles:
             raise BadConversation("unknown role", f"{self.where} is {reprlib.repr(name)}; known are {', '.join(roles)}")
         return roles[name]
 
     def parsed(self, key: str, reason: Reason) -> Any:
-        """Returns the value of a key that may be JSON text."""
+        """Returns the value of a key that may be JSON text; raises as `parse_value`."""
         value = self.raw(key)
         return parse_value(value, reason, self.where) if isinstance(value, str) and value else value
 
@@ -166,7 +178,16 @@ class Fields:
 
 
 def parse_value(text: str, reason: Reason, where: str) -> Any:
-    """Parses JSON within a record."""
+    """Parses JSON within a record.
+
+    Args:
+        text: The JSON.
+        reason: Category of the error.
+        where: Place of the text in the record.
+
+    Raises:
+        BadConversation: If the text is not JSON.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

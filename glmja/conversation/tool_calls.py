@@ -35,7 +35,11 @@ class Turn:
 
 
 def call_of(function: Fields) -> Message:
-    """Returns a tool call in ChatGLM3's form; `arguments` is an object or its JSON text."""
+    """Returns a tool call in ChatGLM3's form; `arguments` is an object or its JSON text.
+
+    Raises:
+        BadConversation: If the name is missing, or the arguments are no such object.
+    """
     name, arguments = function.get("name", str), function.raw("arguments")
     if isinstance(arguments, str):
         arguments = parse_value(arguments, "unreadable call", function.where)
@@ -79,7 +83,11 @@ def one_after_the_other(turns: Sequence[Turn]) -> list[Message]:
 
 
 def with_tools(messages: list[Message], record: Fields) -> list[Message]:
-    """Lists the record's `tools`, or `functions`, in the system message, which is added if there is none."""
+    """Lists the record's `tools`, or `functions`, in the system message, which is added if there is none.
+
+    Raises:
+        BadConversation: If the tools are not a list of objects, or the system message lists tools, too.
+    """
     tools = tools_of(record, "tools") or tools_of(record, "functions")
     if not tools:
         return messages
@@ -91,7 +99,11 @@ def with_tools(messages: list[Message], record: Fields) -> list[Message]:
 
 
 def tools_of(holder: Fields, key: str = "tools") -> list[Tool]:
-    """Returns a list of tools, which may be JSON text."""
+    """Returns a list of tools, which may be JSON text.
+
+    Raises:
+        BadConversation: If the value is neither, or the list has other items than objects.
+    """
     tools = holder.parsed(key, "unreadable tools") or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise BadConversation("unreadable tools", f"{holder.where} has `{key}` that are not a list of objects")

@@ -79,7 +79,11 @@ class _Text:
         return self._parsed + self._start
 
     def next_character(self) -> str:
-        """Skips white space; returns the character after it, or "" at the end."""
+        """Skips white space, and returns the character after it, or "" at the end.
+
+        Raises:
+            DataError: If a value is too long.
+        """
         while True:
             match = _SPACE.match(self._kept, self._start)
             assert match is not None
@@ -93,7 +97,11 @@ class _Text:
         self._start += count
 
     def value(self) -> Any:
-        """Returns the value at the position, which is the first character of one."""
+        """Returns the value at the position, which is the first character of one.
+
+        Raises:
+            DataError: If the text is not JSON, or not JSON that Python can read.
+        """
         while True:
             start = self.position
             try:

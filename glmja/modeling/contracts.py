@@ -1,7 +1,7 @@
 """Protocols of training modules and their loaders, on which callbacks rely.
 
-The rooms that know Lightning import this module instead of each other. A class may state the promise by inheriting from
-the protocol, or keep it without.
+The packages that import Lightning import this module instead of each other. A class may inherit from a protocol, or
+implement it without inheriting.
 """
 
 from __future__ import annotations

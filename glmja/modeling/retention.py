@@ -98,7 +98,7 @@ class BaseRows(nn.Module):
 
 
 def teacher_states(glm: PreTrainedModel, rows: BaseRows, inputs: Mapping[str, Tensor | int]) -> TeacherStates:
-    """Returns what the base model's distributions of the next token are computed from, without gradients.
+    """Computes the states that give the base model's distributions of the next token, without gradients.
 
     Adapters are on again afterwards, so that a backward pass that recomputes activations finds them.
 
@@ -106,6 +106,9 @@ def teacher_states(glm: PreTrainedModel, rows: BaseRows, inputs: Mapping[str, Te
         glm: The model that trains, with its adapters.
         rows: The embedding rows that it started with.
         inputs: Arguments of its forward pass, as `glmja.modeling.attention.model_inputs`.
+
+    Returns:
+        The base's last hidden states, (B, T, D), and the rows of its output embedding, (O, D).
     """
     input_VD, head_OD = rows.of(glm)
 

@@ -1,6 +1,6 @@
 """Protocol of data modules, on which the training module and callbacks rely.
 
-The rooms that know Lightning import this module instead of each other.
+The packages that import Lightning import this module instead of each other.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class TrainingData(Protocol):
 
 
 def find_training_data(trainer: object) -> TrainingData | None:
-    """Returns the data module of a Lightning trainer if it keeps the promise of `TrainingData`; None otherwise."""
+    """Returns the data module of a Lightning trainer if it implements `TrainingData`; None otherwise."""
     data = getattr(trainer, "datamodule", None)  # Lightning sets the attribute, but does not declare it
     return data if isinstance(data, TrainingData) else None
 
@@ -86,13 +86,13 @@ def training_data(trainer: object) -> TrainingData:
     """Returns the data module of a Lightning trainer.
 
     Raises:
-        ValueError: If it does not keep the promise of `TrainingData`.
+        ValueError: If it does not implement `TrainingData`; the message names what is missing.
     """
     data = find_training_data(trainer)
     if data is None:
         given = getattr(trainer, "datamodule", None)
-        promised = [*TrainingData.__annotations__, *(name for name in vars(TrainingData) if name[0] != "_")]
-        missing = [name for name in promised if not hasattr(given, name)]
+        members = [*TrainingData.__annotations__, *(name for name in vars(TrainingData) if name[0] != "_")]
+        missing = [name for name in members if not hasattr(given, name)]
         raise ValueError(
             f"the data module does not plan its run (it has no {', '.join(missing)}); use a class of data_modules"
         )

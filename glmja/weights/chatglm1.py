@@ -78,7 +78,11 @@ class ChatGLM1(Architecture):
         return "chatglm" if config.get("model_type") == "chatglm" and own else None
 
     def runtime_config(self, config: Config) -> Config:
-        """Converts a config in either layout to the settings of `glmja.modeling.chatglm1_config`."""
+        """Converts a config in either layout to the settings of `glmja.modeling.chatglm1_config`.
+
+        Raises:
+            ModelError: If a setting is missing or out of range, or the model is older than April 2023.
+        """
         names = _SIZES if self.layout_of(config) == "chatglm" else {name: name for name in _SIZES.values()}
         if missing := [name for name in names if name not in config]:
             raise ModelError(f"the config of ChatGLM-6B lacks {', '.join(missing)}")
@@ -160,7 +164,11 @@ class ChatGLM1(Architecture):
         return _NORM.fullmatch(name) is not None
 
     def attention(self, name: str) -> str:
-        """Returns `sdpa`, the only attention of the model, which isolates documents by their positions."""
+        """Returns `sdpa`, the only attention of the model, which isolates documents by their positions.
+
+        Raises:
+            ModelError: If another attention is asked for.
+        """
         if name not in ("documents", "sdpa"):
             raise ModelError(f"ChatGLM-6B has no attention {name}; set `attn_implementation` to documents")
         return "sdpa"

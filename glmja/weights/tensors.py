@@ -49,14 +49,14 @@ class TensorSource(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Tensor:
-        """Returns rows `start` to `stop`, in memory."""
+        """Returns rows `start` to `stop`, (stop - start, *shape[1:]), in memory."""
 
     def read_all(self) -> Tensor:
         """Returns the whole tensor, in memory."""
         return self.read(0, self.shape[0])
 
     def gather(self, rows: Sequence[int]) -> Tensor:
-        """Returns single rows, in the given order."""
+        """Returns single rows in the given order, (len(rows), *shape[1:])."""
         return torch.cat([self.read(row, row + 1) for row in rows])
 
     def weighted_sums_of(self, groups: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]) -> Tensor:
@@ -100,12 +100,16 @@ class FileTensor(TensorSource):
     offset: int
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Returns rows `start` to `stop`, in memory."""
+        """Returns rows `start` to `stop`, in memory.
+
+        Raises:
+            ModelError: If the file ends before them.
+        """
         with self.path.open("rb") as file:
             return self._read_from(file, start, stop)
 
     def gather(self, rows: Sequence[int]) -> Tensor:
-        """Returns single rows, in the given order."""
+        """Returns single rows, in the given order; raises as `read`."""
         with self.path.open("rb", buffering=0) as file:
             return torch.cat([self._read_from(file, row, row + 1) for row in rows])
 
@@ -118,7 +122,11 @@ class FileTensor(TensorSource):
         return values.reshape(stop - start, *self.shape[1:])
 
     def copy(self, start: int, stop: int, out: BinaryIO, advance: Advance) -> None:
-        """Writes the bytes of rows `start` to `stop`; the kernel copies them where the system supports it."""
+        """Writes the bytes of rows `start` to `stop`; the kernel copies them where the system supports it.
+
+        Raises:
+            ModelError: If the file ends before them.
+        """
         position, end = self.offset + start * self.row_bytes, self.offset + stop * self.row_bytes
         out.flush()
         with self.path.open("rb") as file:
