@@ -47,7 +47,7 @@ class FinalCheckpoint(Callback):
         self._install_handlers()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops at once if the signal came before training.
+        """Counts the checkpoints of the runs before among those to keep; stops if the signal came before training.
 
         Raises:
             SystemExit: If the run was stopped by a signal.
@@ -64,6 +64,9 @@ class FinalCheckpoint(Callback):
                 callback._last_global_step_saved = self.step
                 if trainer.ckpt_path is not None:
                     _adopt_checkpoints(trainer, callback)
+        # Lightning would never remove the checkpoint that `ckpt_path` names, so `save_top_k` would not hold for it; it
+        # has been loaded by now
+        trainer.ckpt_path = None
         if self._all_stop(trainer):
             self._exit(trainer)
 
@@ -142,7 +145,6 @@ def _adopt_checkpoints(trainer: Trainer, periodic: ModelCheckpoint) -> None:
     periodic.best_k_models = kept
     if kept:
         periodic.kth_best_model_path, periodic.kth_value = next(iter(kept.items()))
-    trainer.ckpt_path = None  # nothing else needs it from here on
 
 
 def _saved(folder: Path, step: int) -> list[tuple[int, str]]:

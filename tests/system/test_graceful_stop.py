@@ -3,11 +3,13 @@ import random
 import signal
 from contextlib import nullcontext
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.exact_resume import random_state, set_random_state
 from callbacks.final_checkpoint import FinalCheckpoint
@@ -92,6 +94,52 @@ def test_a_run_keeps_save_top_k_checkpoints_however_often_it_is_stopped(tmp_path
     assert code == 0, output
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert names == {f"step={step}.ckpt" for step in (last - 3, last)}
+
+
+class Resumed:
+    """The attributes of a Trainer, resumed after three steps, that the callback depends on."""
+
+    is_global_zero, global_step = True, 3
+
+    def __init__(self, folder, *monitors):
+        self.checkpoint_callbacks = [ModelCheckpoint(folder / name, monitor=name, mode="max") for name in monitors]
+        self.ckpt_path, self.strategy = str(folder / "step" / "step=3.ckpt"), self
+
+    def broadcast(self, value):
+        return value
+
+    def reduce_boolean_decision(self, decision, all):
+        return decision
+
+    def remove_checkpoint(self, path):
+        manifest.remove(path)
+
+
+@pytest.fixture
+def own_signal_handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("own_signal_handlers")
+@pytest.mark.parametrize("monitors", [("step", "loss"), ("loss", "step"), ("loss",)])
+def test_a_resumed_run_may_remove_the_checkpoint_that_it_resumed_from(tmp_path, monitors):
+    for step in (1, 2, 3):
+        final = tmp_path / "step" / f"step={step}.ckpt"
+        manifest.begin(final)
+        manifest.complete(manifest.partial_folder(final), final, step, RunIdentity())
+    trainer = Resumed(tmp_path, *monitors)
+    resumed_from = trainer.ckpt_path
+    FinalCheckpoint(str(tmp_path / "step")).on_train_start(trainer, None)
+    for callback in trainer.checkpoint_callbacks:
+        assert callback.best_k_models == ({resumed_from: 3} if callback.monitor == "step" else {})
+        folder = Path(callback.dirpath)
+        new = str(folder / "step=6.ckpt")
+        assert callback._should_remove_checkpoint(trainer, str(folder / "step=3.ckpt"), new)
+    left = {path.name for path in (tmp_path / "step").iterdir()}
+    assert left == {"step=3.ckpt"} if "step" in monitors else {"step=1.ckpt", "step=2.ckpt", "step=3.ckpt"}
 
 
 def test_nothing_is_saved_twice_and_a_damaged_checkpoint_does_not_count(tmp_path):
