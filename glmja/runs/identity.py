@@ -45,9 +45,10 @@ ADVICE = {
 
 # types in JSON; each field may also be absent or null
 _KINDS: dict[str, type | tuple[type, ...]] = {
-    "world_size": int, "precision": str, "strategy": str, "base": str, "tokenizer": str, "data": str,
-    "trainable": (list, tuple), "embeddings": str, "lora": dict, "tuning": str, "objective": dict,
-    "optimizer": dict, "schedule": dict, "schedule_start": int,
+    "world_size": int, "precision": str, "strategy": str, "micro_batches_per_step": int, "base": str,
+    "tokenizer": str, "data": str, "trainable": (list, tuple), "embeddings": str, "lora": dict, "tuning": str,
+    "objective": dict, "optimizer": dict, "schedule": dict, "schedule_start": int, "seed": int, "parent": dict,
+    "data_settings": dict, "plan_ranks": int,
 }  # fmt: skip
 
 # checkpoints written before these fields existed lack them

@@ -1,10 +1,11 @@
 import json
+import re
 from dataclasses import fields
 
 import pytest
 
 from glmja.errors import ModelError
-from glmja.runs.identity import _NOT_COMPARED, ADVICE, RunIdentity
+from glmja.runs.identity import _KINDS, _NOT_COMPARED, ADVICE, RunIdentity
 
 SAVED = {
     "world_size": 2, "precision": "bf16-mixed", "strategy": "ZeRO2", "base": "1f3a", "tokenizer": "77bc",
@@ -32,6 +33,13 @@ def test_fields_are_written_once_they_are_known_and_no_adapters_are_known_with_t
 def test_an_unknown_key_is_refused():
     with pytest.raises(TypeError, match="unexpected keyword argument 'flavor'"):
         RunIdentity.from_json(SAVED | {"flavor": "x"})
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(RunIdentity)])
+def test_a_value_of_another_type_is_refused(name):
+    for wrong in (True, 0.5, "x" if _KINDS[name] is not str else 7, {} if _KINDS[name] is not dict else []):
+        with pytest.raises(TypeError, match=rf"^{name} is '{re.escape(str(wrong))}'$"):
+            RunIdentity.from_json(SAVED | {name: wrong})
 
 
 def test_the_same_run_may_resume():
