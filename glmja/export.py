@@ -132,11 +132,11 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
     from glmja.weights.dtypes import dtype_name
     from glmja.weights.merging import LoraScaling, merge
 
-    facts, dtype = state.manifest.identity.as_json(), to.dtype or base.checkpoint.dtype
+    identity, dtype = state.manifest.identity.as_json(), to.dtype or base.checkpoint.dtype
     ledger = state.run.read_ledger()  # before the long work
-    scaling = LoraScaling.of(facts["lora"]) if facts["lora"] else None
+    scaling = LoraScaling.of(identity["lora"]) if identity["lora"] else None
     merged = merge(base.checkpoint, state.tensors, scaling, base.tokenizer.new_ids, dtype)
-    training = {key: facts[key] for key in ("lora", "tuning", "embeddings")}
+    training = {key: identity[key] for key in ("lora", "tuning", "embeddings")}
     needed = 0 if to.format == "adapter" else merged.num_bytes
     with atomic_output_folder(to.folder, to.overwrite, needed) as folder:
         written: dict[str, object]
@@ -154,9 +154,9 @@ def _export_run(state: TrainedState, base: ModelFolder, to: _Output) -> dict[str
             "run": state.run.path.name,
             "step": state.manifest.step,
             "model": base.path.resolve().name,
-            "model_fingerprint": facts["base"],
+            "model_fingerprint": identity["base"],
             **written,
-            **{key: facts[key] for key in ("tuning", "embeddings", "lora")},
+            **{key: identity[key] for key in ("tuning", "embeddings", "lora")},
             **(_compare(state, base, folder, to.format) if to.check else {"compared": False}),
             "validation": state.run.last_scores(state.manifest.step),
             "ledger": ledger,
@@ -198,8 +198,8 @@ def _compare(state: TrainedState, base: ModelFolder, folder: Path, format: Forma
         exported, _ = language_pack.apply_pack(folder, base.checkpoint)
     else:
         exported = Checkpoint.open(folder).as_glm()
-    tensors, speech = compare(state, base, exported, run_it=format != "adapter")
-    return asdict(tensors) | (asdict(speech) if speech else {})
+    tensors, outputs = compare(state, base, exported, run_it=format != "adapter")
+    return asdict(tensors) | (asdict(outputs) if outputs else {})
 
 
 def _write_report(folder: Path, report: Mapping[str, object], base: Checkpoint) -> None:

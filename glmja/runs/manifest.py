@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 
 LightningState = dict[str, Any]  # what Lightning saves and loads
 
-IDENTITY_KEY = "glmja_facts"  # of the identity in the dictionary that Lightning saves
+# keys of the run identity; existing checkpoints have these names
+IDENTITY_KEY = "glmja_facts"  # in the dictionary that Lightning saves
+_IDENTITY = "facts"  # in the manifest
 FORMAT = 2  # increases when the format changes
 NAME = RunFolder.MANIFEST
 PARTIAL = RunFolder.PARTIAL
@@ -108,7 +110,7 @@ def complete(partial: str | Path, final: str | Path, step: int, identity: RunIde
     with ThreadPoolExecutor() as threads:
         records = list(threads.map(_record_on_disk, paths))
     files = {str(path.relative_to(partial)): record for path, record in zip(paths, records, strict=True)}
-    content = {"format": FORMAT, "step": step, "facts": identity.as_json(), "files": files}
+    content = {"format": FORMAT, "step": step, _IDENTITY: identity.as_json(), "files": files}
     with (partial / NAME).open("w", encoding="utf-8") as file:
         json.dump({**content, _SEAL: _seal(content)}, file, indent=1)
         file.flush()
@@ -236,7 +238,7 @@ def _others(parent: Path) -> str:
 
 def _parse(content: dict[str, Any]) -> Manifest:
     """Returns the manifest in a JSON object; raises LookupError, TypeError or ValueError if there is none."""
-    step, identity, files = content["step"], content["facts"], content["files"]
+    step, identity, files = content["step"], content[_IDENTITY], content["files"]
     if content[_SEAL] != _seal(content):
         raise ValueError("the content is not what was written")
     if type(step) is not int or step < 0 or not isinstance(identity, dict) or not isinstance(files, dict):

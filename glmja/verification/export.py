@@ -59,12 +59,12 @@ def trained_model(state: TrainedState, base: ModelFolder) -> Any:
     Raises:
         ModelError: If the checkpoint does not fit the model.
     """
-    facts = state.manifest.identity.as_json()
-    lora = Lora(**facts["lora"]) if facts["lora"] else Lora()
+    identity = state.manifest.identity.as_json()
+    lora = Lora(**identity["lora"]) if identity["lora"] else Lora()
     glm = load_model(base, torch.float32)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft asks transformers
-        model = apply_tuning(glm, facts["tuning"], facts["embeddings"], lora, base.tokenizer.new_ids).eval()
+        model = apply_tuning(glm, identity["tuning"], identity["embeddings"], lora, base.tokenizer.new_ids).eval()
     named = peft_names.with_prefix if hasattr(model, "get_base_model") else str
     weights = {named(name): source.read_all() for name, source in state.tensors.items()}
     if unknown := model.load_state_dict(weights, strict=False).unexpected_keys:
@@ -81,7 +81,7 @@ class TensorChecks:
 
 
 @dataclass(frozen=True)
-class SpeechChecks:
+class OutputChecks:
     """Results of comparing logits, replies and rendered chats of an export.
 
     Attributes:
@@ -102,7 +102,7 @@ class SpeechChecks:
 @torch.inference_mode()
 def compare(
     state: TrainedState, base: ModelFolder, exported: Checkpoint, run_it: bool = True
-) -> tuple[TensorChecks, SpeechChecks | None]:
+) -> tuple[TensorChecks, OutputChecks | None]:
     """Compares an exported model, opened again, with the trained model.
 
     Args:
@@ -132,36 +132,36 @@ def compare(
     if not run_it:
         return tensors, None
     tolerance = _MAX_ULPS * max(torch.finfo(source.dtype).eps for source in exported.tensors.values())
-    return tensors, _compare_speech(exported.folder, tokenizer, rows, logits, replies, tolerance)
+    return tensors, _compare_outputs(exported.folder, tokenizer, rows, logits, replies, tolerance)
 
 
 @torch.inference_mode()
-def compare_written(written: Checkpoint, folder: Path, tokenizer: GLMTokenizer) -> SpeechChecks:
+def compare_written(written: Checkpoint, folder: Path, tokenizer: GLMTokenizer) -> OutputChecks:
     """Compares a model, loaded in another process, with the weights that were written, bit for bit.
 
     Raises:
         ModelError: If they differ.
     """
     rows, model = _token_rows(tokenizer), model_of(written, torch.float32)
-    return _compare_speech(folder, tokenizer, rows, _logits(model, rows), _greedy(model, rows, tokenizer), 0)
+    return _compare_outputs(folder, tokenizer, rows, _logits(model, rows), _greedy(model, rows, tokenizer), 0)
 
 
-def _compare_speech(
+def _compare_outputs(
     folder: Path,
     tokenizer: GLMTokenizer,
     rows: list[list[int]],
     logits: list[Tensor],
     replies: list[Continuation],
     tolerance: float,
-) -> SpeechChecks:
-    said = _in_new_process(folder, rows)
-    if said.chat_ids is not None and said.chat_ids != [render_prompt(chat, tokenizer) for chat in _CHATS]:
-        raise ModelError(f"the written chat template renders chats differently from glmja: {said.chat_ids}")
-    pairs = [(torch.from_numpy(found), expected) for found, expected in zip(said.logits, logits, strict=True)]
-    same = [found == expected for found, expected in zip(said.replies, replies, strict=True)]
+) -> OutputChecks:
+    outputs = _in_new_process(folder, rows)
+    if outputs.chat_ids is not None and outputs.chat_ids != [render_prompt(chat, tokenizer) for chat in _CHATS]:
+        raise ModelError(f"the written chat template renders chats differently from glmja: {outputs.chat_ids}")
+    pairs = [(torch.from_numpy(found), expected) for found, expected in zip(outputs.logits, logits, strict=True)]
+    same = [found == expected for found, expected in zip(outputs.replies, replies, strict=True)]
     _check_logits(pairs, tolerance)
-    return SpeechChecks(
-        len(said.chat_ids or ()),
+    return OutputChecks(
+        len(outputs.chat_ids or ()),
         max(expected.abs().max().item() for _, expected in pairs),
         max((found - expected).abs().max().item() for found, expected in pairs),
         len(same),
@@ -179,7 +179,7 @@ def _check_logits(pairs: list[tuple[Tensor, Tensor]], tolerance: float) -> None:
             )
 
 
-class _Said(NamedTuple):
+class _Outputs(NamedTuple):
     """Output of a model in another process."""
 
     logits: list[NDArray[np.float32]]  # (T, V) for each row
@@ -187,14 +187,14 @@ class _Said(NamedTuple):
     chat_ids: list[list[int]] | None  # None without a Hugging Face tokenizer or without roles
 
 
-def _in_new_process(folder: Path, rows: list[list[int]]) -> _Said:
+def _in_new_process(folder: Path, rows: list[list[int]]) -> _Outputs:
     context = _new_processes()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, folder, rows, torch.get_num_threads()), daemon=True)
     process.start()
     sender.close()  # otherwise `recv` would not see the end of the process
     try:
-        said = receiver.recv()
+        outputs = receiver.recv()
     except EOFError:
         process.join()
         raise ChildProcessError(
@@ -202,9 +202,9 @@ def _in_new_process(folder: Path, rows: list[list[int]]) -> _Said:
             "set `check` to false"
         ) from None
     process.join()
-    if isinstance(said, Exception):
-        raise said
-    return said
+    if isinstance(outputs, Exception):
+        raise outputs
+    return outputs
 
 
 def _new_processes() -> SpawnContext:
@@ -213,13 +213,13 @@ def _new_processes() -> SpawnContext:
 
 def _send(connection: Connection, folder: Path, rows: list[list[int]], num_threads: int) -> None:
     try:
-        said: _Said | Exception = _speak(folder, rows, num_threads)
+        outputs: _Outputs | Exception = _compute_outputs(folder, rows, num_threads)
     except (ValueError, OSError) as error:
-        said = ModelError(f"the export does not load: {error}")
-    connection.send(said)
+        outputs = ModelError(f"the export does not load: {error}")
+    connection.send(outputs)
 
 
-def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
+def _compute_outputs(folder: Path, rows: list[list[int]], num_threads: int) -> _Outputs:
     torch.set_num_threads(num_threads)  # the order of sums, and so their rounding, depends on it
     logging.set_verbosity_error()  # transformers warns of ChatGLM's model type, which it does not load here
     logging.disable_progress_bar()
@@ -239,7 +239,7 @@ def _speak(folder: Path, rows: list[list[int]], num_threads: int) -> _Said:
         written = loader.from_pretrained(folder)
         chat_ids = [written.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in _CHATS]
     with torch.inference_mode():
-        return _Said([one.numpy() for one in _logits(model, rows)], _greedy(model, rows, tokenizer), chat_ids)
+        return _Outputs([one.numpy() for one in _logits(model, rows)], _greedy(model, rows, tokenizer), chat_ids)
 
 
 def _check_tensor(name: str, source: TensorSource, trained: Tensor, merged: bool) -> None:
