@@ -18,7 +18,7 @@ class GradientSteps:
     """
 
     def __init__(self) -> None:
-        """Counts from zero."""
+        """Creates a counter that starts at zero."""
         self._num_skipped = 0
         self._norm: Tensor | None = None
 

@@ -63,7 +63,7 @@ class Curve(Callback):
     """Measures the windows after some optimizer steps, and writes `STEP.json` for each; resumable."""
 
     def __init__(self, windows: str, output: str, steps: list[int], windows_between: int) -> None:
-        """Reads nothing.
+        """Creates the callback without reading the windows.
 
         Args:
             windows: File of the windows.

@@ -79,7 +79,7 @@ SMOKE = Scale(
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train.
+    """Settings of one way to train.
 
     Attributes:
         name: Name in tables.

@@ -33,7 +33,7 @@ class Usage(Callback):
     """Records faults and processor time of each step."""
 
     def __init__(self) -> None:
-        """Records nothing yet."""
+        """Creates an empty record."""
         self.records: list[tuple[int, float, float]] = []
 
     def on_train_batch_start(self, *args: Any) -> None:

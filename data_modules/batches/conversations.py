@@ -44,7 +44,7 @@ class ConversationRows:
         conversations: Sequence[NDArray[np.int64]],
         positions: Positions | None = None,
     ) -> None:
-        """Reads no tokens yet.
+        """Creates the rows; their tokens are read on access.
 
         Args:
             stores: Conversations of each source.

@@ -42,7 +42,7 @@ class PlannedBatches(Dataset[Batch]):
     def __init__(
         self, rows: Rows, plan: Plan, rank: int, world_size: int, accumulate: int = 1, multiple: int = 1
     ) -> None:
-        """Reads nothing yet.
+        """Creates the dataset; rows are read on access.
 
         Args:
             rows: All rows.
@@ -185,7 +185,7 @@ class DistributedEvalBatches(Dataset[Batch]):
     def __init__(
         self, rows: Rows, num_rows: int, batch_size: int, rank: int, world_size: int, multiple: int = 1
     ) -> None:
-        """Reads nothing yet.
+        """Creates the dataset; rows are read on access.
 
         Args:
             rows: The rows.

@@ -34,7 +34,7 @@ class PackedRows:
         num_tokens: Sequence[int] | None = None,
         first_source: int = 0,
     ) -> None:
-        """Reads nothing yet.
+        """Creates the rows; their tokens are read on access.
 
         Args:
             stores: Tokens of each source.

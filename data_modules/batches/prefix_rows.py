@@ -60,7 +60,7 @@ class PrefixRows(PackedRows):
         context_share: float,
         **others: Any,
     ) -> None:
-        """Reads nothing yet.
+        """Creates the rows; their tokens are read on access.
 
         Args:
             stores: Tokens of each source.

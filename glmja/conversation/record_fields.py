@@ -60,7 +60,7 @@ class Fields:
         where: str = "the record",
         family: list[Fields] | None = None,
     ) -> None:
-        """Wraps an object.
+        """Wraps an object of a record.
 
         Args:
             holder: The object.

@@ -33,7 +33,7 @@ class NewPieceUse:
 
 @dataclass(frozen=True)
 class RowScores:
-    """Rows of a matrix.
+    """Norms and effective rank of rows of a matrix.
 
     Attributes:
         mean_norm: Mean Euclidean norm.

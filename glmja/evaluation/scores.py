@@ -143,7 +143,7 @@ class Failures:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Identifies an evaluated model.
+    """Identification of an evaluated model.
 
     Attributes:
         folder: Name of its folder.

@@ -41,7 +41,7 @@ class RunFolder:
     CHECKPOINTS = folder_kinds.CHECKPOINT
 
     def __init__(self, path: str | Path) -> None:
-        """Reads nothing.
+        """Creates the paths without reading the folder.
 
         Args:
             path: Folder of the run; it need not exist.
