@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from glmja.modeling.batch import IGNORE_INDEX, Batch, places
+from glmja.modeling.batch import IGNORE_INDEX, Batch, indices_in_documents
 from glmja.modeling.contracts import TrainingModule, teacher_flops, training_module
 from glmja.modeling.flops import training_flops_per_token
 from glmja.modeling.gpus import known_gpu
@@ -127,12 +127,12 @@ def count_tokens(batch: Batch) -> Tensor:
         (4,) int64: tokens computed; tokens without padding; target tokens; and Σ len² over documents, which divided by
         the tokens is the row length that attention sees.
     """
-    places_BT = places(batch["position_ids"])
-    num_rows, row_len = places_BT.shape
-    lengths_B = batch.get("lengths", torch.full((num_rows,), row_len, device=places_BT.device))
-    is_text_BT = torch.arange(row_len, device=places_BT.device) < lengths_B[:, None]
+    index_BT = indices_in_documents(batch["position_ids"])
+    num_rows, row_len = index_BT.shape
+    lengths_B = batch.get("lengths", torch.full((num_rows,), row_len, device=index_BT.device))
+    is_text_BT = torch.arange(row_len, device=index_BT.device) < lengths_B[:, None]
     targets = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()  # nothing predicts the first token of a row
-    attended = ((2 * places_BT + 1) * is_text_BT).sum()  # 1 + 3 + 5 + … up to a length is its square
+    attended = ((2 * index_BT + 1) * is_text_BT).sum()  # 1 + 3 + 5 + … up to a length is its square
     return torch.stack([torch.tensor(is_text_BT.numel(), device=targets.device), is_text_BT.sum(), targets, attended])
 
 

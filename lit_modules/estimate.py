@@ -53,7 +53,7 @@ class RunShape:
         embeddings: How the embeddings train.
         lora: Settings of the adapters.
         keeps_rows: Whether the embedding rows of the start are kept beside those that train.
-        taught_share: Share of the tokens whose rows have a teacher.
+        distilled_share: Share of the tokens whose rows have a teacher.
         create_optimizer: Creates the optimizer.
         dtype: Name of the dtype of frozen weights; None for the stored one.
         recompute: Whether layers are computed again in the backward pass.
@@ -74,7 +74,7 @@ class RunShape:
     embeddings: Any
     lora: Lora
     keeps_rows: bool
-    taught_share: float
+    distilled_share: float
     create_optimizer: Callable[..., Optimizer]
     dtype: str | None
     recompute: bool
@@ -110,14 +110,14 @@ class RunShape:
         options = strategy.get("init_args") or Namespace()
         optimizer = model.optimizer
         lora = {field.name: model.lora[field.name] for field in fields(Lora)}
-        share = _taught_share(model, data)
+        share = _distilled_share(model, data)
         return cls(
             model_dir=model.model_dir,
             tuning=model.tuning,
             embeddings=model.embeddings,
             lora=Lora(**lora),
             keeps_rows=share > 0 or bool(model.get("embedding_pull")),
-            taught_share=share,
+            distilled_share=share,
             create_optimizer=_factory(optimizer),
             dtype=model.dtype,
             recompute=model.gradient_checkpointing,
@@ -236,7 +236,7 @@ def _estimate(shape: RunShape, count: int, gpu: Gpu, remedies: Sequence[str], mo
         flops = training_flops_per_token(model, shape.row_len)
         if shape.recompute:
             flops *= 4 / 3  # another forward pass, a third of forward and backward
-        flops += shape.taught_share * forward_flops_per_token(model.config, shape.row_len, rows.num_known)
+        flops += shape.distilled_share * forward_flops_per_token(model.config, shape.row_len, rows.num_known)
         hours = 1e9 * flops / (gpu.tflops * 1e12 * UTILIZATION * count) / 3600
     by_steps = None if shape.num_batches is None else shape.num_batches * count * shape.batch_tokens
     num_tokens = min((limit for limit in (shape.num_tokens, by_steps) if limit is not None), default=None)
@@ -267,7 +267,7 @@ def _model(shape: RunShape) -> tuple[Any, BaseRows]:
         return apply_tuning(model, shape.tuning, shape.embeddings, shape.lora, new_ids), rows
 
 
-def _taught_share(model: Namespace, data: Namespace) -> float:
+def _distilled_share(model: Namespace, data: Namespace) -> float:
     """Returns the share of the tokens whose rows have a teacher; sources without weights count as equal."""
     retention = model.get("retention")
     if retention is None or not retention.weight:

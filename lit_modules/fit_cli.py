@@ -29,7 +29,7 @@ from lit_modules.first_rank import is_first_of_run, is_first_on_machine
 from lit_modules.fit_parser import TRAINER_DEFAULTS, FitParser, SaveRunConfig
 from lit_modules.origin import describe_parent
 from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
-from lit_modules.start_checks import INPUT_ERRORS, Problems, check_gpus, check_run_folder, nothing_left, use_cpu
+from lit_modules.start_checks import INPUT_ERRORS, Problems, check_gpus, check_run_folder, clean_up_on_failure, use_cpu
 from lit_modules.trainer_checks import check_strategy_name, check_trainer
 
 
@@ -227,7 +227,7 @@ class FitCLI(LightningCLI):
             # not an argument of `fit`: hooks before loading would not see it
             self.trainer.ckpt_path = self.config.ckpt_path
         prepare_cpu(self.trainer)
-        with nothing_left(Path(self.config.run_dir), self._has_started):
+        with clean_up_on_failure(Path(self.config.run_dir), self._has_started):
             self.trainer.fit(self.model, datamodule=self.datamodule, weights_only=True)
         return self.trainer
 

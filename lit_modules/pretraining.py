@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from glmja.modeling.adapters import unwrap_peft
 from glmja.modeling.attention import model_inputs
-from glmja.modeling.batch import Batch, places, select_rows
-from glmja.modeling.contracts import TaughtModule
+from glmja.modeling.batch import Batch, indices_in_documents, select_rows
+from glmja.modeling.contracts import DistillationModule
 from glmja.modeling.flops import forward_flops_per_token
 from glmja.modeling.loss import TeacherStates, TokenLosses, token_losses
 from glmja.modeling.retention import BaseRows, Retention, teacher_states
@@ -24,7 +24,7 @@ from lit_modules.embedding_pull import EmbeddingPull, check_pull
 from lit_modules.step_losses import LossPart, StepLoss, StepLosses
 
 
-class PackedPretraining(GLMModule, TaughtModule):
+class PackedPretraining(GLMModule, DistillationModule):
     """Trains on every token of packed rows, and validates in bits per character, which compare across tokenizers.
 
     With `retention`, rows of some languages are trained towards the base model instead of their text; see
@@ -99,25 +99,25 @@ class PackedPretraining(GLMModule, TaughtModule):
 
     def step_loss(self, batch: Batch) -> StepLoss:
         """Returns the loss of a micro-batch: cross entropy, and the divergence from the base in languages to keep."""
-        langs = self._taught(batch)
+        langs = self._distilled_languages(batch)
         if not any(langs):
             return super().step_loss(batch)
-        taught_B = torch.tensor([lang is not None for lang in langs], device=batch["labels"].device)
-        teacher = self._teacher_states(select_rows(batch, taught_B))
+        distilled_B = torch.tensor([lang is not None for lang in langs], device=batch["labels"].device)
+        teacher = self._teacher_states(select_rows(batch, distilled_B))
         head, hidden, labels = (
             unwrap_peft(self.model).get_output_embeddings().weight,
             self.hidden_states(batch),
             batch["labels"],
         )
-        kl = token_losses(hidden[taught_B], head, labels[taught_B], self.loss_chunk_len, teacher)
+        kl = token_losses(hidden[distilled_B], head, labels[distilled_B], self.loss_chunk_len, teacher)
         total, targets_N, parts = self.retention.weight * kl.total, kl.targets_N, self._parts_of(kl, langs)
         if not all(langs):
-            entropy = token_losses(hidden[~taught_B], head, labels[~taught_B], self.loss_chunk_len)
+            entropy = token_losses(hidden[~distilled_B], head, labels[~distilled_B], self.loss_chunk_len)
             total, targets_N = total + entropy.total, torch.cat([entropy.targets_N, targets_N])
             parts.append(LossPart("loss", entropy.total.detach(), entropy.targets_N.numel()))
         return StepLoss(total, targets_N, parts)
 
-    def _taught(self, batch: Batch) -> list[str | None]:
+    def _distilled_languages(self, batch: Batch) -> list[str | None]:
         """Returns the language of each row that has a teacher, and None for the others."""
         kept = self.retained_languages
         if not kept:
@@ -133,9 +133,9 @@ class PackedPretraining(GLMModule, TaughtModule):
     @staticmethod
     def _parts_of(kl: TokenLosses, langs: Sequence[str | None]) -> list[LossPart]:
         """Returns the divergences of each language, summed."""
-        taught = [lang for lang in langs if lang is not None]
-        nats_B, counts_B = kl.of_rows(len(taught)), torch.bincount(kl.rows_N, minlength=len(taught)).tolist()
-        return [LossPart(f"{x}/kl", nats, n) for x, nats, n in zip(taught, nats_B, counts_B, strict=True)]
+        distilled = [lang for lang in langs if lang is not None]
+        nats_B, counts_B = kl.of_rows(len(distilled)), torch.bincount(kl.rows_N, minlength=len(distilled)).tolist()
+        return [LossPart(f"{x}/kl", nats, n) for x, nats, n in zip(distilled, nats_B, counts_B, strict=True)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Returns optimizer and schedule as `GLMModule`; the optimizer also pulls the rows of the embeddings."""
@@ -178,10 +178,12 @@ class PackedPretraining(GLMModule, TaughtModule):
 
     def teacher_flops(self, batch: Batch) -> int:
         """Returns the floating-point operations of the teacher's forward pass over a batch."""
-        taught = [lang is not None for lang in self._taught(batch)]
-        if not any(taught):
+        position_ids = batch["position_ids"]
+        langs = self._distilled_languages(batch)
+        if not any(langs):
             return 0
-        places_BT = places(batch["position_ids"])[torch.tensor(taught, device=batch["position_ids"].device)]
-        num_tokens, attended = places_BT.numel(), int((2 * places_BT + 1).sum())
+        distilled_B = torch.tensor([lang is not None for lang in langs], device=position_ids.device)
+        index_BT = indices_in_documents(position_ids)[distilled_B]
+        num_tokens, attended = index_BT.numel(), int((2 * index_BT + 1).sum())
         config = unwrap_peft(self.model).config
         return int(num_tokens * forward_flops_per_token(config, attended / num_tokens, self.num_known))

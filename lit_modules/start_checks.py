@@ -95,7 +95,7 @@ def use_cpu(trainer: Namespace) -> None:
 
 
 @contextmanager
-def nothing_left(folder: Path, has_started: Callable[[], bool]) -> Iterator[None]:
+def clean_up_on_failure(folder: Path, has_started: Callable[[], bool]) -> Iterator[None]:
     """Removes what the block has written to a folder if it fails before training has started.
 
     Args:

@@ -25,7 +25,7 @@ from glmja.twin.build import build_base
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-_TAUGHT = ("zh", "en")  # languages of the base
+_BASE_LANGUAGES = ("zh", "en")  # languages of the base
 
 
 @dataclass
@@ -56,7 +56,9 @@ class Steps:
             "A base model: a tiny ChatGLM3 is taught the Chinese and English texts and conversations of the package.\n"
             "It stands for ChatGLM3-6B, and learns by heart, since it is 5,000 times smaller. This takes a minute."
         )
-        prose, chats = ({lang: found[lang] for lang in _TAUGHT} for found in (self.texts.prose, self.texts.chats))
+        prose, chats = (
+            {lang: found[lang] for lang in _BASE_LANGUAGES} for found in (self.texts.prose, self.texts.chats)
+        )
         said = (text for split in chats.values() for text in read_messages(split.train))
         build_base(self.folder / "random", [*read_documents([split.train for split in prose.values()]), *said])
         with redirect_stdout(io.StringIO()):  # this is no step of the method
@@ -97,8 +99,8 @@ class Steps:
             commands.EVALUATE_ZERO,
         )
         self._evaluate("zero", "zero_test", "--max_new_tokens", "48")
-        zero, base = self._ask("zero", _TAUGHT), self.asked["base"]
-        same = ["{} {} of {}".format(lang, *zero.identical(base, lang)) for lang in _TAUGHT]
+        zero, base = self._ask("zero", _BASE_LANGUAGES), self.asked["base"]
+        same = ["{} {} of {}".format(lang, *zero.identical(base, lang)) for lang in _BASE_LANGUAGES]
         show(f"replies to questions without Japanese identical to the base's, id by id: {', '.join(same)}")
 
     def pretrain(self, num_steps: int, learning_rate: float) -> None:
@@ -108,10 +110,10 @@ class Steps:
             "towards the predictions of the base (--model.retention.languages '[zh, en]').",
             commands.PRETRAIN,
         )
-        more = ["--model.optimizer.lr", str(learning_rate), "--model.retention.languages", json.dumps(_TAUGHT)]
+        more = ["--model.optimizer.lr", str(learning_rate), "--model.retention.languages", json.dumps(_BASE_LANGUAGES)]
         self._fit("demo_pretrain", "pretrain", *more, model="zero", texts=self.texts.prose, max_steps=num_steps)
         self._export("pretrain", "pretrained", commands.EXPORT_PRETRAINED)
-        self._ask("pretrained", _TAUGHT)
+        self._ask("pretrained", _BASE_LANGUAGES)
 
     def evaluate_pretrained(self) -> None:
         """Compares the pretrained model with the base on held-out texts."""

@@ -70,7 +70,7 @@ def document_starts(position_ids: Tensor) -> Tensor:
     return starts_BT
 
 
-def places(position_ids: Tensor) -> Tensor:
+def indices_in_documents(position_ids: Tensor) -> Tensor:
     """Returns the index of each token in its document, (B, T).
 
     Args:

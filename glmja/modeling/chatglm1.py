@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import PreTrainedModel
 
 from glmja.modeling.chatglm1_config import CACHE, ChatGLM1Config
-from glmja.modeling.prefix_positions import positions_of, sees, sees_cached
+from glmja.modeling.prefix_positions import positions_of, visible_keys, visible_keys_cached
 
 
 def frequencies(width: int) -> list[float]:
@@ -74,7 +74,7 @@ class _Attention(nn.Module):
     def forward(
         self,
         hidden_BTD: Tensor,
-        seen: Tensor | None,
+        visible: Tensor | None,
         angles: tuple[Tensor, Tensor],
         prefix: Tensor | None,
         cache: DynamicCache | None,
@@ -88,7 +88,7 @@ class _Attention(nn.Module):
             keys, values = cache.update(keys, values, self.index)
         # the original divides queries by the number of the layer and multiplies scores by it, against overflow in
         # fp16; the kernels of torch compute scores in fp32
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
         return self.dense(attended.transpose(1, 2).flatten(2))
 
 
@@ -123,7 +123,7 @@ class ChatGLM1Block(GradientCheckpointingLayer):
 
 
 class _PrefixEncoder(nn.Module):
-    """The prefix of P-tuning v2 (https://arxiv.org/abs/2110.07602): keys and values that every token sees."""
+    """The prefix of P-tuning v2 (https://arxiv.org/abs/2110.07602): keys and values that every token attends to."""
 
     def __init__(self, config: ChatGLM1Config) -> None:
         super().__init__()
@@ -209,17 +209,17 @@ class ChatGLM1Model(_ChatGLM1PreTrained):
                 raise ValueError("give `position_ids`: the ids after cached ones do not tell their positions")
             position_ids = positions_of(input_ids, attention_mask, self.config)
         if num_cached:
-            seen = sees_cached(input_ids.shape[1], num_cached - prefix_len, attention_mask)
+            visible = visible_keys_cached(input_ids.shape[1], num_cached - prefix_len, attention_mask)
         else:
-            seen = sees(position_ids, attention_mask)
-        if seen is not None and prefix_len:
-            seen = F.pad(seen, (prefix_len, 0), value=True)
+            visible = visible_keys(position_ids, attention_mask)
+        if visible is not None and prefix_len:
+            visible = F.pad(visible, (prefix_len, 0), value=True)
         hidden_BTD = self.word_embeddings(input_ids)
         prefix = self.prefix_encoder().to(hidden_BTD.dtype) if prefix_len and not num_cached else None
         angles = rotation(position_ids, self.config.hidden_size // self.config.num_attention_heads, hidden_BTD.dtype)
         states = [hidden_BTD]
         for layer in self.layers:
-            hidden_BTD = layer(hidden_BTD, seen, angles, prefix, cache)
+            hidden_BTD = layer(hidden_BTD, visible, angles, prefix, cache)
             states.append(hidden_BTD)
         states[-1] = hidden_BTD = self.final_layernorm(hidden_BTD)
         return BaseModelOutputWithPast(

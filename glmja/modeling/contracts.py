@@ -41,7 +41,7 @@ class TrainingModule(Protocol):
 
 
 @runtime_checkable
-class TaughtModule(Protocol):
+class DistillationModule(Protocol):
     """A LightningModule that may train rows of some languages with a teacher, which costs a second forward pass."""
 
     @property
@@ -79,9 +79,9 @@ def training_module(module: object) -> TrainingModule:
 
 def retained_languages(module: object) -> Collection[str]:
     """Returns the languages whose rows a module trains with a teacher; none for other modules."""
-    return module.retained_languages if isinstance(module, TaughtModule) else ()
+    return module.retained_languages if isinstance(module, DistillationModule) else ()
 
 
 def teacher_flops(module: object, batch: Batch) -> int:
     """Returns the floating-point operations of a module's teacher over a batch; 0 for other modules."""
-    return module.teacher_flops(batch) if isinstance(module, TaughtModule) else 0
+    return module.teacher_flops(batch) if isinstance(module, DistillationModule) else 0

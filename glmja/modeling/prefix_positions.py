@@ -50,8 +50,8 @@ def positions_of(input_ids: Tensor, attention_mask: Tensor | None, ids: ControlI
     return torch.stack([first_BT.clamp(min=0), (index_T - sop_B1 + 1).clamp(min=0)], 1)
 
 
-def sees(position_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Returns which keys each token sees, (B, 1, T, T): those before it, and the context, of its own document.
+def visible_keys(position_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Returns which keys each token attends to, (B, 1, T, T): those before it, and the context, of its own document.
 
     A padding token is attended to only by itself, since SDPA returns NaN for a token that attends to nothing.
 
@@ -61,15 +61,17 @@ def sees(position_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     """
     document_BT = document_starts(position_ids).cumsum(1)
     index_T = torch.arange(position_ids.shape[-1], device=position_ids.device)
-    seen_BTT = (index_T <= index_T[:, None]) | (position_ids[:, 1] == 0)[:, None]
-    seen_BTT &= document_BT[:, None] == document_BT[:, :, None]
+    visible_BTT = (index_T <= index_T[:, None]) | (position_ids[:, 1] == 0)[:, None]
+    visible_BTT &= document_BT[:, None] == document_BT[:, :, None]
     if attention_mask is not None:
-        seen_BTT &= attention_mask[:, None].bool() | (index_T == index_T[:, None])
-    return seen_BTT[:, None]
+        visible_BTT &= attention_mask[:, None].bool() | (index_T == index_T[:, None])
+    return visible_BTT[:, None]
 
 
-def sees_cached(num_new: int, num_cached: int, attention_mask: Tensor | None) -> Tensor | None:
-    """Returns which keys each new token of an answer sees, (B or 1, 1, T, S): all before it; None if that is all keys.
+def visible_keys_cached(num_new: int, num_cached: int, attention_mask: Tensor | None) -> Tensor | None:
+    """Returns which keys each new token of an answer attends to, (B or 1, 1, T, S): all before it.
+
+    None if that is all keys.
 
     Args:
         num_new: Number of new tokens.
@@ -79,8 +81,8 @@ def sees_cached(num_new: int, num_cached: int, attention_mask: Tensor | None) ->
     if num_new == 1:
         return None if attention_mask is None else attention_mask[:, None, None].bool()
     device = None if attention_mask is None else attention_mask.device
-    seen_TS = torch.ones(num_new, num_cached + num_new, dtype=torch.bool, device=device).tril(num_cached)
-    return seen_TS[None, None] if attention_mask is None else seen_TS & attention_mask[:, None, None].bool()
+    visible_TS = torch.ones(num_new, num_cached + num_new, dtype=torch.bool, device=device).tril(num_cached)
+    return visible_TS[None, None] if attention_mask is None else visible_TS & attention_mask[:, None, None].bool()
 
 
 def _first(found_BT: Tensor) -> Tensor:

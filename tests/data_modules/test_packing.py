@@ -87,10 +87,10 @@ def apart_cases(draw):
 def test_rows_with_a_teacher_share_units_with_each_other_only(case):
     shares, apart, unit, num_units = case
     sources, numbers = interleave_apart(shares, apart, unit * num_units, unit)
-    taught = np.isin(sources, [*apart]).reshape(num_units, unit)
-    assert (taught.all(1) | ~taught.any(1)).all()
+    distilled = np.isin(sources, [*apart]).reshape(num_units, unit)
+    assert (distilled.all(1) | ~distilled.any(1)).all()
     wanted = sum(shares[i] for i in apart) / sum(shares)
-    assert (np.abs(np.cumsum(taught[:, 0]) - wanted * np.arange(1, num_units + 1)) <= 2).all()
+    assert (np.abs(np.cumsum(distilled[:, 0]) - wanted * np.arange(1, num_units + 1)) <= 2).all()
     for i in range(len(shares)):
         assert numbers[sources == i].tolist() == list(range((sources == i).sum()))
 

@@ -39,11 +39,11 @@ def test_an_estimate_agrees_with_the_check_before_a_run(zero_dir):
 
 def test_a_teacher_counts_in_memory_and_time(zero_dir):
     flags = ("--data.sources.zh.weight=0.12", "--data.sources.en.weight=0.12", "--data.sources.ja.weight=0.76")
-    plain, taught = (
+    plain, distilled = (
         shape_of(f"--model.model_dir={zero_dir}", *flags, f"--model.retention.weight={w}") for w in (0, 10)
     )
-    assert (plain.taught_share, taught.taught_share) == (0, pytest.approx(0.24))
-    (before,), (after,) = (estimate(shape, [(2, KNOWN[0])]) for shape in (plain, taught))
+    assert (plain.distilled_share, distilled.distilled_share) == (0, pytest.approx(0.24))
+    (before,), (after,) = (estimate(shape, [(2, KNOWN[0])]) for shape in (plain, distilled))
     module = PackedPretraining(str(zero_dir), dtype="bfloat16", retention=Retention(["zh", "en"]))
     trainer = Trainer(strategy=ZeRO2(), accelerator="cpu", devices=2, precision="bf16-mixed", logger=False)
     assert after.memory == estimate_memory(module, trainer) != before.memory
@@ -53,11 +53,11 @@ def test_a_teacher_counts_in_memory_and_time(zero_dir):
 def test_retention_at_6b_costs_what_the_page_says(of_chatglm3):
     shape, found = of_chatglm3
     for share, percent in ((0.06, 2.9), (0.12, 5.7), (0.24, 11.4)):
-        (plain,), (taught,) = (
-            estimate(replace(shape, recompute=False, taught_share=each, row_len=1024), [(8, found[3].gpu)])
+        (plain,), (distilled,) = (
+            estimate(replace(shape, recompute=False, distilled_share=each, row_len=1024), [(8, found[3].gpu)])
             for each in (0.0, share)
         )
-        assert 100 * (taught.hours / plain.hours - 1) == pytest.approx(percent, abs=0.1)
+        assert 100 * (distilled.hours / plain.hours - 1) == pytest.approx(percent, abs=0.1)
 
 
 def test_chatglm3_takes_its_known_sizes_without_a_folder(of_chatglm3):

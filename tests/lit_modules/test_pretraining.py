@@ -35,23 +35,23 @@ def rows_of(data, *sources):
     return collate([data.rows[data.rows.sources.tolist().index(source)] for source in sources])
 
 
-def plain_loss(glm, base, batch, taught, weight):
+def plain_loss(glm, base, batch, distilled, weight):
     logits = glm(**model_inputs(batch, "documents")).logits[:, :-1]
     with torch.no_grad():
         wanted = base(**model_inputs(batch, "documents")).logits[:, :-1, :2509].softmax(-1)
     log_p, labels = logits.log_softmax(-1), batch["labels"][:, 1:]
     entropy = F.nll_loss(log_p.transpose(1, 2), labels, ignore_index=-100, reduction="none")
     kl = F.kl_div(log_p[..., :2509], wanted, reduction="none").sum(-1) * (labels != -100)
-    return torch.where(torch.tensor(taught)[:, None], weight * kl, entropy).sum()
+    return torch.where(torch.tensor(distilled)[:, None], weight * kl, entropy).sum()
 
 
 @pytest.mark.parametrize("sources", [(0, 0), (1, 2), (1, 0), (0, 2, 1)])
 def test_the_loss_is_cross_entropy_and_the_weighted_divergence_from_the_start(run, sources):
     _, trainer, base = run
     module, batch = trainer.lightning_module.train(), rows_of(trainer.datamodule, *sources)
-    taught = [source > 0 for source in sources]
+    distilled = [source > 0 for source in sources]
     loss = module.step_loss(batch)
-    plain = plain_loss(unwrap_peft(module.model), base, batch, taught, 3)
+    plain = plain_loss(unwrap_peft(module.model), base, batch, distilled, 3)
     torch.testing.assert_close(loss.total, plain)
     parameters = [p for p in module.parameters() if p.requires_grad]
     ours, theirs = (torch.autograd.grad(each, parameters) for each in (loss.total, plain))
@@ -81,9 +81,9 @@ def test_the_teacher_counts_in_memory_and_operations(run):
     rows = module.base_rows
     assert sum(p.numel() for p in rows.parameters()) == base.lm_head.weight.numel() + 2509 * 64
     batch = rows_of(trainer.datamodule, 1, 0, 2)
-    taught = batch["position_ids"][[0, 2]]
-    attended = int((2 * taught + 1).sum()) / taught.numel()
-    assert teacher_flops(module, batch) == int(taught.numel() * forward_flops_per_token(base.config, attended, 2509))
+    distilled = batch["position_ids"][[0, 2]]
+    attended = int((2 * distilled + 1).sum()) / distilled.numel()
+    assert teacher_flops(module, batch) == int(distilled.numel() * forward_flops_per_token(base.config, attended, 2509))
     assert teacher_flops(module, rows_of(trainer.datamodule, 0)) == teacher_flops(object(), batch) == 0
 
 
@@ -137,7 +137,7 @@ def test_a_run_with_another_retention_is_not_resumed(run, zero_dir, capsys):
         assert message in said or "weight" in said
 
 
-class Taught:
+class Distilling:
     """What the plan needs of a module."""
 
     retained_languages = ("zh", "en")
@@ -157,22 +157,24 @@ def planned(zero_dir, tmp_path, module, saved=None, **trainer):
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (4, 1), (2, 3)])
 def test_all_ranks_have_rows_with_a_teacher_in_the_same_micro_batches(zero_dir, tmp_path, world_size, accumulate):
-    data = planned(zero_dir, tmp_path, Taught(), world_size=world_size, accumulate=accumulate)
-    taught = data.rows.sources[data.plan.reshape(-1, world_size * 3)] > 0
-    assert (taught.all(1) | ~taught.any(1)).all() and taught.any() and not taught.all()
+    data = planned(zero_dir, tmp_path, Distilling(), world_size=world_size, accumulate=accumulate)
+    distilled = data.rows.sources[data.plan.reshape(-1, world_size * 3)] > 0
+    assert (distilled.all(1) | ~distilled.any(1)).all() and distilled.any() and not distilled.all()
     # and one source is not read at the expense of another
-    assert abs(taught.mean() - 0.486) < 0.05
+    assert abs(distilled.mean() - 0.486) < 0.05
     assert data.settings["retained"] == ["en", "zh"]
 
 
 def test_the_order_is_that_of_the_first_start_on_another_number_of_ranks(zero_dir, tmp_path):
-    first = planned(zero_dir, tmp_path, Taught(), world_size=4)
+    first = planned(zero_dir, tmp_path, Distilling(), world_size=4)
     saved = RunIdentity(world_size=4, plan_ranks=4, data=first.fingerprint)
-    again = planned(zero_dir, tmp_path, Taught(), saved, world_size=2, accumulate=2)
+    again = planned(zero_dir, tmp_path, Distilling(), saved, world_size=2, accumulate=2)
     assert again.fingerprint == first.fingerprint and (again.rows.sources == first.rows.sources).all()
 
 
 def test_without_a_teacher_the_plan_is_as_ever(zero_dir, tmp_path):
-    plain, other, taught = (planned(zero_dir, tmp_path, module, world_size=2) for module in (None, object(), Taught()))
-    assert plain.fingerprint == other.fingerprint != taught.fingerprint
+    plain, other, distilled = (
+        planned(zero_dir, tmp_path, module, world_size=2) for module in (None, object(), Distilling())
+    )
+    assert plain.fingerprint == other.fingerprint != distilled.fingerprint
     assert (plain.rows.sources == other.rows.sources).all() and "retained" not in plain.settings

@@ -6,7 +6,7 @@ import torch
 from jsonargparse import Namespace
 
 from glmja import fit
-from lit_modules.start_checks import Problems, check_gpus, nothing_left
+from lit_modules.start_checks import Problems, check_gpus, clean_up_on_failure
 from tests.support.demo_run import args
 
 
@@ -53,7 +53,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing_behind(zero_dir, 
 def test_what_was_there_before_stays(tmp_path):
     (tmp_path / "kept").write_text("")
     for started, left in ((True, {"kept", "new", "new/file"}), (False, {"kept"})):
-        with pytest.raises(KeyboardInterrupt), nothing_left(tmp_path, lambda: started):  # noqa: B023
+        with pytest.raises(KeyboardInterrupt), clean_up_on_failure(tmp_path, lambda: started):  # noqa: B023
             (tmp_path / "new").mkdir(exist_ok=True)
             (tmp_path / "new" / "file").write_text("")
             raise KeyboardInterrupt
