@@ -149,7 +149,7 @@ def causal(position_ids, attention_mask):
 
 MUTANTS = {
     "the order of q, k and v": lambda patch: patch.setattr(chatglm1, "split_heads", all_queries_then_all_keys),
-    "a causal context": lambda patch: patch.setattr(chatglm1, "sees", causal),
+    "a causal context": lambda patch: patch.setattr(chatglm1, "visible_keys", causal),
     "an exact GELU": lambda patch: patch.setattr(
         nn.functional, "gelu", lambda x, approximate: x * torch.special.ndtr(x)
     ),
