@@ -21,13 +21,13 @@ from glmja.text.terminal import make_table, show
 
 log = logging.getLogger(__name__)
 
-Rows = dict[str, float]  # summed loss in nats by SOURCE:ROW, of the validation rows of a language
+RowLosses = dict[str, float]  # summed loss in nats by SOURCE:ROW, of the validation rows of a language
 
 _TRIMMED = 0.01  # share of the rows that are left out at each end
 _NUM_SAMPLES = 1000  # of the bootstrap
 
 
-class Drift(NamedTuple):
+class ValidationDrift(NamedTuple):
     """Relative increase of the loss of a language since before training; 0.01 is 1 % more bits per character."""
 
     trimmed: float  # without the rows that changed most; what is compared with the limit
@@ -65,9 +65,9 @@ class RetentionGuard(Callback):
         if not 0 < max_drift < math.inf:
             raise ValueError(f"RetentionGuard: max_drift ({max_drift}) must be positive; 0.02 is 2 %")
         self.languages, self.max_drift = languages, max_drift
-        self.before: dict[str, Rows] = {}
+        self.before: dict[str, RowLosses] = {}
         self.drift: dict[str, float] = {}
-        self._now: dict[str, Rows] = {}
+        self._now: dict[str, RowLosses] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the values before training and the last drifts, so that a resumed run goes on from them."""
@@ -178,7 +178,7 @@ class RetentionGuard(Callback):
             )
 
     @rank_zero_only
-    def _report(self, trainer: Trainer, drifts: Mapping[str, Drift]) -> None:
+    def _report(self, trainer: Trainer, drifts: Mapping[str, ValidationDrift]) -> None:
         step = trainer.global_step
         for lang, drift in drifts.items():
             values = {"": drift.trimmed, "_low": drift.low, "_high": drift.high, "_mean": drift.mean}
@@ -199,7 +199,7 @@ class RetentionGuard(Callback):
         show(make_table(headings, rows, title=title, align="right"))
 
 
-def measure(before: Rows, now: Rows) -> Drift:
+def measure(before: RowLosses, now: RowLosses) -> ValidationDrift:
     """Compares the losses of the same rows; see `RetentionGuard`.
 
     Raises:
@@ -216,10 +216,10 @@ def measure(before: Rows, now: Rows) -> Drift:
     kept = np.argsort(new_N - old_N, kind="stable")[cut : len(names) - cut]
     low, high = bootstrap_interval(old_N[kept], new_N[kept], _NUM_SAMPLES)
     trimmed, mean = relative_change(old_N[kept], new_N[kept]), relative_change(old_N, new_N)
-    return Drift(float(trimmed), low, high, float(mean), len(names))
+    return ValidationDrift(float(trimmed), low, high, float(mean), len(names))
 
 
-def _gathered(own: dict[str, Rows], world_size: int) -> dict[str, Rows]:
+def _gathered(own: dict[str, RowLosses], world_size: int) -> dict[str, RowLosses]:
     """Returns the rows of all processes."""
     parts: list[Any] = [own]
     if world_size > 1:

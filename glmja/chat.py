@@ -31,7 +31,7 @@ from glmja.weights.options import DtypeName
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from glmja.conversation.dialogue import Dialogue, Ending
+    from glmja.conversation.dialogue import Dialogue, FinishReason
 
 _HELP = """\
 /retry           answer the last message again
@@ -250,7 +250,7 @@ def _save(name: str, dialogue: Dialogue) -> None:
     _note(f"saved {len(dialogue.messages)} messages in {path}")
 
 
-def _answer(dialogue: Dialogue, model: PreTrainedModel) -> Ending:
+def _answer(dialogue: Dialogue, model: PreTrainedModel) -> FinishReason:
     ending = dialogue.answer(model, _print)
     print(flush=True)
     if ending != "ended":

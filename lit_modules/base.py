@@ -33,11 +33,11 @@ from glmja.weights.dtypes import dtype_named
 from glmja.weights.options import DtypeName
 from lit_modules.callback_checks import check_monitors
 from lit_modules.checkpoint_folder import check_resumed
-from lit_modules.continuation import Continuation
 from lit_modules.gradient_steps import GradientSteps
 from lit_modules.identity import module_identity
 from lit_modules.optimizers import try_optimizer
 from lit_modules.origin import Origin
+from lit_modules.resume_state import ResumeState
 from lit_modules.schedules import ScheduleFactory, WarmupCosine, check_schedule, create_schedule
 from lit_modules.step_losses import LossPart, StepLoss, StepLosses
 from lit_modules.trainer_checks import Planned, check_dtype, check_trainer
@@ -112,7 +112,7 @@ class GLMModule(LightningModule, TrainingModule):
         self.base_rows: BaseRows | None = None
         self.clock = TrainingClock()
         self.step_losses = StepLosses(["loss"])
-        self.continuation, self.origin = Continuation(), Origin()
+        self.resume_state, self.origin = ResumeState(), Origin()
         self._steps = GradientSteps()
         self._last_step = 0
         self._planned: Planned | None = None
@@ -222,7 +222,7 @@ class GLMModule(LightningModule, TrainingModule):
         """Starts counting at the current optimizer step, and lets the schedule fit a run whose length has changed."""
         self._last_step = self.trainer.global_step
         if self._planned is not None:
-            self.continuation.start(self.trainer, self.lr_scheduler, self.try_optimizer(), self._planned.num_steps)
+            self.resume_state.start(self.trainer, self.lr_scheduler, self.try_optimizer(), self._planned.num_steps)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Checks that nothing has changed the plan of the run."""
@@ -269,7 +269,7 @@ class GLMModule(LightningModule, TrainingModule):
         """Returns the optimizer of the trainable parameters, and its schedule, stepped after each optimizer step."""
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         scheduler = create_schedule(self.lr_scheduler, optimizer, self._schedule_length)
-        self.continuation.created(optimizer)
+        self.resume_state.created(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def identity(self, trainer: Trainer) -> RunIdentity:
@@ -279,16 +279,16 @@ class GLMModule(LightningModule, TrainingModule):
     def resumable_identity(self, trainer: Trainer) -> RunIdentity:
         """Returns what must be equal to the checkpoint that this run resumes from; see `identity`."""
         new = {"optimizer": None, "schedule": None, "schedule_start": None}
-        return replace(self.identity(trainer), **(new if self.continuation.with_new_optimizer else {}))
+        return replace(self.identity(trainer), **(new if self.resume_state.with_new_optimizer else {}))
 
     @property
     def _schedule_length(self) -> int:
         # trainer.estimated_stepping_batches would make a resumed run start again at the first batch
-        return self.continuation.schedule_length(training_data(self.trainer).num_steps)
+        return self.resume_state.schedule_length(training_data(self.trainer).num_steps)
 
     def on_load_checkpoint(self, checkpoint: LightningState) -> None:
         """Leaves out optimizer and schedule if the run starts with new ones."""
-        self.continuation.loaded(checkpoint)
+        self.resume_state.loaded(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: LightningState) -> None:
         """Removes the frozen weights from a checkpoint, and adds the identity of the run."""
@@ -297,4 +297,4 @@ class GLMModule(LightningModule, TrainingModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint.get("state_dict", {}).items() if k in trainable}
         checkpoint[manifest.IDENTITY_KEY] = identity.as_json()
         if self._planned is not None:
-            self.continuation.saved(checkpoint, self._planned.num_steps)
+            self.resume_state.saved(checkpoint, self._planned.num_steps)

@@ -21,7 +21,7 @@ from glmja.modeling.loading import empty_model, outline
 from glmja.modeling.model_folder import ModelFolder
 from glmja.modeling.retention import BaseRows
 from glmja.weights.dtypes import dtype_named
-from lit_modules.memory import Layout, MemoryEstimate, activation_memory, has_16_bits, model_memory
+from lit_modules.memory import DeviceLayout, MemoryEstimate, activation_memory, has_16_bits, model_memory
 from lit_modules.optimizers import try_optimizer
 from lit_modules.preflight import state_bytes_per_parameter
 
@@ -223,7 +223,7 @@ def _estimate(shape: RunShape, count: int, gpu: Gpu, remedies: Sequence[str], mo
     if key not in models:
         models[key] = _model(shape)
     model, rows = models[key]
-    layout = Layout(count, count, shape.is_zero, shape.is_offloaded, shape.is_16bit)
+    layout = DeviceLayout(count, count, shape.is_zero, shape.is_offloaded, shape.is_16bit)
     state = state_bytes_per_parameter(try_optimizer(shape.create_optimizer, matrices_only=shape.tuning != "full"))
     memory = model_memory(nn.ModuleList([model, rows] if shape.keeps_rows else [model]), state, layout)
     num_bytes = 2 if shape.is_16bit else 4

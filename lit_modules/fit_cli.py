@@ -29,7 +29,7 @@ from lit_modules.first_rank import is_first_of_run, is_first_on_machine
 from lit_modules.fit_parser import TRAINER_DEFAULTS, FitParser, SaveRunConfig
 from lit_modules.origin import describe_parent
 from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
-from lit_modules.start_checks import INPUT_ERRORS, Problems, check_gpus, check_run_folder, clean_up_on_failure, use_cpu
+from lit_modules.start_checks import INPUT_ERRORS, Problems, check_gpus, check_new_run, clean_up_on_failure, use_cpu
 from lit_modules.trainer_checks import check_strategy_name, check_trainer
 
 
@@ -126,7 +126,7 @@ class FitCLI(LightningCLI):
             self._find_parent()
         with self.problems.collected():
             if ckpt_path is None:
-                check_run_folder(run)
+                check_new_run(run)
             else:
                 self._find_checkpoint(run)
 
@@ -274,7 +274,7 @@ class FitCLI(LightningCLI):
                 origin.start_with(*self.parent, self.model.identity(self.trainer))
             return
         origin.parent = describe_parent(self.parent[1]) if self.parent else self.resumed.identity.parent
-        self.model.continuation.resume(self.resumed, self.config.resume_with_new_optimizer)
+        self.model.resume_state.resume(self.resumed, self.config.resume_with_new_optimizer)
         self.model.resumable_identity(self.trainer).check_resumable(self.resumed.identity, self.config.ckpt_path)
         if self.resumed.identity.optimizer is None and not self.config.resume_with_new_optimizer:
             rank_zero_warn(

@@ -14,9 +14,9 @@ from glmja.modeling.adapters import Embeddings, Lora, Tuning
 from glmja.modeling.model_folder import ModelFolder
 from glmja.runs.contracts import find_training_data
 from glmja.runs.identity import RunIdentity
-from lit_modules.continuation import Continuation
 from lit_modules.optimizers import describe_optimizer
 from lit_modules.origin import Origin
+from lit_modules.resume_state import ResumeState
 from lit_modules.schedules import ScheduleFactory, describe_schedule
 
 
@@ -29,7 +29,7 @@ class Identifiable(Protocol):
     lora: Lora
     optimizer: OptimizerCallable
     lr_scheduler: ScheduleFactory
-    continuation: Continuation
+    resume_state: ResumeState
     origin: Origin
     model: Any
     objective: Mapping[str, Any] | None
@@ -58,7 +58,7 @@ def module_identity(module: Identifiable, trainer: Trainer) -> RunIdentity:
         objective=module.objective,
         optimizer=describe_optimizer(module.optimizer),
         schedule=describe_schedule(module.lr_scheduler),
-        schedule_start=module.continuation.schedule_start or None,
+        schedule_start=module.resume_state.schedule_start or None,
         seed=module.origin.seed,
         parent=module.origin.parent,
     )

@@ -19,7 +19,7 @@ def has_16_bits(precision: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Layout:
+class DeviceLayout:
     """Distribution of a run over devices.
 
     Attributes:
@@ -69,7 +69,7 @@ class MemoryEstimate:
         return self.weights + self.gradients + self.optimizer
 
 
-def model_memory(model: Any, state_bytes: int, layout: Layout) -> MemoryEstimate:
+def model_memory(model: Any, state_bytes: int, layout: DeviceLayout) -> MemoryEstimate:
     """Computes the memory of weights, gradients and optimizer state.
 
     Under ZeRO-2, gradients and optimizer state are partitioned across the devices (Rajbhandari et al. 2019,

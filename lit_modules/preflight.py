@@ -18,14 +18,14 @@ from torch.optim import Optimizer
 
 from glmja.errors import MachineError
 from lit_modules.base import GLMModule
-from lit_modules.memory import Layout, MemoryEstimate, model_memory
+from lit_modules.memory import DeviceLayout, MemoryEstimate, model_memory
 
 
 def estimate_memory(module: GLMModule, trainer: Trainer) -> MemoryEstimate:
     """Estimates the memory of a run; see `lit_modules.memory.model_memory`."""
     with isolate_rng():  # peft draws initial weights for the adapters even without memory for them
         model = module.outline()
-    return model_memory(model, state_bytes_per_parameter(module.try_optimizer()), Layout.of(trainer))
+    return model_memory(model, state_bytes_per_parameter(module.try_optimizer()), DeviceLayout.of(trainer))
 
 
 def state_bytes_per_parameter(optimizer: Optimizer) -> int:

@@ -59,7 +59,7 @@ class Problems:
             raise error
 
 
-def check_run_folder(run: RunFolder) -> None:
+def check_new_run(run: RunFolder) -> None:
     """Checks that a folder is free for a new run.
 
     Raises:

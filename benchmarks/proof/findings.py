@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.harness.tables import Figures
 from benchmarks.proof.arm_results import BASE, Result
 from benchmarks.proof.settings import RECOMMENDED, SHARES
-from callbacks.retention_guard import Drift, measure
+from callbacks.retention_guard import ValidationDrift, measure
 from glmja.evaluation.resampling import bootstrap_interval, relative_change
 
 Results = Mapping[str, Sequence[Result]]
@@ -53,7 +53,7 @@ def difference(results: Results, arm: str, other: str, lang: str, share: float =
     return float(relative_change(old, new)), *bootstrap_interval(old, new, _RESAMPLES)
 
 
-def drift(results: Results, arm: str, lang: str, share: float = 1.0) -> Drift:
+def drift(results: Results, arm: str, lang: str, share: float = 1.0) -> ValidationDrift:
     """Returns the drift of a language since the base, as `callbacks.RetentionGuard` computes it."""
     now = mean_bits(results[arm], share, lang)
     before = results[BASE][0].at(0.0, lang)[: len(now)]

@@ -24,7 +24,7 @@ from glmja.modeling.generation import generate_ids
 from glmja.modeling.sampling import Sampling
 from glmja.tokenization.tokenizer import GLMTokenizer
 
-Ending = Literal["ended", "cut", "interrupted"]
+FinishReason = Literal["ended", "cut", "interrupted"]
 
 
 class Dialogue:
@@ -98,7 +98,7 @@ class Dialogue:
         self.messages, self._answer_ids = kept, []
         return _num_turns(messages) - _num_turns(kept)
 
-    def answer(self, model: PreTrainedModel | PeftModel, on_text: Callable[[str], object]) -> Ending:
+    def answer(self, model: PreTrainedModel | PeftModel, on_text: Callable[[str], object]) -> FinishReason:
         """Generates the assistant's next message and adds it to the conversation.
 
         Ctrl-C ends the answer early: the text generated so far becomes the message. If there is none, the question is

@@ -97,7 +97,7 @@ class LanguageRetention(Drift):
 
 
 @dataclass(frozen=True)
-class Retention:
+class RetentionScores:
     """Retention results of all languages.
 
     Attributes:
@@ -111,7 +111,7 @@ class Retention:
     verdict: Verdict
 
 
-def retention(languages: Mapping[str, LanguageRetention], limits: RetentionLimits) -> Retention:
+def retention(languages: Mapping[str, LanguageRetention], limits: RetentionLimits) -> RetentionScores:
     """Combines the results of all languages.
 
     Args:
@@ -119,7 +119,7 @@ def retention(languages: Mapping[str, LanguageRetention], limits: RetentionLimit
         limits: The limits that they were judged by.
     """
     found = {result.verdict for result in languages.values()}
-    return Retention(dict(languages), limits, next(verdict for verdict in get_args(Verdict) if verdict in found))
+    return RetentionScores(dict(languages), limits, next(verdict for verdict in get_args(Verdict) if verdict in found))
 
 
 def measure_drift(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Drift:

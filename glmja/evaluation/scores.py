@@ -7,7 +7,7 @@ from typing import Any
 
 from glmja.evaluation.new_piece_scores import NewPieces
 from glmja.evaluation.provenance import Provenance
-from glmja.evaluation.retention import Retention
+from glmja.evaluation.retention import RetentionScores
 from glmja.text.overlap import Overlap, Segmentation
 
 
@@ -176,7 +176,7 @@ class Scores:
 
     glmja: str
     text: dict[str, TextComparison]
-    retention: Retention | None
+    retention: RetentionScores | None
     generation: dict[str, ReplyComparison]
     questions: dict[str, QuestionComparison] | None
     model: ModelInfo

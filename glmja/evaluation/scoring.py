@@ -14,8 +14,8 @@ from glmja.evaluation.provenance import Provenance
 from glmja.evaluation.references import Reference
 from glmja.evaluation.retention import (
     LanguageRetention,
-    Retention,
     RetentionLimits,
+    RetentionScores,
     judge,
     measure_drift,
     retention,
@@ -115,7 +115,7 @@ def _retention(
     baseline: ModelOutputs | None,
     limits: RetentionLimits,
     device: str,
-) -> Retention | None:
+) -> RetentionScores | None:
     if not baseline or not languages:
         return None
     return retention({lang: _retained(lang, model, baseline, limits, device) for lang in languages}, limits)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from glmja.evaluation.answers import Answer
 from glmja.evaluation.new_piece_scores import tables_of_new_pieces
-from glmja.evaluation.retention import Retention
+from glmja.evaluation.retention import RetentionScores
 from glmja.evaluation.scores import QuestionComparison, ReplyComparison, Scores, TextComparison
 from glmja.text.printable import one_line
 from glmja.text.quality import failure_of
@@ -58,7 +58,7 @@ def tables(scores: Scores, answers: Sequence[Answer]) -> list[Table | Text]:
     return shown
 
 
-def verdict(retention: Retention) -> list[Text]:
+def verdict(retention: RetentionScores) -> list[Text]:
     """Formats the verdict on retention in a line, and the reasons of each language in a line each."""
     languages = ", ".join(f"{lang} {found.verdict}" for lang, found in retention.languages.items())
     lines = [Text(f"retention: {retention.verdict} ({languages})", style=_VERDICT_STYLES[retention.verdict])]
@@ -108,7 +108,7 @@ def _text(text: Mapping[str, TextComparison], names: Sequence[str]) -> Table:
     return make_table(["", "characters", *headers], rows, title="Likelihood of held-out text", align="right")
 
 
-def _retention(retention: Retention) -> Table:
+def _retention(retention: RetentionScores) -> Table:
     headings = ["", "documents", "change of\nbits/char", "95 %\ninterval", "without\nextremes", "KL, nats\nper token",
                 "unchanged\ngreedy"]  # fmt: skip
     rows = []

@@ -71,7 +71,7 @@ _REQUIRED_IF_PRESENT: dict[str, bool | None] = {"pre_seq_len": None, "original_r
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowRange:
     """Rows `start` to `stop` of a tensor; all rows from `start` if `stop` is None."""
 
     name: str
@@ -79,7 +79,7 @@ class Rows:
     stop: int | None = None
 
 
-Plan = dict[str, list[Rows]]  # for each tensor to write, the rows that it is joined from
+TensorPlan = dict[str, list[RowRange]]  # for each tensor to write, the rows that it is joined from
 
 
 def check_glm_config(config: Config) -> None:
@@ -168,7 +168,7 @@ def _fused_rows(config: Config) -> dict[str, tuple[int, int]]:
     return {"q": (0, queries), "k": (queries, queries + groups), "v": (queries + groups, queries + 2 * groups)}
 
 
-def plan_to_glm(names: Iterable[str], config: Config) -> Plan:
+def plan_to_glm(names: Iterable[str], config: Config) -> TensorPlan:
     """Plans from which rows each Glm tensor is read.
 
     Args:
@@ -178,18 +178,18 @@ def plan_to_glm(names: Iterable[str], config: Config) -> Plan:
     Raises:
         ModelError: If a name is unknown.
     """
-    plan: Plan = {}
+    plan: TensorPlan = {}
     unknown = []
     for name in names:
         layer = _CHATGLM_LAYER.fullmatch(name)
         if name in _TOP_NAMES:
-            plan[_TOP_NAMES[name]] = [Rows(name)]
+            plan[_TOP_NAMES[name]] = [RowRange(name)]
         elif layer and layer[2] in _LAYER_NAMES:
-            plan[f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}"] = [Rows(name)]
+            plan[f"model.layers.{layer[1]}.{_LAYER_NAMES[layer[2]]}"] = [RowRange(name)]
         elif layer and layer[2] in (f"{_FUSED}.weight", f"{_FUSED}.bias"):
             kind = layer[2].rpartition(".")[2]
             for part, (start, stop) in _fused_rows(config).items():
-                plan[f"model.layers.{layer[1]}.self_attn.{part}_proj.{kind}"] = [Rows(name, start, stop)]
+                plan[f"model.layers.{layer[1]}.self_attn.{part}_proj.{kind}"] = [RowRange(name, start, stop)]
         elif name != INV_FREQ:
             unknown.append(name)
     if unknown:
@@ -197,7 +197,7 @@ def plan_to_glm(names: Iterable[str], config: Config) -> Plan:
     return plan
 
 
-def plan_to_chatglm(names: Iterable[str]) -> Plan:
+def plan_to_chatglm(names: Iterable[str]) -> TensorPlan:
     """Plans from which rows each ChatGLM tensor but the rotary frequencies is read; the inverse of `plan_to_glm`.
 
     Args:
@@ -208,18 +208,18 @@ def plan_to_chatglm(names: Iterable[str]) -> Plan:
     """
     top = {glm: chatglm for chatglm, glm in _TOP_NAMES.items()}
     inner = {glm: chatglm for chatglm, glm in _LAYER_NAMES.items()}
-    plan: Plan = {}
+    plan: TensorPlan = {}
     unknown = []
     for name in names:
         layer = _GLM_LAYER.fullmatch(name)
         fused = layer and re.fullmatch(r"self_attn\.[qkv]_proj\.(weight|bias)", layer[2])
         if name in top:
-            plan[top[name]] = [Rows(name)]
+            plan[top[name]] = [RowRange(name)]
         elif layer and layer[2] in inner:
-            plan[f"transformer.encoder.layers.{layer[1]}.{inner[layer[2]]}"] = [Rows(name)]
+            plan[f"transformer.encoder.layers.{layer[1]}.{inner[layer[2]]}"] = [RowRange(name)]
         elif layer and fused:
             parts = [f"model.layers.{layer[1]}.self_attn.{part}_proj.{fused[1]}" for part in "qkv"]
-            plan[f"transformer.encoder.layers.{layer[1]}.{_FUSED}.{fused[1]}"] = [Rows(part) for part in parts]
+            plan[f"transformer.encoder.layers.{layer[1]}.{_FUSED}.{fused[1]}"] = [RowRange(part) for part in parts]
         else:
             unknown.append(name)
     if unknown:

@@ -15,8 +15,8 @@ from glmja.weights.chatglm_layout import (
     INV_FREQ,
     Config,
     Layout,
-    Plan,
-    Rows,
+    RowRange,
+    TensorPlan,
     check_glm_config,
     expected_shapes,
     plan_to_chatglm,
@@ -93,8 +93,8 @@ def inv_freq(config: Config, dtype: torch.dtype) -> Tensor:
     return 1.0 / ((10000 * config.get("rope_ratio", 1)) ** exponents)
 
 
-def _apply_plan(plan: Plan, tensors: Mapping[str, TensorSource]) -> Tensors:
-    def part(rows: Rows) -> Part:
+def _apply_plan(plan: TensorPlan, tensors: Mapping[str, TensorSource]) -> Tensors:
+    def part(rows: RowRange) -> Part:
         source = tensors[rows.name]
         return Part(source, rows.start, source.shape[0] if rows.stop is None else rows.stop)
 

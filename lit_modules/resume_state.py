@@ -17,7 +17,7 @@ NUM_STEPS = "planned_steps"  # key of the length of the run in a checkpoint
 Hyperparameters = dict[str, Any]  # of a parameter group; a run has one
 
 
-class Continuation:
+class ResumeState:
     """State that a run takes from its checkpoint beyond the weights and the position in the data.
 
     Attributes:
