@@ -40,14 +40,15 @@ __all__ = [
 _RENAMED = {"LossSentry": "NonFiniteGuard", "Rehearsal": "LargestBatchCheck"}
 
 
-def for_every_run(run_dir: str) -> list[Callback]:
+def for_every_run(run_dir: str, saves: bool = True) -> list[Callback]:
     """Returns the callbacks that every run gets besides the configured ones, and which make runs resumable.
 
     Args:
         run_dir: Folder of the run.
+        saves: Whether the run saves checkpoints.
     """
-    final = FinalCheckpoint(str(RunFolder(run_dir).checkpoints))
-    return [ExactResume(), LedgerReport(), ModelLine(), LargestBatchCheck(), ProgressLines(), final]
+    final = [FinalCheckpoint(str(RunFolder(run_dir).checkpoints))] if saves else []
+    return [ExactResume(), LedgerReport(), ModelLine(), LargestBatchCheck(), ProgressLines(), *final]
 
 
 def __getattr__(name: str) -> Any:

@@ -54,6 +54,8 @@ class ChatSampler(Callback):
     process group must be longer than the sampling takes. No global random state is changed.
     """
 
+    samples_chats = True  # see `glmja.runs.contracts.ChatCallback`
+
     def __init__(
         self,
         prompts: list[str] | None = None,

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from glmja.cli.fit_arguments import DESCRIPTION
 from glmja.runs import manifest
-from glmja.runs.contracts import TrainingData
+from glmja.runs.contracts import ChatCallback, TrainingData
 from glmja.runs.manifest import Manifest
 from glmja.runs.run_folder import RunFolder
 from glmja.runs.run_lock import locked
@@ -38,7 +38,7 @@ class FitCLI(LightningCLI):
 
     def __init__(
         self,
-        callbacks_of: Callable[[str], Sequence[Callback]],
+        callbacks_of: Callable[[str, bool], Sequence[Callback]],
         prog: str,
         resources: ExitStack,
         args: ArgsType = None,
@@ -47,7 +47,7 @@ class FitCLI(LightningCLI):
 
         Args:
             callbacks_of: Returns the callbacks that every run gets in addition to the configured ones, given the
-                folder of the run.
+                folder of the run and whether the run saves checkpoints.
             prog: Name of the command in help and error messages.
             resources: Is given what must be released after the run: the lock of the run folder.
             args: Arguments of the command line; those of the process by default.
@@ -183,8 +183,8 @@ class FitCLI(LightningCLI):
             # the bar would print once, at the end; callbacks.ProgressLines prints lines
             kwargs["enable_progress_bar"] = False
         kwargs["plugins"] = [*_as_list(trainer.plugins), CheckpointFolders(self.verified)]
-        own = [c for c in self.callbacks_of(self.config.run_dir) if not (self.is_short_run and hasattr(c, "dirpath"))]
-        configured = [c for c in _as_list(trainer.callbacks) if self.config.chats or type(c).__name__ != "ChatSampler"]
+        own = self.callbacks_of(self.config.run_dir, not self.is_short_run)
+        configured = [c for c in _as_list(trainer.callbacks) if self.config.chats or not isinstance(c, ChatCallback)]
         kwargs["callbacks"] = [*configured, *own]
         return super().instantiate_trainer(**kwargs)
 

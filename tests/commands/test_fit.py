@@ -13,11 +13,13 @@ from jsonargparse import capture_parser
 from lightning import Callback, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
-from callbacks import for_every_run
+from callbacks import ChatSampler, Throughput, for_every_run
 from callbacks.final_checkpoint import FinalCheckpoint
 from glmja import fit
 from glmja.modeling.loading import load_model
 from glmja.runs import manifest
+from glmja.runs.contracts import ChatCallback
+from glmja.runs.run_folder import RunFolder
 from glmja.twin import build as twin
 from lit_modules.trainer_checks import check_trainer
 from lit_modules.zero2 import ZeRO2
@@ -340,7 +342,7 @@ class Gradients(Callback):
 
 def test_gradients_are_freed_after_each_step(zero_dir, tmp_path, monkeypatch):
     gradients = Gradients()
-    monkeypatch.setattr("callbacks.for_every_run", lambda run_dir: [*for_every_run(run_dir), gradients])
+    monkeypatch.setattr("callbacks.for_every_run", lambda *args: [*for_every_run(*args), gradients])
     fit.main(run_args(zero_dir, tmp_path, **{"trainer.accumulate_grad_batches": 2, "trainer.max_steps": 2}))
     assert gradients.found == [True, False] * 2
 
@@ -356,6 +358,22 @@ def test_a_renamed_callback_is_found_under_its_old_name_with_a_warning(zero_dir,
     told = {str(warning.message) for warning in seen if warning.category is FutureWarning}
     assert f"callbacks.{old} is now callbacks.{new}; change class_path, the old name will be removed" in told
     assert new in [type(callback).__name__ for callback in trainer.callbacks]
+
+
+@pytest.mark.parametrize("chats", [True, False])
+def test_chats_are_sampled_unless_they_are_left_out(zero_dir, tmp_path, chats):
+    sampler = "[{class_path: callbacks.ChatSampler, init_args: {max_new_tokens: 1}}]"
+    changes = {"trainer.max_steps": 1, "trainer.callbacks": sampler, "chats": str(chats).lower()}
+    trainer = fit.main(run_args(zero_dir, tmp_path, **changes))
+    assert any(isinstance(callback, ChatSampler) for callback in trainer.callbacks) is chats
+    assert RunFolder(tmp_path / "run").chats.exists() is chats
+
+
+def test_a_class_derived_from_the_chat_sampler_is_left_out_like_it():
+    class Derived(ChatSampler):
+        pass
+
+    assert isinstance(Derived(), ChatCallback) and not isinstance(Throughput(), ChatCallback)
 
 
 def test_an_unknown_callback_is_refused(zero_dir, tmp_path, capsys):

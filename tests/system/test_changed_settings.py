@@ -7,6 +7,7 @@ import warnings
 import pytest
 import yaml
 
+from callbacks.final_checkpoint import FinalCheckpoint
 from glmja import fit
 from glmja.runs import manifest
 from glmja.runs.trained_state import read_tensors
@@ -175,6 +176,7 @@ def test_a_fast_dev_run_is_a_planned_run_that_leaves_nothing(zero_dir, tmp_path)
     assert trainer.global_step == 2
     assert trainer.num_training_batches == 4
     assert trainer.num_val_batches == [2, 2, 1]
+    assert not any(isinstance(callback, FinalCheckpoint) for callback in trainer.callbacks)
     assert not (tmp_path / "run").exists()
 
 
