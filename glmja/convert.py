@@ -27,12 +27,13 @@ def convert(
     family: FamilyName | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a model in another layout, with its tokenizer: as transformers loads it, or as ChatGLM3's own code does.
+    """Writes a model in another layout, with its tokenizer: as transformers loads it, or as its original code does.
 
     Args:
-        model: Folder of the model, in ChatGLM2/3's layout or transformers'.
+        model: Folder of the model, in the original layout of its family or that of transformers.
         output: New folder.
-        format: `glm` for `AutoModelForCausalLM` without remote code; `chatglm` for ChatGLM3's own layout and names.
+        format: `glm` for `AutoModelForCausalLM` without remote code; `chatglm` for the original layout and names of the
+            model's family, be it ChatGLM3, ChatGLM2 or ChatGLM-6B.
         dtype: Dtype of the written weights; by default as stored, bit for bit.
         max_shard_size: Maximum bytes of a weight file.
         family: Family of the model, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by

@@ -55,8 +55,9 @@ def export(
         output: New folder; its `export_report.json` and model card record what it was made from.
         checkpoint: Checkpoint to export, or the folder of a run, of which the newest complete checkpoint is exported.
         model: Folder of the model that the run trained; by default the one in the run's `config.yaml`.
-        format: `glm` for `AutoModelForCausalLM` without remote code; `chatglm` for ChatGLM3's own layout and names; or
-            `adapter` for a language pack: adapters, new rows and tokenizer, without the model.
+        format: `glm` for `AutoModelForCausalLM` without remote code; `chatglm` for the original layout and names of the
+            model's family, be it ChatGLM3, ChatGLM2 or ChatGLM-6B; or `adapter` for a language pack: adapters, new rows
+            and tokenizer, without the model.
         pack: Folder of a language pack to export instead of a checkpoint.
         base: Folder of the model to apply the pack to: the model that its run trained, or the stock model which that
             was extended from.
