@@ -88,7 +88,7 @@ class RetentionGuard(Callback):
             if lang not in langs:
                 raise ValueError(
                     f"RetentionGuard: the language {lang} has no validation data, only {', '.join(sorted(langs))}; "
-                    "correct languages, or set val_share or the source's val_files"
+                    "correct languages, or set `val_share` or the source's val_files"
                 )
         if not trainer.limit_val_batches or trainer.num_sanity_val_steps != math.inf:
             raise ValueError(

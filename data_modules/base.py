@@ -66,12 +66,12 @@ class RunData(LightningDataModule, TrainingData, Generic[AnySource, AnyStore]):
         """Checks the arguments."""
         super().__init__()
         if epochs is not None and not 0 < epochs < float("inf"):
-            raise ValueError(f"epochs ({epochs}) must be positive")
+            raise ValueError(f"`epochs` ({epochs}) must be positive")
         if not 0 <= val_share < 1:
-            raise ValueError(f"val_share ({val_share}) must be at least 0 and below 1")
+            raise ValueError(f"`val_share` ({val_share}) must be at least 0 and below 1")
         for name, number in (("num_workers", num_workers), ("seed", seed)):
             if number < 0:
-                raise ValueError(f"{name} ({number}) must not be negative")
+                raise ValueError(f"`{name}` ({number}) must not be negative")
         self.tokenizer_dir, self.cache_dir, self.num_workers = tokenizer_dir, cache_dir, num_workers
         self.seed, self.epochs, self.val_share = seed, epochs, val_share
         self.fingerprint: str | None = None

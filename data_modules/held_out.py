@@ -68,7 +68,8 @@ def split(num_documents: int, val_share: float, seed: tuple[int, ...], name: str
     num_held_out = max(1, enough, round(num_documents * val_share)) if val_share else 0
     if num_documents <= num_held_out:
         raise ValueError(
-            f"source {name!r} has {num_documents} document; one more is needed to hold one out (val_share {val_share})"
+            f"source {name!r} has {num_documents} document; one more is needed to hold one out "
+            f"(`val_share` {val_share})"
         )
     order = np.random.default_rng(seed).permutation(num_documents)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])

@@ -72,11 +72,11 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         """
         super().__init__(tokenizer_dir, cache_dir, num_workers, seed, epochs, val_share)
         if row_len < 2 or batch_size < 1:
-            raise ValueError(f"row_len ({row_len}) must be at least 2 and batch_size ({batch_size}) at least 1")
+            raise ValueError(f"`row_len` ({row_len}) must be at least 2 and `batch_size` ({batch_size}) at least 1")
         if tokens is not None and tokens < row_len:
-            raise ValueError(f"tokens ({tokens}) must be at least row_len ({row_len}), a row")
+            raise ValueError(f"`tokens` ({tokens}) must be at least `row_len` ({row_len}), a row")
         if context_share is not None and not 0 <= context_share <= 1:
-            raise ValueError(f"context_share ({context_share}) must be a share from 0 to 1")
+            raise ValueError(f"`context_share` ({context_share}) must be a share from 0 to 1")
         check_sources(sources)
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_sources = sources
@@ -93,14 +93,14 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         if not self.tokenizer.has_contexts:
             if self.context_share is not None:
                 raise ValueError(
-                    f"context_share is {self.context_share}, but only documents of ChatGLM-6B have a context; remove it"
+                    f"`context_share` is {self.context_share}, but only documents of ChatGLM-6B have one; remove it"
                 )
         elif not self.isolate_documents:
             raise ValueError(
                 "isolate_documents is false, but the contexts of ChatGLM-6B's documents isolate them; set it to true"
             )
         elif self.row_len < MIN_ROW_LEN:
-            raise ValueError(f"row_len ({self.row_len}) must be at least {MIN_ROW_LEN} for ChatGLM-6B")
+            raise ValueError(f"`row_len` ({self.row_len}) must be at least {MIN_ROW_LEN} for ChatGLM-6B")
 
     @property
     def _stretch(self) -> int:
@@ -141,7 +141,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         for source, stream in zip(self.sources, streams, strict=True):
             if stream.tokens_per_pass < self._stretch:
                 raise ValueError(
-                    f"source {source.name!r} holds fewer than row_len ({self.row_len}) tokens to train on; give more "
+                    f"source {source.name!r} holds fewer than `row_len` ({self.row_len}) tokens to train on; give more "
                     "text or shorter rows"
                 )
         shares, num_rows = self._budget([stream.tokens_per_pass for stream in streams])
@@ -149,7 +149,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         num_planned = num_rows - num_rows % rows_in_step
         if num_planned == 0:
             raise ValueError(
-                f"the run has {num_rows} rows, fewer than one optimizer step takes ({rows_in_step}: batch_size "
+                f"the run has {num_rows} rows, fewer than one optimizer step takes ({rows_in_step}: `batch_size` "
                 f"{self.batch_size} × {self.in_step} micro-batches of all ranks); give more text, tokens or epochs"
             )
         order = self._order(shares, num_planned)

@@ -72,13 +72,13 @@ class PaddedSFTData(RunData[ChatSource, ChatStore]):
         super().__init__(tokenizer_dir, cache_dir, num_workers, seed, epochs, val_share)
         if row_len < 8 or tokens_per_batch < row_len + -row_len % self.multiple:
             raise ValueError(
-                f"tokens_per_batch ({tokens_per_batch}) must be at least row_len ({row_len}, rounded up to a multiple "
-                f"of {self.multiple}), and that at least 8"
+                f"`tokens_per_batch` ({tokens_per_batch}) must be at least `row_len` ({row_len}, rounded up to a "
+                f"multiple of {self.multiple}), and that at least 8"
             )
         if not 0 <= max_bad_share <= 1:
-            raise ValueError(f"max_bad_share ({max_bad_share}) must be a share from 0 to 1")
+            raise ValueError(f"`max_bad_share` ({max_bad_share}) must be a share from 0 to 1")
         if mix_by not in get_args(MixBy):
-            raise ValueError(f"mix_by ({mix_by!r}) must be tokens or conversations")
+            raise ValueError(f"`mix_by` ({mix_by!r}) must be tokens or conversations")
         check_sources(sources)
         self.sources, self.validation_sources = sources, [s for s in sources if s.val_files or val_share]
         self.row_len, self.tokens_per_batch, self.packing = row_len, tokens_per_batch, packing

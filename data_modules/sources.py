@@ -189,12 +189,10 @@ def _origin_of(source: TextSource | ChatSource) -> Sequence[str | HubDataset]:
 def _check_origin(source: TextSource | ChatSource) -> None:
     if bool(source.files) == bool(source.hub):
         found = f"files {source.files} and hub {source.hub!r}" if source.files else "neither"
-        raise ValueError(f"source {source.name!r} has {found}; set either `files` or `hub`")
+        raise ValueError(f"source {source.name!r} has {found}; set either files or hub")
     given = [key for key, unset in _NO_DATASET.items() if getattr(source, key) != unset]
     if given and source.hub is None:
-        raise ValueError(
-            f"source {source.name!r} has {given[0]}, a key of datasets, but files; set `hub`, or remove it"
-        )
+        raise ValueError(f"source {source.name!r} has {given[0]}, a key of datasets, but files; set hub, or remove it")
 
 
 def _check_amounts(source: TextSource | ChatSource) -> None:

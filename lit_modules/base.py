@@ -97,16 +97,16 @@ class GLMModule(LightningModule, TrainingModule):
         """
         super().__init__()
         if loss_chunk_len < 1:
-            raise ValueError(f"loss_chunk_len ({loss_chunk_len}) must be at least 1")
+            raise ValueError(f"`loss_chunk_len` ({loss_chunk_len}) must be at least 1")
         check_attention(attn_implementation)
         self.folder = ModelFolder.open(model_dir, family)
         self.tokenizer = self.folder.tokenizer
         check_tuning(tuning, embeddings, self.tokenizer.new_ids)
         self.tuning, self.embeddings, self.lora = tuning, embeddings, lora.of(self.folder.architecture.layers)
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.frozen_dtype, self.attn_implementation = dtype_named(dtype) if dtype else None, attn_implementation
+        self.frozen_dtype, self.loss_chunk_len = dtype_named(dtype) if dtype else None, loss_chunk_len
         self.gradient_checkpointing, self.compile_layers = gradient_checkpointing, compile_layers
-        self.loss_chunk_len = loss_chunk_len
+        self.attn_implementation = self.folder.architecture.attention(attn_implementation)
         self.strict_loading = False  # frozen weights are not in the checkpoint; `configure_model` checks the others
         self.model: Any = None
         self.base_rows: BaseRows | None = None
@@ -174,7 +174,7 @@ class GLMModule(LightningModule, TrainingModule):
     def hidden_states(self, batch: Batch) -> Tensor:
         """Returns the last hidden states, (B, T, D)."""
         glm = unwrap_peft(self.model)
-        return glm.base_model(**model_inputs(batch, glm.config._attn_implementation)).last_hidden_state
+        return glm.base_model(**model_inputs(batch, self.attn_implementation)).last_hidden_state
 
     def token_losses(self, hidden: Tensor, batch: Batch) -> TokenLosses:
         """Returns the cross entropies of a batch, given its hidden states, (B, T, D)."""

@@ -18,7 +18,7 @@ def check_pull(strength: float, embeddings: str) -> None:
         ValueError: If the strength is out of range, or the rows do not train.
     """
     if not 0 <= strength < math.inf:
-        raise ValueError(f"embedding_pull ({strength}) must be at least 0, and finite")
+        raise ValueError(f"`embedding_pull` ({strength}) must be at least 0, and finite")
     if strength and embeddings != "full":
         raise ValueError(
             f"`embedding_pull` pulls rows that train, and with `embeddings` {embeddings} the base's rows do not; set "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -23,7 +24,7 @@ from glmja.cli.fit_arguments import (
     RUN_DIR_HELP,
     USUAL_NAMES,
 )
-from glmja.cli.named_lists import MODE, merge_named
+from glmja.cli.named_lists import MODE, NAMED_LISTS, merge_named
 from glmja.cli.parser import CliParser
 from glmja.runs.run_folder import RunFolder
 
@@ -32,6 +33,13 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,  # callbacks.ModelLine says in a line what matters
     "num_sanity_val_steps": -1,  # the metrics before training
     "use_distributed_sampler": False,  # the loaders know their rank; Lightning's sampler would shuffle
+}
+
+# parameters of this project's classes that may stand alone; the parser knows them only once a class is chosen
+BOOLEANS_OF_CLASSES = {
+    "model": ("gradient_checkpointing", "compile_layers", "lora.dora", "lora.rslora"),
+    "data": ("isolate_documents", "packing"),
+    "trainer.strategy": ("offload_optimizer",),
 }
 
 CHECKPOINT_DEFAULTS = {
@@ -74,6 +82,7 @@ class FitParser(CliParser, LightningArgumentParser):
 
     help_flag = "--help_all"  # --help is the short one of glmja.cli.fit_arguments
     usual_names = USUAL_NAMES
+    named_lists = NAMED_LISTS
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Creates a parser that knows lists by the names of their entries; see `glmja.cli.named_lists`."""
@@ -81,14 +90,24 @@ class FitParser(CliParser, LightningArgumentParser):
         super().__init__(*args, **{"parser_mode": MODE} | kwargs)
 
     def _boolean_flags(self) -> set[str]:
-        return {*super()._boolean_flags(), "estimate"}  # may stand alone
+        of_classes = {
+            f"{holder}{inner}.{name}"
+            for holder, names in BOOLEANS_OF_CLASSES.items()
+            for inner in ("", ".init_args")
+            for name in names
+        }
+        return {*super()._boolean_flags(), *of_classes, "estimate"}
 
     def prepare_args(self, args: Sequence[str]) -> list[str]:
         """Returns the arguments with whole lists in the place of their entries."""
         try:
-            return merge_named(super().prepare_args(args))
+            merged = merge_named(super().prepare_args(args))
         except (ValueError, YAMLError) as error:
             self.error(str(error))
+        for flag, following in pairwise([*merged, "--"]):
+            if flag.startswith(("--model.", "--data.")) and "=" not in flag and following.startswith("--"):
+                self.error(f"argument {flag}: expected one argument")  # argparse would name --model or --data only
+        return merged
 
     def add_config(self) -> None:
         """Adds the option `--config`, and the help with all options."""

@@ -128,7 +128,7 @@ class PackedPretraining(GLMModule, DistillationModule):
     def _teacher_states(self, batch: Batch) -> TeacherStates:
         assert self.base_rows is not None
         glm = unwrap_peft(self.model)
-        return teacher_states(glm, self.base_rows, model_inputs(batch, glm.config._attn_implementation))
+        return teacher_states(glm, self.base_rows, model_inputs(batch, self.attn_implementation))
 
     @staticmethod
     def _parts_of(kl: TokenLosses, langs: Sequence[str | None]) -> list[LossPart]:

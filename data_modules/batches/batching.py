@@ -78,7 +78,7 @@ def split_to_multiple(batches: Sequence[MicroBatch], multiple: int) -> list[Micr
     if num_conversations < multiple:
         raise ValueError(
             f"{num_conversations} conversations cannot be shared among the {multiple} micro-batches of an optimizer "
-            "step (ranks × accumulate_grad_batches); give more, or use fewer ranks"
+            "step (ranks × `accumulate_grad_batches`); give more, or use fewer ranks"
         )
     parts: dict[tuple[int, ...], MicroBatch] = {(i,): batch for i, batch in enumerate(batches)}
     largest: list[tuple[int, tuple[int, ...]]] = [

@@ -139,7 +139,7 @@ class RunLoader(TrainingLoader):
         if state["fingerprint"] != self.fingerprint:
             raise ModelError(
                 f"the checkpoint was saved with other data or settings of it (fingerprint {state['fingerprint']}, now "
-                f"{self.fingerprint}); take sources, weights, row_len, batch size and seed from RUN_DIR/config.yaml"
+                f"{self.fingerprint}); take sources, weights, row length, batch size and seed from RUN_DIR/config.yaml"
             )
         world_size = self.batches.world_size
         self._done = state["micro_batches"] * state.get("world_size", world_size) // world_size

@@ -116,7 +116,7 @@ class _NamedList:
         name, *keys = path
         entry = self.find(name)
         loaded = [load_yaml(value) for value in values]
-        value = loaded[0] if len(loaded) == 1 else loaded
+        value = True if not loaded else loaded[0] if len(loaded) == 1 else loaded
         if entry is None and self.inner and not name[:1].isupper():
             if self.entries:
                 self._set(self.entries[-1], path, value)
@@ -150,11 +150,13 @@ class _NamedList:
         return f"did you mean {near[0]}?" if near else f"known are {', '.join(names) or 'none'}"
 
 
+_SOURCES = "--data.init_args.sources", "--data.sources"
+_CALLBACKS = "--trainer.callbacks", "--callbacks"
+NAMED_LISTS = (*_SOURCES, *_CALLBACKS)
+
+
 def _new_lists() -> list[_NamedList]:
-    return [
-        _NamedList(("--data.init_args.sources", "--data.sources"), "source"),
-        _NamedList(("--trainer.callbacks", "--callbacks"), "callback", inner="init_args"),
-    ]
+    return [_NamedList(_SOURCES, "source"), _NamedList(_CALLBACKS, "callback", inner="init_args")]
 
 
 def merge_named(args: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from glmja.text.printable import printable
 
 _NO_OPTION = re.compile(r"(?:Group '(?P<group>[^']*)' does not accept option|Option) '(?P<key>[^']*)'(?: is .*)?")
 _NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.]+).*")
+_REQUIRED = re.compile(r"(?<=the following arguments are required: )\w.*")
 
 # jsonargparse reports a problem inside a class as a tree of lines: the key, each type of a union, why each fails
 _KEY = re.compile(r'Parser key "([^"]*)":')
@@ -40,10 +41,12 @@ class CliParser(ArgumentParser):
     Attributes:
         help_flag: Flag that lists everything the parser accepts.
         usual_names: The key that is meant by a name that is none.
+        named_lists: Flags that are followed by a dot and a name of the user's, in which `-` and `_` differ.
     """
 
     help_flag = "--help"
     usual_names: Mapping[str, str] = {}
+    named_lists: Collection[str] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Creates a parser whose YAML files may hold each key only once; takes what `ArgumentParser` takes."""
@@ -57,7 +60,7 @@ class CliParser(ArgumentParser):
 
     def prepare_args(self, args: Sequence[str]) -> list[str]:
         """Returns arguments as jsonargparse takes them."""
-        return spell_flags(expand_arguments(args), self._boolean_flags())
+        return spell_flags(expand_arguments(args), self._boolean_flags(), self.named_lists)
 
     def _boolean_flags(self) -> set[str]:
         return {key for key, value in self.get_defaults(skip_validation=True).items() if isinstance(value, bool)}
@@ -89,33 +92,47 @@ class CliParser(ArgumentParser):
         raise SystemExit(ExitCode.USAGE)
 
     def _with_known_keys(self, message: str) -> str:
-        """Adds to the message about an unknown key the nearest known one."""
-        found = _NO_OPTION.fullmatch(message) or _NO_ARGUMENT.fullmatch(message)
+        """Adds to the message about an unknown key the nearest known one; spells flags with dashes."""
+        unknown_flag = _NO_ARGUMENT.fullmatch(message)
+        found = _NO_OPTION.fullmatch(message) or unknown_flag
         if not found:
-            return message
+            return _REQUIRED.sub(lambda keys: ", ".join(f"--{key}" for key in keys[0].split(", ")), message)
+        if unknown_flag:
+            message = f"unknown flag --{found['key']}"
         group = f"{found['group']}." if found.groupdict().get("group") else ""
         keys = self.get_defaults(skip_validation=True).keys()
         known = [key.removeprefix(group) for key in keys if key.startswith(group)]
-        hint = nearest(found["key"], known, self.usual_names)
+        hint = nearest(found["key"], known, self.usual_names, prefix="--" if unknown_flag else "")
         if message.endswith(f"; {hint}"):  # of the parser of a class
             return message
         return f"{message}; {hint}" + (f" ({self.help_flag} lists all)" if hint.endswith(_MORE) else "")
 
 
-def spell_flags(args: Sequence[str], booleans: Collection[str]) -> list[str]:
+def spell_flags(args: Sequence[str], booleans: Collection[str], named_lists: Collection[str] = ()) -> list[str]:
     """Returns arguments with `_` in the names of flags, and `true` for boolean flags without a value.
 
     Args:
         args: Arguments of a command line; `--max-steps=1`, `--max_steps 1` and `--overwrite` are possible.
         booleans: Names of the flags that may stand alone.
+        named_lists: Flags that are followed by a dot and a name of the user's, which is kept.
     """
     spelled = []
     for arg, following in pairwise([*args, "--"]):
         name, equals, value = arg.partition("=")
         if name.startswith("--"):
-            name = f"--{name[2:].replace('-', '_')}"
-        alone = name[2:] in booleans and not equals and following.startswith("--")
+            name = _with_underscores(name, named_lists)
+        alone = name[2:] in booleans and not equals and following.startswith("-")
         spelled.append(f"{name}=true" if alone else f"{name}{equals}{value}")
+    return spelled
+
+
+def _with_underscores(flag: str, named_lists: Collection[str]) -> str:
+    spelled = f"--{flag[2:].replace('-', '_')}"
+    for one in named_lists:
+        if spelled.startswith(f"{one}."):
+            start = len(one) + 1
+            end = start + len(flag[start:].partition(".")[0])
+            return spelled[:start] + flag[start:end] + spelled[end:]
     return spelled
 
 
@@ -143,17 +160,20 @@ def in_one_line(message: str) -> str:
     return ": ".join([*_KEY.findall(message), reason])
 
 
-def nearest(name: str, known: Iterable[str], usual_names: Mapping[str, str] | None = None) -> str:
+def nearest(name: str, known: Iterable[str], usual_names: Mapping[str, str] | None = None, prefix: str = "") -> str:
     """Returns a hint at the known name that is most similar to an unknown one, or at all known names.
 
     Args:
         name: The unknown name; of several joined by dots, the last one is looked up in `usual_names`.
         known: The known names.
         usual_names: The key that is meant by a name, even if another one is more similar.
+        prefix: What is written before a known name.
     """
-    names = [key for key in known if not key.startswith("_")]
-    if meant := (usual_names or {}).get(name.rpartition(".")[2]):
-        return f"did you mean --{meant}?"
+    names, usual, last = [key for key in known if not key.startswith("_")], usual_names or {}, name.rpartition(".")[2]
+    if last in usual:
+        return f"did you mean --{usual[last]}?"
     if near := get_close_matches(name, names, n=1):
-        return f"did you mean {near[0]}?"
+        return f"did you mean {prefix}{near[0]}?"
+    if near := get_close_matches(last, usual, n=1):
+        return f"did you mean --{usual[near[0]]}?"
     return f"known are {shorten(', '.join(names), 80, placeholder=_MORE)}"

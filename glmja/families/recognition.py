@@ -42,13 +42,18 @@ def family_named(name: str) -> Family:
 
 
 def family_of(tokenizer: GLMTokenizer) -> Family:
-    """Returns the family of a loaded tokenizer, by its control tokens."""
+    """Returns the family of a loaded tokenizer, by its control tokens.
+
+    Raises:
+        ModelError: If they are those of no family.
+    """
     defined = tokenizer.control_tokens
     for family in FAMILIES:
         ids = [defined.get(name, -1) for name in family.control_tokens]
         if ids == [*range(ids[0], ids[0] + len(ids))]:
             return family
-    return CHATGLM2
+    found = ", ".join(sorted(defined, key=defined.__getitem__)[:10])
+    raise ModelError(f"its control tokens ({found}) are those of no family; take the file of the published model")
 
 
 def recognize(folder: Path, evidence: Evidence, name: str | None = None) -> Family:
@@ -124,7 +129,9 @@ def load_tokenizer(folder: str | Path, family: str | None = None, config: Config
 
 def _create(family: Family, proto: ModelProto, folder: Path) -> GLMTokenizer:
     try:
-        return family.tokenizer_class(proto)
+        tokenizer = family.tokenizer_class(proto)
+        family_of(tokenizer)
+        return tokenizer
     except ValueError as error:
         raise ModelError(f"{folder / family.tokenizer_file}: {error}") from error
 

@@ -54,7 +54,7 @@ class Lora:
         """
         if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
             raise ValueError(
-                f"lora: rank ({self.rank}) and alpha ({self.alpha}) must be at least 1 and dropout ({self.dropout}) "
+                f"`lora`: rank ({self.rank}) and alpha ({self.alpha}) must be at least 1 and dropout ({self.dropout}) "
                 "in [0, 1)"
             )
 
@@ -69,7 +69,7 @@ class Lora:
         """
         targets, known = layers.linear if self.targets is None else self.targets, layers.linear
         if (unknown := sorted(set(targets) - set(known))) or not targets:
-            raise ValueError(f"lora: targets ({', '.join(unknown) or 'none'}) must be among {', '.join(known)}")
+            raise ValueError(f"`lora`: targets ({', '.join(unknown) or 'none'}) must be among {', '.join(known)}")
         return replace(self, targets=targets)
 
 

@@ -87,9 +87,8 @@ def outline(folder: str | Path | ModelFolder, dtype: torch.dtype | None = None) 
 def _empty(checkpoint: Checkpoint, attn_implementation: str = "sdpa") -> PreTrainedModel:
     architecture = checkpoint.architecture
     settings = {key: checkpoint.config[key] for key in architecture.runtime_keys if key in checkpoint.config}
-    config = _imported(architecture.config_class)(**settings)
-    config._attn_implementation = architecture.attention(attn_implementation)
-    return empty_model(config)
+    attention = architecture.attention(attn_implementation)
+    return empty_model(_imported(architecture.config_class)(**settings, attn_implementation=attention))
 
 
 def empty_model(config: PretrainedConfig) -> PreTrainedModel:

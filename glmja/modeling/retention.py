@@ -44,7 +44,7 @@ class Retention:
             ValueError: If it is negative or infinite.
         """
         if not 0 <= self.weight < math.inf:
-            raise ValueError(f"retention: weight ({self.weight}) must be at least 0, and finite")
+            raise ValueError(f"`retention`: weight ({self.weight}) must be at least 0, and finite")
 
     @property
     def kept(self) -> Sequence[str]:

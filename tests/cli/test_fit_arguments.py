@@ -14,13 +14,14 @@ ROOT = Path(__file__).parents[2]
     ("args", "message"),
     [
         ([], "no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)"),
-        (["--trainr.max_steps=1"], "unknown flag --trainr.max_steps; did you mean trainer?"),
+        (["--trainr.max_steps=1"], "unknown flag --trainr.max_steps; did you mean --trainer?"),
         (["--xyz"], "unknown flag --xyz; known are config, run_dir, ckpt_path, "),
         (["--lr=1e-4"], "unknown flag --lr; did you mean --model.optimizer.lr?"),
         (
             ["--learning-rate", "1"],
             "unknown flag --learning_rate; did you mean --model.optimizer.lr?",
         ),
+        (["--max_stepp=1"], "unknown flag --max_stepp; did you mean --trainer.max_steps?"),
         (["--text_key", "x"], "unknown flag --text_key; did you mean --data.sources?"),
         (["--config", "gone.yaml"], "config: no such file: gone.yaml; give a YAML file, as in configs/"),
         (["-c", "twice.yaml"], "twice.yaml: the key 'a' occurs twice, in lines 1 and 2; keep one"),

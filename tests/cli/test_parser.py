@@ -1,13 +1,21 @@
+import dataclasses
 import importlib
 import json
+import typing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import capture_parser
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.strategies import Strategy
 
+import data_modules
+import lit_modules
+from glmja.cli.named_lists import NAMED_LISTS
 from glmja.cli.parser import CliParser, spell_flags
+from lit_modules.fit_parser import BOOLEANS_OF_CLASSES
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = {
@@ -58,8 +66,60 @@ def test_every_boolean_flag_can_stand_alone(verb):
     assert all(given[key] is True and refused[key] is False for key in booleans)
 
 
+def bool_parameters(cls):
+    """Yields the boolean parameters of a class, those of dataclasses that it takes after a dot."""
+    for name, kind in typing.get_type_hints(cls.__init__).items():
+        for one in (kind, *typing.get_args(kind)):
+            if one is bool:
+                yield name
+            elif dataclasses.is_dataclass(one):
+                yield from (f"{name}.{inner}" for inner in bool_parameters(one))
+
+
+@pytest.mark.parametrize(
+    ("holder", "package"), [("model", lit_modules), ("data", data_modules), ("trainer.strategy", lit_modules)]
+)
+def test_every_boolean_of_a_class_can_stand_alone(holder, package):
+    kind = {"model": LightningModule, "data": LightningDataModule, "trainer.strategy": Strategy}[holder]
+    classes = [one for one in vars(package).values() if isinstance(one, type) and issubclass(one, kind)]
+    found = {name: f"{package.__name__}.{one.__name__}" for one in classes for name in bool_parameters(one)}
+    assert set(found) == set(BOOLEANS_OF_CLASSES[holder])
+    parser = parser_of("fit")
+    for name, class_path in found.items():
+        recipe = f"--config={ROOT}/configs/demo_{'sft' if 'SFT' in class_path else 'pretrain'}.yaml"
+        chosen = [f"--{holder}={class_path}"] if holder == "trainer.strategy" else []
+        alone, given = (
+            parser.parse_args([recipe, *chosen, *args])
+            for args in ([f"--{holder}.{name.replace('_', '-')}"], [f"--{holder}.init_args.{name}", "true"])
+        )
+        assert alone == given and alone[f"{holder}.init_args.{name}"] is True
+
+
+def test_a_boolean_flag_can_stand_before_a_short_one():
+    assert spell_flags(["--preview", "-c", "x"], ["preview"]) == ["--preview=true", "-c", "x"]
+
+
+def test_names_of_users_keep_their_hyphens():
+    given = ["--data.init-args.sources.ja-wiki.text-key=a", "--data.sources.a-b", "--data.cache-dir=x"]
+    spelled = ["--data.init_args.sources.ja-wiki.text_key=a", "--data.sources.a-b", "--data.cache_dir=x"]
+    assert spell_flags(given, (), NAMED_LISTS) == spelled
+
+
+@pytest.mark.parametrize("flag", ["--data.tokens", "--model.init-args.model-dir"])
+def test_a_flag_of_a_class_without_its_value_is_named(flag, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parser_of("fit").parse_args([*REQUIRED["fit"], flag, "--preview"])
+    assert f"argument {flag.replace('-', '_').replace('__', '--')}: expected one argument" in capsys.readouterr().err
+
+
+def test_a_missing_flag_is_named_as_it_is_given(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parser_of("resize_embeddings").parse_args(["--base=a"])
+    assert "error: the following arguments are required: --tokenizer, --output (--help" in capsys.readouterr().err
+
+
 NAMES = st.from_regex(r"[a-z]+([_.-][a-z]+)*", fullmatch=True)
-VALUES = st.text(max_size=5).filter(lambda text: not text.startswith("--"))
+VALUES = st.text(max_size=5).filter(lambda text: not text.startswith("-"))
 
 
 @given(NAMES, VALUES)

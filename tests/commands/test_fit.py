@@ -173,25 +173,28 @@ def refused(capsys, args):
     ("values", "message"),
     [
         ({"model.init_args.model_dir": "nowhere"}, "no such folder: nowhere"),
-        ({"model.init_args.lora.rank": 0}, "lora: rank (0) and alpha (32) must be at least 1"),
+        ({"model.init_args.lora.rank": 0}, "--model.lora: rank (0) and alpha (32) must be at least 1"),
         (
             {"model.init_args.lora.targets": "[query_key_value]"},
-            "lora: targets (query_key_value) must be among q_proj, ",
+            "--model.lora: targets (query_key_value) must be among q_proj, ",
         ),
         ({"model.init_args.tuning": "frozen", "model.init_args.embeddings": "frozen"}, "nothing would train"),
-        ({"model.init_args.loss_chunk_len": 0}, "loss_chunk_len (0) must be at least 1"),
+        ({"model.init_args.loss_chunk_len": 0}, "--model.loss_chunk_len (0) must be at least 1"),
         ({"model.class_path": "lit_modules.Pretraining"}, "lit_modules.Pretraining"),
         (
             {"model.init_args.dtype": "bfloat16"},
             "set --trainer.precision to bf16-mixed, or --model.dtype to float32",
         ),
-        ({"data.init_args.row_len": 1}, "row_len (1) must be at least 2"),
+        ({"data.init_args.row_len": 1}, "--data.row_len (1) must be at least 2"),
         ({"data.init_args.row_len": 10**6}, "--data.row_len (1000000) exceeds the model's 2048 positions"),
-        ({"data.init_args.val_share": 1}, "val_share (1.0) must be at least 0 and below 1"),
-        ({"data.init_args.tokens": 100}, "tokens (100) must be at least row_len (128), a row"),
-        ({"data.init_args.epochs": 0}, "epochs (0.0) must be positive"),
-        ({"data.init_args.num_workers": -1}, "num_workers (-1) must not be negative"),
-        ({"data.init_args.epochs": 0.01}, "fewer than one optimizer step takes (4: batch_size 4 × 1 micro-batches"),
+        ({"data.init_args.val_share": 1}, "--data.val_share (1.0) must be at least 0 and below 1"),
+        ({"data.init_args.tokens": 100}, "--data.tokens (100) must be at least --data.row_len (128), a row"),
+        ({"data.init_args.epochs": 0}, "--data.epochs (0.0) must be positive"),
+        ({"data.init_args.num_workers": -1}, "--data.num_workers (-1) must not be negative"),
+        (
+            {"data.init_args.epochs": 0.01},
+            "fewer than one optimizer step takes (4: --data.batch_size 4 × 1 micro-batches",
+        ),
         (
             {"trainer.precision": "bf16-true"},
             "would train in 16 bits, in which most updates are rounded to nothing; set it to bf16-mixed",
@@ -248,7 +251,9 @@ def test_a_source_must_fill_a_row(zero_dir, tmp_path, capsys):
     (tmp_path / "two.txt").write_text("日本語の文書です。\nもう一つです。\n")
     sources = json.dumps([{"name": "two", "lang": "ja", "files": [str(tmp_path / "two.txt")]}])
     line = refused(capsys, run_args(zero_dir, tmp_path, **{"data.init_args.sources": sources}))
-    assert "source 'two' holds fewer than row_len (128) tokens to train on; give more text or shorter rows" in line
+    assert (
+        "source 'two' holds fewer than --data.row_len (128) tokens to train on; give more text or shorter rows" in line
+    )
 
 
 def test_a_port_that_is_in_use_is_refused(zero_dir, tmp_path, capsys, monkeypatch):

@@ -183,7 +183,7 @@ def test_a_file_that_is_not_what_its_suffix_says_ends_the_run(tmp_path, tokenize
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"files": []}, "source 'chats' has neither; set either `files` or `hub`"),
+        ({"files": []}, "source 'chats' has neither; set either files or hub"),
         ({"weight": 0.0}, "weight of source 'chats' is 0.0; set a positive number"),
         (
             {"format": "chatml"},

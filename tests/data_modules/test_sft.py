@@ -154,10 +154,10 @@ def test_the_twin_learns_to_answer(zero_dir, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tokens_per_batch": 511}, r"tokens_per_batch \(511\) must be at least row_len \(512"),
-        ({"max_bad_share": 2}, r"max_bad_share \(2\) must be a share from 0 to 1"),
-        ({"val_share": -1}, r"val_share \(-1\) must be at least 0 and below 1"),
-        ({"epochs": float("nan")}, r"epochs \(nan\) must be positive"),
+        ({"tokens_per_batch": 511}, r"`tokens_per_batch` \(511\) must be at least `row_len` \(512"),
+        ({"max_bad_share": 2}, r"`max_bad_share` \(2\) must be a share from 0 to 1"),
+        ({"val_share": -1}, r"`val_share` \(-1\) must be at least 0 and below 1"),
+        ({"epochs": float("nan")}, r"`epochs` \(nan\) must be positive"),
     ],
 )
 def test_arguments_out_of_range_are_refused(zero_dir, tmp_path, values, message):

@@ -111,7 +111,7 @@ def test_a_mix_by_tokens_is_another_mix_and_another_run(offline, zero_dir):
 
 
 def test_an_unknown_unit_of_the_mix_is_refused(offline, zero_dir):
-    with pytest.raises(ValueError, match=r"mix_by \('rows'\) must be tokens or conversations"):
+    with pytest.raises(ValueError, match=r"`mix_by` \('rows'\) must be tokens or conversations"):
         sft_data(offline, zero_dir, mix_by="rows")
 
 
@@ -135,9 +135,9 @@ def test_the_pretraining_recipe_reads_every_document_that_is_not_held_out_once(o
 @pytest.mark.parametrize("kind", [TextSource, ChatSource])
 def test_a_key_of_a_dataset_beside_files_is_refused(kind):
     for key, value in {"split": "test", "revision": "v1", "data_files": ["a"], "hub_config": "ja"}.items():
-        with pytest.raises(ValueError, match=rf"source 'a' has {key}, a key of datasets, but files; set `hub`"):
+        with pytest.raises(ValueError, match=rf"source 'a' has {key}, a key of datasets, but files; set hub"):
             kind("a", "ja", ["a.jsonl"], **{key: value})
-    with pytest.raises(ValueError, match=r"has files \['a.jsonl'\] and hub 'b'; set either `files` or `hub`"):
+    with pytest.raises(ValueError, match=r"has files \['a.jsonl'\] and hub 'b'; set either files or hub"):
         kind("a", "ja", ["a.jsonl"], hub="b")
 
 

@@ -220,8 +220,8 @@ def test_a_dataset_without_text_or_column_is_named(tmp_path, tokenizer, hub):
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ({"files": []}, r"source 'ja' has neither; set either `files` or `hub`"),
-        ({"hub": "b"}, r"source 'ja' has files \['a'\] and hub 'b'; set either `files` or `hub`"),
+        ({"files": []}, r"source 'ja' has neither; set either files or hub"),
+        ({"hub": "b"}, r"source 'ja' has files \['a'\] and hub 'b'; set either files or hub"),
         ({"documents": "book"}, r"documents of source 'ja' is 'book'; set line or file"),
         ({"weight": 0.0}, r"weight of source 'ja' is 0.0; set a positive number, or leave it out"),
         ({"weight": -1.0}, r"weight of source 'ja' is -1.0"),

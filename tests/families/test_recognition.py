@@ -204,6 +204,17 @@ class TestRefusals:
         assert family_of(load_tokenizer(bare)) is CHATGLM3
         assert "there is no config.json: taken as ChatGLM3" in caplog.text
 
+    @pytest.mark.parametrize("name", [None, "chatglm2", "chatglm3"])
+    @pytest.mark.parametrize("names", [["[sMASK]", "[gMASK]", "[MASK]", "<eop>", "sop"], ["[gMASK]", "[MASK]"]])
+    def test_control_tokens_of_no_family_are_refused(self, bare, names, name):
+        change_config(bare, seq_length=8192)
+        proto = with_control_tokens(parse_proto((bare / FILE_NAME).read_bytes()), names)
+        (bare / FILE_NAME).write_bytes(proto.SerializeToString())
+        with pytest.raises(
+            ModelError, match=r"tokenizer.model: its control tokens \(.*\[gMASK\].*\) are those of no fam"
+        ):
+            load_tokenizer(bare, name)
+
     def test_with_evidence_nothing_is_said(self, base_dir, zero_dir, caplog):
         assert family(base_dir) is family(zero_dir) is CHATGLM3
         assert not caplog.records

@@ -39,8 +39,8 @@ def test_a_skipped_step_pulls_nothing():
 @pytest.mark.parametrize(
     ("strength", "embeddings", "message"),
     [
-        (-1.0, "full", r"embedding_pull \(-1.0\) must be at least 0, and finite"),
-        (math.nan, "full", r"embedding_pull \(nan\) must be at least 0, and finite"),
+        (-1.0, "full", r"`embedding_pull` \(-1.0\) must be at least 0, and finite"),
+        (math.nan, "full", r"`embedding_pull` \(nan\) must be at least 0, and finite"),
         (1.0, "new_rows", "pulls rows that train, and with `embeddings` new_rows the base's rows do not"),
     ],
 )

@@ -123,11 +123,11 @@ def test_a_model_of_which_nothing_would_train_is_refused(zero_dir):
 
 @pytest.mark.parametrize("lora", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}])
 def test_adapters_out_of_range_are_refused(lora):
-    with pytest.raises(ValueError, match=r"lora: rank \(\d\) and alpha \(\d+\) must be at least 1 and dropout"):
+    with pytest.raises(ValueError, match=r"`lora`: rank \(\d\) and alpha \(\d+\) must be at least 1 and dropout"):
         Lora(**lora)
 
 
 @pytest.mark.parametrize("targets", [["query_key_value"], []])
 def test_adapters_of_unknown_layers_are_refused(targets):
-    with pytest.raises(ValueError, match=r"lora: targets \(.*\) must be among q_proj, k_proj"):
+    with pytest.raises(ValueError, match=r"`lora`: targets \(.*\) must be among q_proj, k_proj"):
         Lora(targets=targets).of(GLM.layers)

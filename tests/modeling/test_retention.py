@@ -118,7 +118,7 @@ def test_rows_are_copied_only_if_they_train(zero_dir, embeddings, copies):
 
 @pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
 def test_a_weight_out_of_range_is_refused(weight):
-    with pytest.raises(ValueError, match=r"retention: weight \(.*\) must be at least 0, and finite"):
+    with pytest.raises(ValueError, match=r"`retention`: weight \(.*\) must be at least 0, and finite"):
         Retention(["zh"], weight)
 
 

@@ -47,6 +47,20 @@ def test_what_fit_calls_a_parameter_is_a_key_of_its_configuration():
             assert any(in_full(key) in config for config in configs), spelling
 
 
+def test_an_error_names_the_parameters_of_a_run_in_backticks():
+    names = "|".join(name for name in fit.FLAGS if "_" in name)  # the others are words, too
+    bare = re.compile(rf"(?<![`.\w-])(?:{names})\b(?!`)")
+    raised = [
+        (path.name, node.lineno, found[0])
+        for path in LIBRARY
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise) and node.exc
+        for part in ast.walk(node.exc)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and (found := bare.search(part.value))
+    ]
+    assert not raised
+
+
 TEXTS = ["README.md", "CONTRIBUTING.md", *("docs/" + page.name for page in (ROOT / "docs").glob("*.md"))]
 FOLDERS = ("glmja", "lit_modules", "data_modules", "callbacks", "benchmarks", "configs")
 TEXTS += [

@@ -75,7 +75,7 @@ def planned(data, trainer):
     except ValueError as error:
         too_little = (
             "no text in",
-            "holds fewer than row_len",
+            "holds fewer than `row_len`",
             "fewer than one optimizer step",
             "needed to hold one out",
             "no conversation with target tokens",
