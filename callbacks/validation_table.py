@@ -41,7 +41,7 @@ class ValidationTable(Callback):
         """Prints how often the model is validated."""
         batches = trainer.val_check_batch
         if trainer.enable_validation and isinstance(batches, int):
-            self._say(batches, trainer.accumulate_grad_batches)
+            self._print_interval(batches, trainer.accumulate_grad_batches)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table."""
@@ -54,7 +54,7 @@ class ValidationTable(Callback):
         self._print(now, trainer.global_step)
 
     @rank_zero_only
-    def _say(self, batches: int, in_step: int) -> None:
+    def _print_interval(self, batches: int, in_step: int) -> None:
         why = f" ({batches:,} micro-batches, {in_step} in a step)" if in_step > 1 else ""
         show(f"validation every {batches / in_step:,.5g} optimizer steps{why}")
 

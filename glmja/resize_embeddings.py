@@ -239,7 +239,7 @@ def _calibrate(
     from glmja.modeling.calibration import calibrate
     from glmja.modeling.loading import choose_dtype, load_model
 
-    def say(seconds: float) -> None:
+    def show_duration(seconds: float) -> None:
         if device == "cpu":
             duration = timedelta(seconds=round(seconds))
             show(
@@ -250,7 +250,7 @@ def _calibrate(
 
     model = load_model(base, choose_dtype(None, device)).to(device)
     with progress("calibrating new rows", num_tokens, "tokens") as advance:
-        return calibrate(model, new, spelled, documents, num_tokens, advance, say)
+        return calibrate(model, new, spelled, documents, num_tokens, advance, show_duration)
 
 
 def _write_calibration(folder: Path, calibration: Calibration | None, new: GLMTokenizer) -> dict[str, object]:

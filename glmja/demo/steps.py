@@ -59,8 +59,8 @@ class Steps:
         prose, chats = (
             {lang: found[lang] for lang in _BASE_LANGUAGES} for found in (self.texts.prose, self.texts.chats)
         )
-        said = (text for split in chats.values() for text in read_messages(split.train))
-        build_base(self.folder / "random", [*read_documents([split.train for split in prose.values()]), *said])
+        messages = (text for split in chats.values() for text in read_messages(split.train))
+        build_base(self.folder / "random", [*read_documents([split.train for split in prose.values()]), *messages])
         with redirect_stdout(io.StringIO()):  # this is no step of the method
             teach = partial(self._fit, model="random", is_base=True)
             teach("demo_base_text", "base_text", texts=prose, max_steps=-(-num_steps // 2))

@@ -99,12 +99,12 @@ def _new_pieces(tasks: EvalTasks, model: ModelOutputs) -> NewPieces | None:
     new_ids = model.tokenizer.new_ids
     if not new_ids:
         return None
-    said: dict[str, list[list[int]]] = {lang: [*rows] for lang, rows in model.continuations.items()}
+    generated: dict[str, list[list[int]]] = {lang: [*rows] for lang, rows in model.continuations.items()}
     for question, reply in zip(tasks.questions, model.answers, strict=True):
-        said.setdefault(language_of(question), []).append(reply.ids)
+        generated.setdefault(language_of(question), []).append(reply.ids)
     for lang, replies in model.replies.items():
-        said.setdefault(lang, []).extend(reply.ids for reply in replies)
-    ids_of = {lang: [token_id for row in rows for token_id in row] for lang, rows in said.items()}
+        generated.setdefault(lang, []).extend(reply.ids for reply in replies)
+    ids_of = {lang: [token_id for row in rows for token_id in row] for lang, rows in generated.items()}
     greedy = {lang: sum(token_id in new_ids for token_id in ids) / len(ids) for lang, ids in ids_of.items() if ids}
     return NewPieces(len(new_ids), model.new_rows, model.uses_of_new, greedy)
 
@@ -150,14 +150,14 @@ def _generation(
     segmentation: Segmentation,
 ) -> ReplyComparison:
     found = tasks.references[lang]
-    said = {"answers": f"greedy|max_new_tokens:{tasks.limits.max_new_tokens}"} | signatures(lang, segmentation)
+    methods = {"answers": f"greedy|max_new_tokens:{tasks.limits.max_new_tokens}"} | signatures(lang, segmentation)
 
     def reply_scores(replies: Sequence[Reply]) -> ReplyScores:
         texts = [_compared(*pair) for pair in zip(replies, found.kept, strict=True)]
         answers = [reference.answers for reference in found.kept]
         comparable = sacrebleu_scores(lang, texts, answers)
         if comparable:
-            said.update(comparable.signatures)
+            methods.update(comparable.signatures)
         return ReplyScores(
             **vars(overlap(texts, answers, segment)),
             **vars(_quality(lang, replies, model.tokenizer)),
@@ -172,7 +172,7 @@ def _generation(
         shortened=found.shortened,
         model=reply_scores(model.replies[lang]),
         baseline=reply_scores(baseline.replies[lang]) if baseline else None,
-        signatures=said,
+        signatures=methods,
     )
 
 

@@ -179,11 +179,11 @@ def _check_shapes(checkpoint: Checkpoint) -> None:
 def _check_rows(checkpoint: Checkpoint) -> None:
     """Recognizes a base whose embeddings were resized, but not its config, or the other way round."""
     rows = {checkpoint.tensors[name].shape[0] for name in checkpoint.architecture.both_embeddings}
-    said = checkpoint.config["vocab_size"]
-    if len(rows) == 1 and rows != {said}:
+    vocab_size = checkpoint.config["vocab_size"]
+    if len(rows) == 1 and rows != {vocab_size}:
         raise ModelError(
-            f"{checkpoint.folder}: the embeddings have {rows.pop()} rows, but config.json says {said}: one was resized "
-            f"without the other; correct padded_vocab_size (vocab_size in the layout of transformers), or get the "
+            f"{checkpoint.folder}: the embeddings have {rows.pop()} rows, but config.json says {vocab_size}: one was "
+            "resized without the other; correct padded_vocab_size (vocab_size in the layout of transformers), or get the "
             "weights again"
         )
 
