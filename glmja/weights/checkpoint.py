@@ -183,8 +183,8 @@ def _check_rows(checkpoint: Checkpoint) -> None:
     if len(rows) == 1 and rows != {vocab_size}:
         raise ModelError(
             f"{checkpoint.folder}: the embeddings have {rows.pop()} rows, but config.json says {vocab_size}: one was "
-            "resized without the other; correct padded_vocab_size (vocab_size in the layout of transformers), or get the "
-            "weights again"
+            "resized without the other; correct padded_vocab_size (vocab_size in the layout of transformers), or get "
+            "the weights again"
         )
 
 
