@@ -21,7 +21,7 @@ from glmja.text.printable import printable
 
 _NO_OPTION = re.compile(r"(?:Group '(?P<group>[^']*)' does not accept option|Option) '(?P<key>[^']*)'(?: is .*)?")
 _NO_ARGUMENT = re.compile(r"unrecognized arguments: --(?P<key>[\w.]+).*")
-_REQUIRED = re.compile(r"(?<=the following arguments are required: )\w.*")
+_REQUIRED = re.compile(r"(the following arguments are required: )(\w.*)")
 
 # jsonargparse reports a problem inside a class as a tree of lines: the key, each type of a union, why each fails
 _KEY = re.compile(r'Parser key "([^"]*)":')
@@ -95,8 +95,10 @@ class CliParser(ArgumentParser):
         """Adds to the message about an unknown key the nearest known one; spells flags with dashes."""
         unknown_flag = _NO_ARGUMENT.fullmatch(message)
         found = _NO_OPTION.fullmatch(message) or unknown_flag
+        if (missing := _REQUIRED.fullmatch(message)) and self.exit_on_error:  # else they are keys of a class
+            return missing[1] + ", ".join(f"--{key}" for key in missing[2].split(", "))
         if not found:
-            return _REQUIRED.sub(lambda keys: ", ".join(f"--{key}" for key in keys[0].split(", ")), message)
+            return message
         if unknown_flag:
             message = f"unknown flag --{found['key']}"
         group = f"{found['group']}." if found.groupdict().get("group") else ""

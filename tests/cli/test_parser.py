@@ -116,6 +116,10 @@ def test_a_missing_flag_is_named_as_it_is_given(capsys):
     with pytest.raises(SystemExit, match="2"):
         parser_of("resize_embeddings").parse_args(["--base=a"])
     assert "error: the following arguments are required: --tokenizer, --output (--help" in capsys.readouterr().err
+    schedule = "--model.lr_scheduler=torch.optim.lr_scheduler.ExponentialLR"
+    with pytest.raises(SystemExit, match="2"):
+        parser_of("fit").parse_args([*REQUIRED["fit"], schedule])
+    assert "lr_scheduler: the following arguments are required: gamma (--help" in capsys.readouterr().err
 
 
 NAMES = st.from_regex(r"[a-z]+([_.-][a-z]+)*", fullmatch=True)
