@@ -28,7 +28,7 @@ from glmja.tokenization.special_tokens import check_names, with_special_tokens
 from glmja.tokenization.tokenizer import GLMTokenizer
 from glmja.tokenization.training_corpus import TrainingCorpus, read_corpus
 from glmja.tokenization.vocabulary import WORD_BOUNDARY, append_pieces, check_premises, unreachable_pieces
-from glmja.verification.corpus_table import corpus_table, curve_table
+from glmja.verification.corpus_table import corpus_table, corpus_warnings, curve_table
 from glmja.verification.tokenizer import REPORT_FILE, TokenizerReport, compare_on_texts, table_of, use_table
 
 _NUM_LEARNED = 13756  # with ChatGLM3's, 78,554 ids, as many as the published vocabulary has
@@ -250,6 +250,15 @@ def _ending(values: Values, report: Values) -> Ending:
         warnings.append(f"{report['unreachable_pieces']:,} new pieces occur in no segmentation of a text")
     if values["policy"] == "none":
         warnings.append("the policy none protects no text: Chinese and English may be tokenized differently")
+    if report["corpus"]:
+        warnings += corpus_warnings(report["corpus"], values["strip_aozora"], values["normalize"] == "nfc")
+    if report["learning"]:
+        rare, new = report["learning"]["pieces_used_rarely"], report["pieces_after"] - report["pieces_before"]
+        if rare > new / 2:
+            warnings.append(
+                f"{rare:,} of {new:,} new pieces occur fewer than {FEW_USES} times in the training text; give more "
+                "text, or lower --num_new_pieces"
+            )
     return Ending(f"tokenizer in {values['output']}", "resize_embeddings", flags, warnings)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.table import Table
 
 from glmja.text.corpus_survey import CorpusSurvey
@@ -9,6 +12,8 @@ from glmja.text.terminal import make_table
 from glmja.tokenization.learning_curve import BLOCK, LearningCurve
 
 _MAX_ROWS = 16
+_FEW_MARKS = 0.01  # of a line
+_FEW_DECOMPOSED = 0.001  # of the characters
 
 
 def corpus_table(survey: CorpusSurvey, parameters: dict[str, str]) -> Table:
@@ -44,6 +49,25 @@ def corpus_table(survey: CorpusSurvey, parameters: dict[str, str]) -> Table:
     num_columns = 4 if any(advice for *_, advice in cells) else 3
     headings = ["corpus", "count", "share", "advice"][:num_columns]
     return make_table(headings, [row[:num_columns] for row in cells], title="The corpus before learning")
+
+
+def corpus_warnings(counts: Mapping[str, Any], strip_aozora: bool, compose: bool) -> list[str]:
+    """Returns sentences about content of a corpus that is likely to have become pieces.
+
+    Args:
+        counts: The counts of a corpus, as `CorpusSurvey.as_json` returns them.
+        strip_aozora: Whether readings and notes of Aozora were left out.
+        compose: Whether decomposed characters were composed.
+    """
+    found = []
+    if counts["aozora_marks"] > counts["lines"] * _FEW_MARKS and not strip_aozora:
+        found.append(f"the corpus has {counts['aozora_marks']:,} readings and notes of Aozora; set --strip_aozora")
+    if counts["decomposed_characters"] > counts["characters"] * _FEW_DECOMPOSED and not compose:
+        found.append(
+            f"{counts['decomposed_characters']:,} characters of the corpus are decomposed (NFD), as macOS writes them; "
+            "set --normalize nfc"
+        )
+    return found
 
 
 def curve_table(curve: LearningCurve) -> Table:

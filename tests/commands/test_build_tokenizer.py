@@ -230,8 +230,11 @@ def test_markup_of_aozora_is_named_and_stripped_on_request(base_dir, tmp_path, c
     args = flags(base_dir, tmp_path / "out", corpus=tmp_path / "a.txt", num_new_pieces=10, overwrite="true")
     report = build_tokenizer.main(args)
     assert report["corpus"]["aozora_marks"] == 500
-    assert "--strip_aozora leaves them out" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    said = capsys.readouterr().out
+    assert "--strip_aozora leaves them out" in " ".join(said.replace("│", " ").split())
+    assert "WARN: the corpus has 500 readings and notes of Aozora; set --strip_aozora\n" in said
     build_tokenizer.main([*args, "--strip_aozora"])
+    assert "Aozora; set" not in capsys.readouterr().out
     new = GLMTokenizer.load(tmp_path / "out")
     assert not set("《》［］＃") & set("".join(map(new.piece, new.new_ids)))
 
@@ -263,8 +266,20 @@ def test_a_decomposed_corpus_is_named_and_composed_on_request(base_dir, tmp_path
         assert report["corpus"]["decomposed_characters"] == (0 if name == "nfc" else 30 * 5)
         new = GLMTokenizer.load(tmp_path / "out")
         found[name, normalize] = [new.piece(i) for i in new.new_ids]
-    assert "--normalize nfc composes them" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        is_decomposed = (name, normalize) == ("nfd", "none")
+        assert ("--normalize nfc composes them" in said) == is_decomposed
+        warning = "WARN: 150 characters of the corpus are decomposed (NFD), as macOS writes them; set --normalize nfc"
+        assert (warning in said) == is_decomposed
     assert found["nfc", "none"] == found["nfd", "nfc"] != found["nfd", "none"]
+
+
+@pytest.mark.parametrize(("num_pieces", "warned"), [(600, True), (5, False)])
+def test_pieces_that_a_small_corpus_uses_rarely_are_named_at_the_end(base_dir, tmp_path, capsys, num_pieces, warned):
+    report = build_tokenizer.main(flags(base_dir, tmp_path / "out", num_new_pieces=num_pieces))
+    rare = report["learning"]["pieces_used_rarely"]
+    line = f"WARN: {rare} of {num_pieces} new pieces occur fewer than 10 times in the training text; give more text"
+    assert (line in " ".join(capsys.readouterr().out.split())) == warned == (rare > num_pieces / 2)
 
 
 def test_special_tokens_have_rows_and_survive_every_written_folder(base_dir, tmp_path):
