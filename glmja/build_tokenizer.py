@@ -35,6 +35,8 @@ _NUM_LEARNED = 13756  # with ChatGLM3's, 78,554 ids, as many as the published vo
 
 _log = logging.getLogger(__name__)
 
+_FLAGS = {name: f"--{name}" for name in ("strip_aozora", "normalize")}
+
 
 def build_tokenizer(
     base: str,
@@ -199,7 +201,7 @@ def _learn(
     """
     survey = begin(once=True)
     corpus = read(survey)
-    show(corpus_table(survey, {name: f"--{name}" for name in ("strip_aozora", "normalize")}))
+    show(corpus_table(survey, _FLAGS))
     try:
         return survey, learn(corpus)
     except TooFewPiecesError:
@@ -251,7 +253,7 @@ def _ending(values: Values, report: Values) -> Ending:
     if values["policy"] == "none":
         warnings.append("the policy none protects no text: Chinese and English may be tokenized differently")
     if report["corpus"]:
-        warnings += corpus_warnings(report["corpus"], values["strip_aozora"], values["normalize"] == "nfc")
+        warnings += corpus_warnings(report["corpus"], values["strip_aozora"], values["normalize"] == "nfc", _FLAGS)
     if report["learning"]:
         rare, new = report["learning"]["pieces_used_rarely"], report["pieces_after"] - report["pieces_before"]
         if rare > new / 2:

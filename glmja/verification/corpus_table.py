@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.table import Table
 
@@ -51,21 +50,26 @@ def corpus_table(survey: CorpusSurvey, parameters: dict[str, str]) -> Table:
     return make_table(headings, [row[:num_columns] for row in cells], title="The corpus before learning")
 
 
-def corpus_warnings(counts: Mapping[str, Any], strip_aozora: bool, compose: bool) -> list[str]:
+def corpus_warnings(
+    counts: Mapping[str, float], strip_aozora: bool, compose: bool, parameters: dict[str, str]
+) -> list[str]:
     """Returns sentences about content of a corpus that is likely to have become pieces.
 
     Args:
         counts: The counts of a corpus, as `CorpusSurvey.as_json` returns them.
         strip_aozora: Whether readings and notes of Aozora were left out.
         compose: Whether decomposed characters were composed.
+        parameters: How the command calls the parameters `strip_aozora` and `normalize`.
     """
     found = []
     if counts["aozora_marks"] > counts["lines"] * _FEW_MARKS and not strip_aozora:
-        found.append(f"the corpus has {counts['aozora_marks']:,} readings and notes of Aozora; set --strip_aozora")
+        found.append(
+            f"the corpus has {counts['aozora_marks']:,} readings and notes of Aozora; set {parameters['strip_aozora']}"
+        )
     if counts["decomposed_characters"] > counts["characters"] * _FEW_DECOMPOSED and not compose:
         found.append(
             f"{counts['decomposed_characters']:,} characters of the corpus are decomposed (NFD), as macOS writes them; "
-            "set --normalize nfc"
+            f"set {parameters['normalize']} nfc"
         )
     return found
 
