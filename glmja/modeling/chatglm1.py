@@ -206,7 +206,7 @@ class ChatGLM1Model(_ChatGLM1PreTrained):
         prefix_len = self.config.pre_seq_len or 0
         if position_ids is None:
             if num_cached:
-                raise ValueError("give `position_ids`: the ids after cached ones do not tell their positions")
+                raise ValueError("give `position_ids`: positions after cached ids do not follow from the ids")
             position_ids = positions_of(input_ids, attention_mask, self.config)
         if num_cached:
             visible = visible_keys_cached(input_ids.shape[1], num_cached - prefix_len, attention_mask)

@@ -234,7 +234,7 @@ def test_a_row_without_mask_token_and_sop_is_refused(row, model):
 
 def test_positions_after_cached_ids_must_be_given(model):
     cached = model(torch.tensor([[5, GMASK, SOP]]), use_cache=True)[chatglm1.CACHE]
-    with pytest.raises(ValueError, match="give `position_ids`: the ids after cached ones do not tell their positions"):
+    with pytest.raises(ValueError, match="give `position_ids`: positions after cached ids do not follow from the ids"):
         model(torch.tensor([[8]]), cache=cached)
 
 
