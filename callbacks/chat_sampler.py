@@ -54,7 +54,7 @@ class ChatSampler(Callback):
     process group must be longer than the sampling takes. No global random state is changed.
     """
 
-    samples_chats = True  # see `glmja.runs.contracts.ChatCallback`
+    samples_chats = True  # `--chats false` leaves such callbacks out of a run
 
     def __init__(
         self,

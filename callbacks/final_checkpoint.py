@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,13 @@ class FinalCheckpoint(Callback):
             signal.signal(signal.SIGINT, self._interrupt)
         self.is_main = trainer.is_global_zero
         self.step = trainer.global_step
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint):
-                # Lightning does not restore the step that it saved last: after a resume it would save that step again,
-                # to the same path and between two accumulated batches.
-                callback._last_global_step_saved = self.step
-                if trainer.ckpt_path is not None:
-                    _adopt_checkpoints(trainer, callback)
+        periodic = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        for callback in reversed(periodic):  # the run's own is the last
+            # Lightning does not restore the step that it saved last: after a resume it would save that step again,
+            # to the same path and between two accumulated batches.
+            callback._last_global_step_saved = self.step
+            if trainer.ckpt_path is not None:
+                _adopt_checkpoints(trainer, callback, [other for other in periodic if other is not callback])
         # Lightning would never remove the checkpoint that `ckpt_path` names, so `save_top_k` would not hold for it; it
         # has been loaded by now
         trainer.ckpt_path = None
@@ -130,15 +131,20 @@ class FinalCheckpoint(Callback):
         raise AssertionError
 
 
-def _adopt_checkpoints(trainer: Trainer, periodic: ModelCheckpoint) -> None:
+def _adopt_checkpoints(trainer: Trainer, periodic: ModelCheckpoint, others: Sequence[ModelCheckpoint]) -> None:
     """Lets a callback count the existing checkpoints among its `save_top_k`, and removes those beyond.
 
     Lightning would permanently keep what it did not save itself, what it resumed from, and what a kill kept it from
-    removing.
+    removing. Checkpoints that another callback counts are left to it.
     """
     if periodic.monitor != "step" or periodic.save_top_k < 1 or periodic.dirpath is None:
         return
-    found = trainer.strategy.broadcast(_saved(Path(periodic.dirpath), trainer.global_step))
+    beside = [other for other in others if other.dirpath and Path(other.dirpath) == Path(periodic.dirpath)]
+    if any(other.save_top_k == -1 for other in beside):  # it keeps all, and need not list them
+        return
+    theirs = {Path(path) for other in beside for path in other.best_k_models}
+    saved = _saved(Path(periodic.dirpath), trainer.global_step)
+    found = trainer.strategy.broadcast([(step, path) for step, path in saved if Path(path) not in theirs])
     for _, path in found[: -periodic.save_top_k]:
         trainer.strategy.remove_checkpoint(path)
     kept = {path: torch.tensor(step) for step, path in found[-periodic.save_top_k :]}

@@ -93,11 +93,12 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         if not self.tokenizer.has_contexts:
             if self.context_share is not None:
                 raise ValueError(
-                    f"`context_share` is {self.context_share}, but only documents of ChatGLM-6B have one; remove it"
+                    f"`context_share` is {self.context_share}, but only documents of ChatGLM-6B have a context; "
+                    "remove it"
                 )
         elif not self.isolate_documents:
             raise ValueError(
-                "isolate_documents is false, but the contexts of ChatGLM-6B's documents isolate them; set it to true"
+                "`isolate_documents` is false, but the contexts of ChatGLM-6B's documents isolate them; set it to true"
             )
         elif self.row_len < MIN_ROW_LEN:
             raise ValueError(f"`row_len` ({self.row_len}) must be at least {MIN_ROW_LEN} for ChatGLM-6B")

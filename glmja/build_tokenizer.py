@@ -31,6 +31,7 @@ from glmja.tokenization.vocabulary import WORD_BOUNDARY, append_pieces, check_pr
 from glmja.verification.corpus_table import corpus_table, corpus_warnings, curve_table
 from glmja.verification.tokenizer import REPORT_FILE, TokenizerReport, compare_on_texts, table_of, use_table
 
+_MANY_PIECES = 1000  # of fewer pieces, rare ones cost little
 _NUM_LEARNED = 13756  # with ChatGLM3's, 78,554 ids, as many as the published vocabulary has
 
 _log = logging.getLogger(__name__)
@@ -255,11 +256,13 @@ def _ending(values: Values, report: Values) -> Ending:
     if report["corpus"]:
         warnings += corpus_warnings(report["corpus"], values["strip_aozora"], values["normalize"] == "nfc", _FLAGS)
     if report["learning"]:
-        rare, new = report["learning"]["pieces_used_rarely"], report["pieces_after"] - report["pieces_before"]
-        if rare > new / 2:
+        rare = report["learning"]["pieces_used_rarely"]
+        new = report["pieces_after"] - report["pieces_before"] - len(report["special_tokens"])
+        if rare > new / 2 and new >= _MANY_PIECES:
+            fewer = "raise --min_gain" if values["num_new_pieces"] == "auto" else "lower --num_new_pieces"
             warnings.append(
-                f"{rare:,} of {new:,} new pieces occur fewer than {FEW_USES} times in the training text; give more "
-                "text, or lower --num_new_pieces"
+                f"{rare:,} of {new:,} new pieces occur fewer than {FEW_USES} times in the text that they were learned "
+                f"from; give more text, or {fewer}"
             )
     return Ending(f"tokenizer in {values['output']}", "resize_embeddings", flags, warnings)
 

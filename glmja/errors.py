@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
         INCONCLUSIVE: There are too few documents for a verdict on retention.
         INTERRUPTED: The command was stopped by Ctrl-C.
         CLOSED_OUTPUT: Nobody reads the output any more.
-        TERMINATED: A training run was stopped by SIGTERM or SIGUSR1, after saving.
+        TERMINATED: A training run was stopped by SIGTERM or SIGUSR1; it has saved if training had begun.
     """
 
     USAGE = 2

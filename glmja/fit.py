@@ -35,6 +35,7 @@ FLAGS = {
     "fused": "--model.optimizer.fused",
     "gradient_checkpointing": "--model.gradient_checkpointing",
     "init_from": "--init_from",
+    "isolate_documents": "--data.isolate_documents",
     "lora": "--model.lora",
     "loss_chunk_len": "--model.loss_chunk_len",
     "lr": "--model.optimizer.lr",

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from glmja.cli.fit_arguments import DESCRIPTION
 from glmja.runs import manifest
-from glmja.runs.contracts import ChatCallback, TrainingData
+from glmja.runs.contracts import TrainingData
 from glmja.runs.manifest import Manifest
 from glmja.runs.run_folder import RunFolder
 from glmja.runs.run_lock import locked
@@ -183,8 +183,8 @@ class FitCLI(LightningCLI):
             # the bar would print once, at the end; callbacks.ProgressLines prints lines
             kwargs["enable_progress_bar"] = False
         kwargs["plugins"] = [*_as_list(trainer.plugins), CheckpointFolders(self.verified)]
-        own = self.callbacks_of(self.config.run_dir, not self.is_short_run)
-        configured = [c for c in _as_list(trainer.callbacks) if self.config.chats or not isinstance(c, ChatCallback)]
+        chats, own = self.config.chats, self.callbacks_of(self.config.run_dir, not self.is_short_run)
+        configured = [c for c in _as_list(trainer.callbacks) if chats or not getattr(c, "samples_chats", False)]
         kwargs["callbacks"] = [*configured, *own]
         return super().instantiate_trainer(**kwargs)
 

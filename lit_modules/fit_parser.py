@@ -24,8 +24,8 @@ from glmja.cli.fit_arguments import (
     RUN_DIR_HELP,
     USUAL_NAMES,
 )
-from glmja.cli.named_lists import MODE, NAMED_LISTS, merge_named
-from glmja.cli.parser import CliParser
+from glmja.cli.named_lists import MODE, SOURCES, merge_named
+from glmja.cli.parser import CliParser, is_flag
 from glmja.runs.run_folder import RunFolder
 
 TRAINER_DEFAULTS = {
@@ -41,6 +41,8 @@ BOOLEANS_OF_CLASSES = {
     "data": ("isolate_documents", "packing"),
     "trainer.strategy": ("offload_optimizer",),
 }
+
+_PREFIXES_OF_CLASSES = ("--model.", "--data.", "--trainer.strategy.", "--trainer.callbacks.")
 
 CHECKPOINT_DEFAULTS = {
     "checkpoint.every_n_train_steps": 500,
@@ -82,7 +84,7 @@ class FitParser(CliParser, LightningArgumentParser):
 
     help_flag = "--help_all"  # --help is the short one of glmja.cli.fit_arguments
     usual_names = USUAL_NAMES
-    named_lists = NAMED_LISTS
+    named_lists = SOURCES
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Creates a parser that knows lists by the names of their entries; see `glmja.cli.named_lists`."""
@@ -105,8 +107,9 @@ class FitParser(CliParser, LightningArgumentParser):
         except (ValueError, YAMLError) as error:
             self.error(str(error))
         for flag, following in pairwise([*merged, "--"]):
-            if flag.startswith(("--model.", "--data.")) and "=" not in flag and following.startswith("--"):
-                self.error(f"argument {flag}: expected one argument")  # argparse would name --model or --data only
+            lacks_value = "=" not in flag and not flag.endswith(".help") and is_flag(following)
+            if lacks_value and flag.startswith(_PREFIXES_OF_CLASSES):
+                self.error(f"argument {flag}: expected one argument")  # argparse would only name the class's flag
         return merged
 
     def add_config(self) -> None:

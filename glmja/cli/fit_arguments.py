@@ -109,7 +109,7 @@ def check_fit_arguments(args: Sequence[str] | None, prog: str) -> None:
     for arg in others:
         name = arg.removeprefix("--").partition("=")[0].partition(".")[0].rstrip("+")
         if arg.startswith("--") and name not in GROUPS:
-            parser.error(f"unknown flag {arg.partition('=')[0]}; {nearest(name, GROUPS, USUAL_NAMES, prefix='--')}")
+            parser.error(f"unknown flag {arg.partition('=')[0]}; {nearest(name, GROUPS, USUAL_NAMES, is_flag=True)}")
     if not (known.config or known.help_all or any(arg.startswith(("--model", "--data")) for arg in others)):
         parser.error("no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)")
     for path in map(Path, known.config):

@@ -115,6 +115,8 @@ class _NamedList:
         """
         name, *keys = path
         entry = self.find(name)
+        if not values and not (self.inner and keys):  # only a boolean of a callback may stand alone
+            raise ValueError(f"argument {self.shown}.{'.'.join(path)}: expected one argument")
         loaded = [load_yaml(value) for value in values]
         value = True if not loaded else loaded[0] if len(loaded) == 1 else loaded
         if entry is None and self.inner and not name[:1].isupper():
@@ -150,13 +152,12 @@ class _NamedList:
         return f"did you mean {near[0]}?" if near else f"known are {', '.join(names) or 'none'}"
 
 
-_SOURCES = "--data.init_args.sources", "--data.sources"
+SOURCES = "--data.init_args.sources", "--data.sources"
 _CALLBACKS = "--trainer.callbacks", "--callbacks"
-NAMED_LISTS = (*_SOURCES, *_CALLBACKS)
 
 
 def _new_lists() -> list[_NamedList]:
-    return [_NamedList(_SOURCES, "source"), _NamedList(_CALLBACKS, "callback", inner="init_args")]
+    return [_NamedList(SOURCES, "source"), _NamedList(_CALLBACKS, "callback", inner="init_args")]
 
 
 def merge_named(args: Sequence[str]) -> list[str]:

@@ -93,18 +93,21 @@ class CliParser(ArgumentParser):
 
     def _with_known_keys(self, message: str) -> str:
         """Adds to the message about an unknown key the nearest known one; spells flags with dashes."""
-        unknown_flag = _NO_ARGUMENT.fullmatch(message)
-        found = _NO_OPTION.fullmatch(message) or unknown_flag
+        no_argument = _NO_ARGUMENT.fullmatch(message)
+        found = _NO_OPTION.fullmatch(message) or no_argument
         if (missing := _REQUIRED.fullmatch(message)) and self.exit_on_error:  # else they are keys of a class
             return missing[1] + ", ".join(f"--{key}" for key in missing[2].split(", "))
         if not found:
             return message
-        if unknown_flag:
-            message = f"unknown flag --{found['key']}"
+        is_unknown_flag = bool(no_argument) and self.exit_on_error
+        if no_argument:
+            message = (
+                f"unknown flag --{found['key']}" if is_unknown_flag else f"Option '{found['key']}' is not accepted"
+            )
         group = f"{found['group']}." if found.groupdict().get("group") else ""
         keys = self.get_defaults(skip_validation=True).keys()
         known = [key.removeprefix(group) for key in keys if key.startswith(group)]
-        hint = nearest(found["key"], known, self.usual_names, prefix="--" if unknown_flag else "")
+        hint = nearest(found["key"], known, self.usual_names, is_unknown_flag)
         if message.endswith(f"; {hint}"):  # of the parser of a class
             return message
         return f"{message}; {hint}" + (f" ({self.help_flag} lists all)" if hint.endswith(_MORE) else "")
@@ -123,9 +126,14 @@ def spell_flags(args: Sequence[str], booleans: Collection[str], named_lists: Col
         name, equals, value = arg.partition("=")
         if name.startswith("--"):
             name = _with_underscores(name, named_lists)
-        alone = name[2:] in booleans and not equals and following.startswith("-")
+        alone = name[2:] in booleans and not equals and is_flag(following)
         spelled.append(f"{name}=true" if alone else f"{name}{equals}{value}")
     return spelled
+
+
+def is_flag(argument: str) -> bool:
+    """Returns whether an argument is a flag, and not a value such as -1."""
+    return argument.startswith(("--", "-c", "-h"))
 
 
 def _with_underscores(flag: str, named_lists: Collection[str]) -> str:
@@ -162,20 +170,22 @@ def in_one_line(message: str) -> str:
     return ": ".join([*_KEY.findall(message), reason])
 
 
-def nearest(name: str, known: Iterable[str], usual_names: Mapping[str, str] | None = None, prefix: str = "") -> str:
+def nearest(
+    name: str, known: Iterable[str], usual_names: Mapping[str, str] | None = None, is_flag: bool = False
+) -> str:
     """Returns a hint at the known name that is most similar to an unknown one, or at all known names.
 
     Args:
         name: The unknown name; of several joined by dots, the last one is looked up in `usual_names`.
         known: The known names.
         usual_names: The key that is meant by a name, even if another one is more similar.
-        prefix: What is written before a known name.
+        is_flag: Whether the names are flags; then a name that is similar to one in `usual_names` is also found.
     """
     names, usual, last = [key for key in known if not key.startswith("_")], usual_names or {}, name.rpartition(".")[2]
     if last in usual:
         return f"did you mean --{usual[last]}?"
     if near := get_close_matches(name, names, n=1):
-        return f"did you mean {prefix}{near[0]}?"
-    if near := get_close_matches(last, usual, n=1):
+        return f"did you mean {'--' if is_flag else ''}{near[0]}?"
+    if is_flag and (near := get_close_matches(last, usual, n=1, cutoff=0.8)):
         return f"did you mean --{usual[near[0]]}?"
     return f"known are {shorten(', '.join(names), 80, placeholder=_MORE)}"

@@ -149,8 +149,8 @@ def _by_config(folder: Path, config: Config) -> Family:
     if config and length not in _SEQ_LENGTHS_OF_CHATGLM3:
         raise ModelError(
             f"{folder}: ChatGLM2 or ChatGLM3? No file names the tokenizer's control tokens (tokenization_chatglm.py, "
-            f"tokenizer_config.json …), and config.json has seq_length {str(length)[:20]}, which is a length "
-            f"of neither alone; set `family` to {_EITHER}"
+            f"tokenizer_config.json …), and config.json has seq_length {str(length)[:20]}, which does not "
+            f"distinguish them; set `family` to {_EITHER}"
         )
     reason = f"config.json has seq_length {length}" if config else "there is no config.json"
     _log.warning("%s: no file names the tokenizer's control tokens; %s: taken as %s", folder, reason, CHATGLM3.title)

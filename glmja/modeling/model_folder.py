@@ -159,7 +159,7 @@ def write_model(
         folder: Where to write.
         model: The weights, under the names of the running model.
         tokenizer: The model's tokenizer.
-        layout: `glm` for `AutoModelForCausalLM` without remote code, `chatglm` for ChatGLM3's own names.
+        layout: `glm` for `AutoModelForCausalLM` without remote code, `chatglm` for the original names.
         max_shard_size: Maximum bytes of a shard.
 
     Returns:

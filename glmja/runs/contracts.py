@@ -1,4 +1,4 @@
-"""Protocols of data modules and callbacks, on which training modules, callbacks and the command line rely.
+"""Protocols of data modules, on which training modules, callbacks and the command line rely.
 
 The packages that import Lightning import this module instead of each other.
 """
@@ -74,17 +74,6 @@ class TrainingData(Protocol):
     def use_tokenizer(self, tokenizer: GLMTokenizer) -> None:
         """Sets the tokenizer, so that it is not loaded a second time."""
         ...
-
-
-@runtime_checkable
-class ChatCallback(Protocol):
-    """A callback that generates answers during training; a run can leave it out.
-
-    Attributes:
-        samples_chats: True; marks the class.
-    """
-
-    samples_chats: bool
 
 
 def find_training_data(trainer: object) -> TrainingData | None:

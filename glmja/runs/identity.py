@@ -29,7 +29,8 @@ ADVICE = {
     f"number, {_NEW_RUN}",
     "base": f"set `model_dir` to the model folder that the run started from, {_EXPORT}",
     "tokenizer": f"set `model_dir` to the folder with the tokenizer that the run started with, {_EXPORT}",
-    "data": "take sources, weights, row_len, batch size, accumulation and seed from RUN_DIR/config.yaml, " + _NEW_RUN,
+    "data": "take sources, weights, row length, batch size, accumulation and seed from RUN_DIR/config.yaml, "
+    + _NEW_RUN,
     "trainable": f"use the model, the adapters and the trainable parameters of the saved run, {_EXPORT}",
     "embeddings": f"set `embeddings` to the saved value, {_EXPORT}",
     "lora": f"set `lora` to the saved values, {_EXPORT}",

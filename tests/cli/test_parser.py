@@ -13,8 +13,8 @@ from lightning.pytorch.strategies import Strategy
 
 import data_modules
 import lit_modules
-from glmja.cli.named_lists import NAMED_LISTS
-from glmja.cli.parser import CliParser, spell_flags
+from glmja.cli.named_lists import SOURCES
+from glmja.cli.parser import CliParser, is_flag, spell_flags
 from lit_modules.fit_parser import BOOLEANS_OF_CLASSES
 
 ROOT = Path(__file__).parents[2]
@@ -102,14 +102,40 @@ def test_a_boolean_flag_can_stand_before_a_short_one():
 def test_names_of_users_keep_their_hyphens():
     given = ["--data.init-args.sources.ja-wiki.text-key=a", "--data.sources.a-b", "--data.cache-dir=x"]
     spelled = ["--data.init_args.sources.ja-wiki.text_key=a", "--data.sources.a-b", "--data.cache_dir=x"]
-    assert spell_flags(given, (), NAMED_LISTS) == spelled
+    assert spell_flags(given, (), SOURCES) == spelled
 
 
-@pytest.mark.parametrize("flag", ["--data.tokens", "--model.init-args.model-dir"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--data.tokens", "--model.init-args.model-dir", "--trainer.strategy.stage", "--callbacks.peak-tflops",
+        "--data.sources.ja", "--data.sources.ja.lang", "--callbacks.ChatSampler",
+    ],
+)  # fmt: skip
 def test_a_flag_of_a_class_without_its_value_is_named(flag, capsys):
     with pytest.raises(SystemExit, match="2"):
-        parser_of("fit").parse_args([*REQUIRED["fit"], flag, "--preview"])
+        parser_of("fit").parse_args([*REQUIRED["fit"], flag, "-c", "x"])
     assert f"argument {flag.replace('-', '_').replace('__', '--')}: expected one argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("holder", ["model", "data"])
+def test_the_help_of_a_class_needs_no_value(holder, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parser_of("fit").parse_args([f"--{holder}.help"])
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_a_boolean_of_a_callback_can_stand_alone_and_its_keys_have_hyphens():
+    added = "--trainer.callbacks+=callbacks.LargestBatchCheck"
+    for flags in (["--callbacks.LargestBatchCheck.on-cpu"], ["--trainer.callbacks.on-cpu=true"]):
+        config = parser_of("fit").parse_args([*REQUIRED["fit"], added, *flags, "--preview"])
+        assert config.trainer.callbacks[-1].init_args.on_cpu is True
+
+
+def test_an_unknown_key_of_a_class_is_no_flag(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parser_of("fit").parse_args([*REQUIRED["fit"], "--model.lora.rnk=1"])
+    assert "model: Option 'lora.rnk' is not accepted; did you mean lora.rank?\n" in capsys.readouterr().err
 
 
 def test_a_missing_flag_is_named_as_it_is_given(capsys):
@@ -123,7 +149,7 @@ def test_a_missing_flag_is_named_as_it_is_given(capsys):
 
 
 NAMES = st.from_regex(r"[a-z]+([_.-][a-z]+)*", fullmatch=True)
-VALUES = st.text(max_size=5).filter(lambda text: not text.startswith("-"))
+VALUES = st.text(max_size=5).filter(lambda text: not is_flag(text))
 
 
 @given(NAMES, VALUES)

@@ -274,12 +274,17 @@ def test_a_decomposed_corpus_is_named_and_composed_on_request(base_dir, tmp_path
     assert found["nfc", "none"] == found["nfd", "nfc"] != found["nfd", "none"]
 
 
-@pytest.mark.parametrize(("num_pieces", "warned"), [(600, True), (5, False)])
-def test_pieces_that_a_small_corpus_uses_rarely_are_named_at_the_end(base_dir, tmp_path, capsys, num_pieces, warned):
-    report = build_tokenizer.main(flags(base_dir, tmp_path / "out", num_new_pieces=num_pieces))
-    rare = report["learning"]["pieces_used_rarely"]
-    line = f"WARN: {rare} of {num_pieces} new pieces occur fewer than 10 times in the training text; give more text"
-    assert (line in " ".join(capsys.readouterr().out.split())) == warned == (rare > num_pieces / 2)
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(1200, "lower --num_new_pieces"), ("auto", "raise --min_gain"), (900, None)]
+)
+def test_many_pieces_that_a_small_corpus_uses_rarely_are_named_at_the_end(base_dir, tmp_path, capsys, number, remedy):
+    args = [*flags(base_dir, tmp_path / "out", num_new_pieces=number), "--special_tokens", "[CASE]"]
+    report = build_tokenizer.main(args)
+    rare, new = report["learning"]["pieces_used_rarely"], report["pieces_after"] - report["pieces_before"] - 1
+    assert rare > new / 2
+    said = " ".join(capsys.readouterr().out.split())
+    line = f"WARN: {rare:,} of {new:,} new pieces occur fewer than 10 times in the text that they were learned from"
+    assert (f"{line}; give more text, or {remedy}" in said) == (remedy is not None) == ("WARN" in said)
 
 
 def test_special_tokens_have_rows_and_survive_every_written_folder(base_dir, tmp_path):

@@ -210,7 +210,7 @@ def test_the_fingerprint_depends_on_the_share_of_contexts(data):
     [
         (
             {"isolate_documents": False},
-            "isolate_documents is false, but the contexts of ChatGLM-6B's documents",
+            "`isolate_documents` is false, but the contexts of ChatGLM-6B's documents",
         ),
         ({"row_len": 7}, r"`row_len` \(7\) must be at least 8 for ChatGLM-6B"),
         ({"context_share": 1.5}, r"`context_share` \(1.5\) must be a share from 0 to 1"),
@@ -225,5 +225,7 @@ def test_a_share_of_contexts_is_refused_for_a_model_without_contexts(zero_dir, s
     refused = PackedPretrainingData(str(zero_dir), [source], context_share=0.5, cache_dir=str(tmp_path))
     refused.trainer = FakeTrainer()
     for act in (refused.first_examples, lambda: refused.setup("fit")):
-        with pytest.raises(ValueError, match=r"`context_share` is 0.5, but only documents of ChatGLM-6B have one"):
+        with pytest.raises(
+            ValueError, match=r"`context_share` is 0.5, but only documents of ChatGLM-6B have a context"
+        ):
             act()

@@ -115,6 +115,13 @@ class Resumed:
         manifest.remove(path)
 
 
+def save_steps(folder, *steps):
+    for step in steps:
+        final = folder / f"step={step}.ckpt"
+        manifest.begin(final)
+        manifest.complete(manifest.partial_folder(final), final, step, RunIdentity())
+
+
 @pytest.fixture
 def own_signal_handlers():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
@@ -126,10 +133,7 @@ def own_signal_handlers():
 @pytest.mark.usefixtures("own_signal_handlers")
 @pytest.mark.parametrize("monitors", [("step", "loss"), ("loss", "step"), ("loss",)])
 def test_a_resumed_run_may_remove_the_checkpoint_that_it_resumed_from(tmp_path, monitors):
-    for step in (1, 2, 3):
-        final = tmp_path / "step" / f"step={step}.ckpt"
-        manifest.begin(final)
-        manifest.complete(manifest.partial_folder(final), final, step, RunIdentity())
+    save_steps(tmp_path / "step", 1, 2, 3)
     trainer = Resumed(tmp_path, *monitors)
     resumed_from = trainer.ckpt_path
     FinalCheckpoint(str(tmp_path / "step")).on_train_start(trainer, None)
@@ -140,6 +144,19 @@ def test_a_resumed_run_may_remove_the_checkpoint_that_it_resumed_from(tmp_path, 
         assert callback._should_remove_checkpoint(trainer, str(folder / "step=3.ckpt"), new)
     left = {path.name for path in (tmp_path / "step").iterdir()}
     assert left == {"step=3.ckpt"} if "step" in monitors else {"step=1.ckpt", "step=2.ckpt", "step=3.ckpt"}
+
+
+@pytest.mark.usefixtures("own_signal_handlers")
+@pytest.mark.parametrize(("save_top_k", "left"), [(10, {1, 3}), (1, {1, 3}), (-1, {1, 2, 3})])
+def test_a_resumed_run_keeps_the_checkpoints_of_another_callback_in_its_folder(tmp_path, save_top_k, left):
+    save_steps(tmp_path / "step", 1, 2, 3)
+    trainer = Resumed(tmp_path, "step", "step")
+    milestones, own = trainer.checkpoint_callbacks
+    milestones.save_top_k, milestones.best_k_models = save_top_k, {str(tmp_path / "step" / "step=1.ckpt"): 1}
+    FinalCheckpoint(str(tmp_path / "step")).on_train_start(trainer, None)
+    assert {path.name for path in (tmp_path / "step").iterdir()} == {f"step={step}.ckpt" for step in left}
+    assert {Path(path).name for path in milestones.best_k_models} == {"step=1.ckpt"}
+    assert own.best_k_models == ({} if save_top_k == -1 else {str(tmp_path / "step" / "step=3.ckpt"): 3})
 
 
 def test_nothing_is_saved_twice_and_a_damaged_checkpoint_does_not_count(tmp_path):

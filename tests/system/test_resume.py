@@ -70,14 +70,14 @@ def test_a_run_resumed_from_an_older_checkpoint_drops_the_logs_of_later_steps(ze
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.init_args.val_share": 0.3}, "; take sources, weights, row_len, batch size, accumulation "),
+        ({"data.init_args.val_share": 0.3}, "; take sources, weights, row length, batch size, accumulation "),
         (
             {"data.init_args.seed": 1},
-            "; take sources, weights, row_len, batch size, accumulation and seed from",
+            "; take sources, weights, row length, batch size, accumulation and seed from",
         ),
         (
             {"data.init_args.row_len": 64},
-            "; take sources, weights, row_len, batch size, accumulation and seed from",
+            "; take sources, weights, row length, batch size, accumulation and seed from",
         ),
         (
             {"trainer.accumulate_grad_batches": 1},
