@@ -18,7 +18,7 @@ Hyperparameters = dict[str, Any]  # of a parameter group; a run has one
 
 
 class ResumeState:
-    """State that a run takes from its checkpoint beyond the weights and the position in the data.
+    """Adapts the restored optimizer and schedule of a resumed run to its present settings and length.
 
     Attributes:
         with_new_optimizer: Whether the run begins with a new optimizer, and a schedule of the steps that are left.
