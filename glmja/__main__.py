@@ -10,6 +10,7 @@ from pathlib import Path
 
 from glmja import __version__
 from glmja.cli.closed_output import quiet_when_output_closes
+from glmja.cli.ctrl_c import exit_on_ctrl_c
 from glmja.errors import ExitCode
 from glmja.text.printable import printable
 
@@ -44,7 +45,9 @@ def _run(name: str, *rest: str) -> None:
     elif name == "--version":
         print(f"glmja {__version__}")
     elif (command := name.replace("_", "-")) in COMMANDS:
-        importlib.import_module(_MODULES.get(command, f"glmja.{command.replace('-', '_')}")).main([*rest])
+        with exit_on_ctrl_c(f"{prog} {command}"):
+            module = importlib.import_module(_MODULES.get(command, f"glmja.{command.replace('-', '_')}"))
+        module.main([*rest])
     else:
         near = get_close_matches(command, COMMANDS, n=1)
         remedy = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from glmja.cli.closed_output import quiet_when_output_closes
 from glmja.cli.command import one_line_errors, program, with_flags
 from glmja.cli.config_safety import allow_imports
+from glmja.cli.ctrl_c import exit_on_ctrl_c
 from glmja.cli.fit_arguments import check_fit_arguments
 from glmja.errors import DivergedError, DriftError, ExitCode
 
@@ -74,17 +75,19 @@ def main(args: list[str] | None = None) -> Trainer | None:
     """
     with quiet_when_output_closes():
         prog = program("fit")
-        check_fit_arguments(args, prog)
+        with exit_on_ctrl_c(prog):
+            check_fit_arguments(args, prog)
         return _fit(args, prog)
 
 
 def _fit(args: list[str] | None, prog: str) -> Trainer | None:
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    with exit_on_ctrl_c(prog):
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from callbacks import for_every_run
-    from glmja.runs.contracts import training_data
-    from lit_modules.fit_cli import FitCLI
-    from lit_modules.messages import without_irrelevant_messages
+        from callbacks import for_every_run
+        from glmja.runs.contracts import training_data
+        from lit_modules.fit_cli import FitCLI
+        from lit_modules.messages import without_irrelevant_messages
 
     exit_codes = {
         MisconfigurationException: ExitCode.USAGE,

@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 from docstring_parser import parse as parse_docstring
 
 from glmja.cli.closed_output import is_output_closed, quiet_when_output_closes
+from glmja.cli.ctrl_c import exit_on_ctrl_c, report_ctrl_c
 from glmja.cli.ending import Ending, Values, show_ending
 from glmja.cli.parser import CliParser
 from glmja.errors import LESS_MEMORY, DataError, ExitCode, MachineError, ModelError, is_out_of_memory
@@ -74,8 +75,9 @@ def run_command(
     """
     start = time.monotonic()
     with quiet_when_output_closes():
-        parser = _function_parser(function)
-        values = {key: value for key, value in parser.parse_args(args).as_dict().items() if key != "config"}
+        with exit_on_ctrl_c(program(function.__name__)):
+            parser = _function_parser(function)
+            values = {key: value for key, value in parser.parse_args(args).as_dict().items() if key != "config"}
         in_use = [f"`{name}`" for name in _USE_MEMORY if name in values]
         less_memory = " or ".join(in_use) or "the use of memory elsewhere"
         flags = {name: f"--{name}" for name in values}
@@ -177,8 +179,7 @@ def one_line_errors(
     except KeyboardInterrupt:
         if os.environ.get("GLMJA_DEBUG") == "1":
             raise
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{command}: stopped by Ctrl-C", file=sys.stderr)
+        report_ctrl_c(command)
         raise SystemExit(ExitCode.INTERRUPTED) from None
     except Exception as raised:
         if isinstance(raised, BrokenPipeError) and is_output_closed():
