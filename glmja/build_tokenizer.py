@@ -14,7 +14,7 @@ from glmja.cli.ending import Ending, Values
 from glmja.families.names import FamilyName
 from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.documents import check_document_files, read_documents
-from glmja.files.input_files import DataFile
+from glmja.files.input_files import DataFile, InputFile
 from glmja.files.json_files import write_json
 from glmja.files.output_folder import atomic_output_folder, check_free
 from glmja.text.corpus_survey import CorpusSurvey
@@ -111,9 +111,11 @@ def build_tokenizer(
         raise ValueError("--num_new_pieces auto measures what pieces save on a --corpus; with --pieces, give a number")
     check_names(special_tokens)
     excluded = frozenset(read_words(exclude)) if exclude else frozenset()
-    check_free(output, overwrite, (base,))
+    check_free(output, overwrite, [path for path in (base, pieces, exclude) if path])
     find = partial(check_document_files, text_key=text_key, whole_texts=documents == "file")
     texts, corpus_files = files_by_language("--check", check, find), find(corpus)
+    read_files = [file for files in (corpus_files, *texts.values()) for file in files]
+    check_free(output, overwrite, [file.path for file in read_files if isinstance(file, InputFile)])
     old = load_tokenizer(base, family)
     family_of(old).check_can_grow(base)
 

@@ -112,6 +112,8 @@ def check_fit_arguments(args: Sequence[str] | None, prog: str) -> None:
             parser.error(f"unknown flag {arg.partition('=')[0]}; {nearest(name, GROUPS, USUAL_NAMES, is_flag=True)}")
     if not (known.config or known.help_all or any(arg.startswith(("--model", "--data")) for arg in others)):
         parser.error("no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)")
+    if "" in known.config:
+        parser.error("--config is empty, perhaps from an unset variable of the shell; give a YAML file")
     for path in map(Path, known.config):
         if path.suffix in (".yaml", ".yml") and not path.is_file():
             parser.error(f"config: no such file: {path}; give a YAML file, as in configs/")

@@ -30,6 +30,11 @@ _EXPECTED = re.compile(r"Expected an? (?:<class '(?P<kind>[^']*)'>|typing\.Liter
 _VALUE = re.compile(r"(?:Got|Given) value: (?!Namespace|NestedArg)([^\s\[{].*?)(?:\. Got value: .*)?$", re.MULTILINE)
 _NOT_ALLOWED = re.compile(r"(Importing '[^']*') is not allowed")
 _MORE = " …"
+# keys whose value is a path, or a list of paths; pathlib takes an empty one as the working directory
+_PATHS = {
+    "base", "baseline", "cache_dir", "checkpoint", "ckpt_path", "corpus", "exclude", "init_from", "model", "model_dir",
+    "output", "pack", "pieces", "run_dir", "tokenizer",
+}  # fmt: skip
 _NO_CLASS = re.compile(r"module '([^']*)' has no attribute '([^']*)'")
 
 
@@ -54,9 +59,14 @@ class CliParser(ArgumentParser):
         super().__init__(*args, **{"parser_mode": MODE} | kwargs)
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """Parses the arguments, those of the process by default."""
+        """Parses the arguments, those of the process by default; a path may not be empty."""
         given = sys.argv[1:] if args is None else args
-        return expand_home(super().parse_args(self.prepare_args(given), *more, **kwargs))
+        config = expand_home(super().parse_args(self.prepare_args(given), *more, **kwargs))
+        for key, value in config.items():
+            if key.rpartition(".")[2] in _PATHS and (value == "" or (isinstance(value, list) and "" in value)):
+                flag = key.replace(".init_args.", ".")
+                self.error(f"--{flag} is empty, perhaps from an unset variable of the shell; give a path")
+        return config
 
     def prepare_args(self, args: Sequence[str]) -> list[str]:
         """Returns arguments as jsonargparse takes them."""

@@ -126,6 +126,8 @@ def check_is_data(path: str | os.PathLike[str]) -> None:
 def _files_of(item: InputPath, kinds: Collection[Kind]) -> Sequence[DataFile]:
     if isinstance(item, InputFile | HubDataset):
         return [item]
+    if not str(item):  # pathlib would take it as the working directory
+        raise ValueError("the path of a file is empty, perhaps from an unset variable of the shell; give a path")
     if str(item).startswith(PREFIX):
         return [HubDataset.parse(str(item))]
     named, key = os.path.expandvars(Path(item).expanduser()), ""

@@ -21,9 +21,11 @@ def check_free(output: str | Path, overwrite: bool, inputs: Iterable[str | Path]
 
     Raises:
         FileExistsError: If `output` is a folder that is not empty and `overwrite` is false.
-        ValueError: If `output` is a file, or contains one of the inputs.
+        ValueError: If `output` is a file, contains one of the inputs, or is or contains the working directory.
     """
     output = Path(output)
+    if output.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise ValueError(f"`output` {output} is or contains the working directory; choose a new folder")
     for path in map(Path, inputs):
         if output.resolve() in (path.resolve(), *path.resolve().parents) and path.exists():
             raise ValueError(f"`output` {output} contains the input {path} and would replace it; choose another folder")

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
             ["--learning-rate", "1"],
             "unknown flag --learning_rate; did you mean --model.optimizer.lr?",
         ),
+        (["--config="], "--config is empty, perhaps from an unset variable of the shell; give a YAML file"),
         (["--max_stepp=1"], "unknown flag --max_stepp; did you mean --trainer.max_steps?"),
         (["--text_key", "x"], "unknown flag --text_key; did you mean --data.sources?"),
         (["--config", "gone.yaml"], "config: no such file: gone.yaml; give a YAML file, as in configs/"),

@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 import json
+import re
 import typing
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lightning.pytorch.strategies import Strategy
 import data_modules
 import lit_modules
 from glmja.cli.named_lists import SOURCES
-from glmja.cli.parser import CliParser, is_flag, spell_flags
+from glmja.cli.parser import _PATHS, CliParser, is_flag, spell_flags
 from lit_modules.fit_parser import BOOLEANS_OF_CLASSES
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,28 @@ def test_a_flag_of_a_class_without_its_value_is_named(flag, capsys):
     with pytest.raises(SystemExit, match="2"):
         parser_of("fit").parse_args([*REQUIRED["fit"], flag, "-c", "x"])
     assert f"argument {flag.replace('-', '_').replace('__', '--')}: expected one argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_empty_path_is_refused(verb, capsys):
+    parser = parser_of(verb)
+    known = [key for key, _ in parser.get_defaults().items() if key in _PATHS]
+    paths = [key for key in known if verb != "fit" or key != "model"]  # there, it is a class
+    paths += ["model.model_dir", "data.cache_dir"] if verb == "fit" else []
+    assert paths
+    for key in paths:
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args([*REQUIRED[verb], f"--{key}", ""])
+        assert f"error: --{key} is empty, perhaps from an unset variable of the shell; give" in capsys.readouterr().err
+
+
+def test_every_parameter_of_a_command_that_is_a_path_is_known_as_one():
+    others = {"check", "text", "generate", "tools", "prompt", "config"}  # LANG=FILE; text or -; read before
+    for verb in VERBS:
+        actions = parser_of(verb)._actions
+        named = {a.dest for a in actions if re.search(r"\b(folder|file|path|checkpoint of a run)\b", str(a.help), re.I)}
+        kinds = {a.dest for a in actions if re.search("str", str(getattr(a, "_typehint", a.type)))}
+        assert {key for key in named & kinds if "." not in key} - others <= _PATHS, verb
 
 
 @pytest.mark.parametrize("holder", ["model", "data"])

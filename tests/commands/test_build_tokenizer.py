@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import shutil
 import unicodedata
 
 import numpy as np
@@ -111,6 +112,18 @@ def test_an_output_that_holds_the_input_is_refused(base_dir, tmp_path, capsys):
     line = refused(capsys, flags(base, tmp_path / "out", overwrite="true"))
     assert "contains the input" in line and "choose another folder" in line
     assert base.is_dir()
+    files = {"corpus": "ja.jsonl", "check": "ja=ja.jsonl", "pieces": "pieces.txt", "exclude": "words.txt"}
+    shutil.copy(twin.text_file("ja"), tmp_path / "out" / "ja.jsonl")
+    for name in ("pieces.txt", "words.txt"):
+        (tmp_path / "out" / name).write_text("日本\n", encoding="utf-8")
+    for key, name in files.items():
+        path = name.replace("ja.jsonl", f"{tmp_path}/out/ja.jsonl") if "ja" in name else f"{tmp_path}/out/{name}"
+        more = [] if key == "pieces" else ["--num_new_pieces=10"]
+        args = [f"--base={base_dir}", f"--output={tmp_path}/out", "--overwrite", *more, f"--{key}={path}"]
+        if key in ("check", "exclude"):
+            args.append(f"--corpus={twin.text_file('ja')}")
+        assert "contains the input" in refused(capsys, args), key
+    assert len([*(tmp_path / "out").iterdir()]) == 4
 
 
 def test_a_tokenizer_of_ours_can_be_extended_again(tokenizer_dir, tokenizer, tmp_path):

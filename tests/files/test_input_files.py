@@ -208,3 +208,8 @@ def test_the_first_record_of_each_file_is_checked_before_the_long_work(tmp_path)
     check_document_files([tmp_path / "a.jsonl"])
     with pytest.raises(ValueError, match=r"b.jsonl:1: no key 'text'"):
         check_document_files([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+
+
+def test_an_empty_path_is_no_file():
+    with pytest.raises(ValueError, match="the path of a file is empty, perhaps from an unset variable of the shell"):
+        find_files([""])

@@ -85,3 +85,11 @@ def test_the_process_that_finishes_second_fails(tmp_path):
             (fast / "fast").touch()
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["fast"]
+
+
+def test_the_working_directory_is_no_output(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    for output in (".", "..", tmp_path):
+        with pytest.raises(ValueError, match=r"`output` \S+ is or contains the working directory; choose a new folder"):
+            check_free(output, overwrite=True)
