@@ -126,7 +126,7 @@ class FitCLI(LightningCLI):
             self._find_parent()
         with self.problems.collected():
             if ckpt_path is None:
-                check_new_run(run)
+                check_new_run(run, self.config)
             else:
                 self._find_checkpoint(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,12 +12,13 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from glmja.errors import MachineError
-from glmja.files.folder_kinds import MODEL_CONFIG
+from glmja.files.folder_kinds import MODEL_CONFIG, is_model
 from glmja.runs import manifest
 from glmja.runs.run_folder import RunFolder
 from lit_modules.first_rank import is_first_of_run
 
 INPUT_ERRORS = (ValueError, OSError, MisconfigurationException, ExceptionGroup)
+_LOGS = (".log", ".out", ".err")  # what a shell or a scheduler writes there before the run starts
 
 
 class Problems:
@@ -59,16 +61,47 @@ class Problems:
             raise error
 
 
-def check_new_run(run: RunFolder) -> None:
-    """Checks that a folder is free for a new run.
+def check_new_run(run: RunFolder, config: Namespace) -> None:
+    """Checks that a folder is free for a new run: it is new, empty, or that of a run that saved no checkpoint.
+
+    Hidden files, logs, and what the configuration names, such as `cache_dir`, may be there before the run.
+
+    Args:
+        run: The folder.
+        config: The configuration of the run.
 
     Raises:
-        ValueError: If it holds a model or a run.
+        ValueError: If it holds a model, a run or other files, or is within the folder of a model or a run.
     """
     if (run.path / MODEL_CONFIG).is_file():
         raise ValueError(f"`run_dir` {run.path} holds a model; choose a new folder for the run")
     if manifest.any_in(run.checkpoints):
         raise ValueError(f"`run_dir` {run.path} holds a run; choose another folder, or resume it with `ckpt_path` last")
+    for folder in run.path.resolve().parents:
+        if what := "a model" if is_model(folder) else "a run" if RunFolder(folder).has_saved() else None:
+            raise ValueError(f"`run_dir` {run.path} is within the folder of {what}, {folder}; choose one outside of it")
+    if run.path.is_dir() and not run.has_begun():
+        named = {Path(text).absolute() for text in _texts(config)}
+        others = [path.name for path in sorted(run.path.iterdir()) if not _may_be_there(path, named)]
+        if others:
+            shown = ", ".join([*others[:3], *["…"] * (len(others) > 3)])
+            raise ValueError(f"`run_dir` {run.path} holds other files ({shown}); choose a new folder for the run")
+
+
+def _may_be_there(path: Path, named: set[Path]) -> bool:
+    is_named = any(name.is_relative_to(path.absolute()) for name in named)
+    return is_named or path.name.startswith(".") or path.suffix in _LOGS
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Returns all strings and paths in a configuration."""
+    if isinstance(value, (str, os.PathLike)):
+        yield str(value)
+    elif isinstance(value, (Namespace, dict)):
+        yield from _texts([*(vars(value) if isinstance(value, Namespace) else value).values()])
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def check_gpus(trainer: Namespace) -> None:

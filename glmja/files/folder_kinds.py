@@ -19,6 +19,8 @@ CHECKPOINTS = "checkpoints"  # folder in a run
 CHECKPOINT = "*.ckpt"
 PACK = "pack.json"
 
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
 _HUB_ID = re.compile(r"(?!(?:models|runs|demo|data)/)[\w-]+/[\w.-]+")  # not the folders of this project
 _HUB_CACHE = "models--*"  # `models--THUDM--chatglm3-6b` in the cache of huggingface_hub
 
@@ -41,6 +43,11 @@ def check_model_folder(path: str | Path) -> None:
         return
     for fact in (*_of_hub_cache(path), *_of_run(path), *_of_other_weights(path), *_of_folder_around(path)):
         raise ModelError(f"{path}: {fact}")
+
+
+def is_model(folder: Path) -> bool:
+    """Returns whether a folder holds a model: its configuration and weights; other programs have a config.json, too."""
+    return (folder / MODEL_CONFIG).is_file() and any(any(folder.glob(weights)) for weights in _WEIGHTS)
 
 
 def check_run_folder(path: str | Path) -> None:

@@ -83,6 +83,15 @@ class RunFolder:
         """Folder of the micro-batches that made a step fail."""
         return self.path / "bad_batch"
 
+    def has_begun(self) -> bool:
+        """Returns whether a run has written here, even if it saved no checkpoint."""
+        written = (self.config, self.ledger, self.chats, self.tensorboard, self.checkpoints, self.bad_batches)
+        return any(path.exists() for path in written)
+
+    def has_saved(self) -> bool:
+        """Returns whether a run has saved a checkpoint here; it may be damaged by now."""
+        return any(self.checkpoints.glob(f"{self.CHECKPOINTS}/{self.MANIFEST}"))
+
     @staticmethod
     def checkpoint_name(step: int, version: int = 0) -> str:
         """Returns the name of the checkpoint of an optimizer step; `version` counts names that are taken."""

@@ -6,7 +6,8 @@ import torch
 from jsonargparse import Namespace
 
 from glmja import fit
-from lit_modules.start_checks import Problems, check_gpus, clean_up_on_failure
+from glmja.runs.run_folder import RunFolder
+from lit_modules.start_checks import Problems, check_gpus, check_new_run, clean_up_on_failure
 from tests.support.demo_run import args
 
 
@@ -83,3 +84,41 @@ def test_more_gpus_than_there_are_are_refused(monkeypatch):
     with pytest.raises(OSError, match="`devices` asks for 4 GPUs, and torch finds 2 on this machine; lower it"):
         check_gpus(Namespace(accelerator="cuda", devices="4"))
     check_gpus(Namespace(accelerator="cpu", devices=4))
+
+
+def write(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_new_run_refuses_a_folder_with_other_files(tmp_path):
+    write(*(tmp_path / name for name in ("tokenizer.model", "tokenizer_config.json", "added/x", "notes.txt")))
+    with pytest.raises(
+        ValueError, match=r"holds other files \(added, notes.txt, tokenizer.model, …\); choose a new fo"
+    ):
+        check_new_run(RunFolder(tmp_path), Namespace())
+    (tmp_path / "config.yaml").touch()  # a run failed before its first checkpoint
+    check_new_run(RunFolder(tmp_path), Namespace())
+
+
+def test_a_new_run_may_find_logs_and_what_its_configuration_names(tmp_path):
+    run = tmp_path / "run"
+    check_new_run(RunFolder(run), Namespace())
+    write(*(run / name for name in (".lock", "fit.log", "slurm-7.out", "store/ja/tokens.bin", "ja.jsonl", "fit.yaml")))
+    sources = [{"name": "ja", "files": [str(run / "ja.jsonl")]}]
+    config = Namespace(config=[run / "fit.yaml"], data=Namespace(cache_dir=f"{run}/store/ja", sources=sources))
+    check_new_run(RunFolder(run), config)
+    with pytest.raises(ValueError, match=r"holds other files \(ja.jsonl, store\)"):
+        check_new_run(RunFolder(run), Namespace(config=config.config))
+
+
+def test_a_new_run_is_not_within_a_run_or_a_model(tmp_path):
+    write(tmp_path / "config.json", tmp_path / "run" / "checkpoints" / "step=1.ckpt" / "manifest.json")
+    check_new_run(RunFolder(tmp_path / "other"), Namespace())  # many programs have a config.json
+    for inner in ("more", "checkpoints/step=1.ckpt/more"):
+        with pytest.raises(ValueError, match=f"more is within the folder of a run, {tmp_path}/run; choose one outside"):
+            check_new_run(RunFolder(tmp_path / "run" / inner), Namespace())
+    write(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"runs/a is within the folder of a model, {tmp_path}; choose one outside of"):
+        check_new_run(RunFolder(tmp_path / "runs" / "a"), Namespace())
