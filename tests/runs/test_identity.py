@@ -96,8 +96,8 @@ EXPORT = (
         ({"trainable": TRAINABLE[:1]}, r"trainable parameter 1 b.weight \[8, 8\], this run has absent; .*"),
         (
             {"data": "5e" * 8},
-            "data dddddddd…, this run has 5e5e5e5e…; take sources, weights, row_len, batch size, accumulation and seed "
-            "from RUN_DIR/config.yaml" + NEW_RUN,
+            "data dddddddd…, this run has 5e5e5e5e…; take sources, weights, row length, batch size, accumulation and "
+            "seed from RUN_DIR/config.yaml" + NEW_RUN,
         ),
         ({"data": "5e" * 8, "data_settings": {"row_len": 8, "seed": 0}}, "data dddddddd…, this run has 5e5e5e5e…; .*"),
         (
