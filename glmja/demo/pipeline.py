@@ -6,7 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
-from glmja.cli.arguments import check_device
+from glmja.cli.arguments import check_at_least_1, check_device
 from glmja.cli.command import run_command
 from glmja.evaluation.scores import Scores
 from glmja.files.output_folder import check_free
@@ -42,13 +42,16 @@ def demo(
         The scores of the final model.
 
     Raises:
-        ValueError: If `output` is not empty, or a step fails.
+        ValueError: If a number is out of range, `output` is not empty, or a step fails.
     """
     import torch
 
     from glmja.demo.steps import Steps
     from glmja.demo.texts import split_texts
 
+    check_at_least_1(teach_steps=teach_steps, pretrain_steps=pretrain_steps, sft_steps=sft_steps)
+    if pretrain_lr <= 0:
+        raise ValueError(f"--pretrain_lr {pretrain_lr} must be greater than 0")
     check_free(output, overwrite)
     start = time.monotonic()
     for part in PARTS:

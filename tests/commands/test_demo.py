@@ -165,3 +165,20 @@ def test_the_demo_does_not_overwrite_without_the_flag(tmp_path, capsys):
     assert stop.value.code == 2
     assert "exists and is not empty; set --overwrite to replace it" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--teach_steps=0"], "error: --teach_steps 0 must be at least 1"),
+        (["--pretrain-steps", "0"], "error: --pretrain_steps 0 must be at least 1"),
+        (["--sft_steps=-1"], "error: --sft_steps -1 must be at least 1"),
+        (["--pretrain_lr=0"], "error: --pretrain_lr 0.0 must be greater than 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_the_first_step(tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--output", str(tmp_path / "demo"), *flags])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
