@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from glmja.cli.arguments import check_at_least_1
 from glmja.cli.command import run_command
 from glmja.cli.ending import Ending, Values
 from glmja.families.names import FamilyName
@@ -49,6 +50,7 @@ def convert(
     from glmja.verification.conversion import verify_conversion
     from glmja.weights.dtypes import dtype_name, dtype_named
 
+    check_at_least_1(max_shard_size=max_shard_size)
     check_free(output, overwrite, (model,))
     opened = ModelFolder.open(model, family)
     source = opened.checkpoint.astype(dtype_named(dtype)) if dtype else opened.checkpoint

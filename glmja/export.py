@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from glmja.cli.arguments import check_at_least_1
 from glmja.cli.command import run_command
 from glmja.cli.ending import Ending, Values
 from glmja.errors import ModelError
@@ -79,6 +80,7 @@ def export(
     from glmja.runs.trained_state import TrainedState
     from glmja.weights.dtypes import dtype_named
 
+    check_at_least_1(max_shard_size=max_shard_size)
     check_free(output, overwrite, [path for path in (checkpoint, model, pack, base) if path])
     to = _Output(output, format, dtype_named(dtype) if dtype else None, max_shard_size, check, overwrite)
     if checkpoint and not pack and not base:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from glmja.cli.arguments import check_device, files_by_language
+from glmja.cli.arguments import check_at_least_1, check_device, files_by_language
 from glmja.cli.command import run_command
 from glmja.cli.ending import Ending, Values
 from glmja.errors import ModelError
@@ -116,9 +116,8 @@ def resize_embeddings(
     from glmja.weights.embeddings import random_rows, read_embeddings, resize
     from glmja.weights.row_mixtures import mix_rows
 
-    _check_at_least_1(
-        pad_to_multiple_of=pad_to_multiple_of, check_characters=check_characters, calibration_tokens=calibration_tokens
-    )
+    check_at_least_1(pad_to_multiple_of=pad_to_multiple_of, max_shard_size=max_shard_size)
+    check_at_least_1(check_characters=check_characters, calibration_tokens=calibration_tokens)
     files = _find_texts(text, text_key, documents, init)
     local = [file.path for found in files.values() for file in found if isinstance(file, InputFile)]
     check_free(output, overwrite, (base, tokenizer, *local))
@@ -189,12 +188,6 @@ def _card(report: Mapping[str, object], tokenizer: str, base: ModelFolder) -> st
     path = Path(tokenizer) / REPORT_FILE
     policy = str(read_json(path).get("policy")) if path.is_file() else "unknown"
     return zero_card(report, policy, hub_name(base.path, base.checkpoint.config))
-
-
-def _check_at_least_1(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"--{name} {value} must be at least 1")
 
 
 def _place(device: str, num_bytes: int) -> str:
@@ -284,6 +277,8 @@ def _ending(values: Values, report: Values) -> Ending:
         for lang, found in report.get("texts", {}).items()
         if found["new_on_top"] and lang != _CALIBRATED
     ]
+    if not report["new_rows"]:
+        warnings.append(f"{values['tokenizer']} has no ids that the base does not have; give that of build_tokenizer")
     if shared := sum(report["row_copies"]["both"].values()):
         warnings.append(f"{shared:,} new pieces equal another piece in both rows, until they are trained")
     warnings += [] if values["check_greedy"] else ["base and Zero were not asked anything (--check_greedy false)"]

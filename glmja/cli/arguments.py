@@ -1,4 +1,4 @@
-"""Arguments that several commands take: files by language, and a device."""
+"""Arguments that several commands take: files by language, numbers, and a device."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def files_by_language(
             raise ValueError(f"{flag} {item!r}: unknown language {language!r}; known are {', '.join(known)}")
         files.setdefault(language, []).extend(find([path]))
     return files
+
+
+def check_at_least_1(**values: int) -> None:
+    """Checks the numbers of flags, by the names of the flags.
+
+    Raises:
+        ValueError: If one is less than 1.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"--{name} {value} must be at least 1")
 
 
 def check_device(name: str) -> str:

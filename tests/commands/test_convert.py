@@ -72,6 +72,11 @@ def test_an_output_inside_of_which_the_model_lies_is_refused(base_dir, capsys):
     assert line.startswith(f"python -m glmja.convert: error: --output {base_dir.parent} contains the input")
 
 
+def test_the_size_of_a_weight_file_is_checked(base_dir, tmp_path, capsys):
+    line = refused(capsys, 2, model=base_dir, output=tmp_path / "out", max_shard_size=-3)
+    assert "--max_shard_size -3 must be at least 1" in line
+
+
 def test_a_written_tensor_that_differs_from_its_source_is_refused_by_name(base_dir, tmp_path):
     run(model=base_dir, output=tmp_path / "out")
     tensors = load_file(tmp_path / "out" / "model.safetensors")

@@ -262,6 +262,7 @@ def test_a_run_whose_model_was_removed_asks_for_it(run, zero_dir, tmp_path, caps
         ({"checkpoint": "nowhere"}, "no such folder: nowhere"),
         ({"checkpoint": "configs"}, "configs/manifest.json is missing"),
         ({"model": "nowhere"}, "no such folder: nowhere"),
+        ({"max_shard_size": 0}, "--max_shard_size 0 must be at least 1"),
         ({"output": "tests"}, "--output tests exists and is not empty"),
     ],
 )

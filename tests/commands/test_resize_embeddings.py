@@ -195,11 +195,13 @@ def test_a_zero_model_can_be_the_base_of_the_next(zero_dir, tmp_path, tokenizer)
     assert report["new_rows"] == 70
 
 
-def test_the_same_tokenizer_makes_a_conversion(base_dir, base_tokenizer, tmp_path):
+def test_the_same_tokenizer_makes_a_conversion_and_a_warning(base_dir, base_tokenizer, tmp_path, capsys):
     report = resize_embeddings.main(
         ["--base", str(base_dir), "--tokenizer", str(base_dir), "--output", str(tmp_path / "out")]
     )
     assert report["new_rows"] == 0
+    warning = f"WARN: {base_dir} has no ids that the base does not have; give that of build_tokenizer"
+    assert warning in capsys.readouterr().out.splitlines()
     assert ModelFolder.open(tmp_path / "out").tokenizer.fingerprint == base_tokenizer.fingerprint
 
 
@@ -300,6 +302,7 @@ def test_a_base_in_32_bits_is_resized_to_the_last_bit(base_dir, tokenizer_dir, t
     [
         ({"base": "nowhere"}, "no such folder: nowhere"),
         ({"tokenizer": "nowhere"}, "no such folder: nowhere"),
+        ({"max_shard_size": 0}, "--max_shard_size 0 must be at least 1"),
         ({"pad_to_multiple_of": 0}, "--pad_to_multiple_of 0 must be at least 1"),
         ({"init": "calibrated"}, "--init calibrated needs Japanese text: give --text ja=FILE"),
         ({"init": "calibrated", "text": f"zh={twin.text_file('zh')}"}, "needs Japanese text"),
