@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
 # how this command spells the parameters that errors of the library name
 FLAGS = {
+    "accelerator": "--trainer.accelerator",
     "accumulate_grad_batches": "--trainer.accumulate_grad_batches",
     "attn_implementation": "--model.attn_implementation",
     "batch_size": "--data.batch_size",
+    "check_val_every_n_epoch": "--trainer.check_val_every_n_epoch",
     "ckpt_path": "--ckpt_path",
     "context_share": "--data.context_share",
     "devices": "--trainer.devices",
@@ -38,6 +40,8 @@ FLAGS = {
     "init_from": "--init_from",
     "isolate_documents": "--data.isolate_documents",
     "lora": "--model.lora",
+    "limit_val_batches": "--trainer.limit_val_batches",
+    "log_every_n_steps": "--trainer.log_every_n_steps",
     "loss_chunk_len": "--model.loss_chunk_len",
     "lr": "--model.optimizer.lr",
     "lr_scheduler": "--model.lr_scheduler",
@@ -60,6 +64,7 @@ FLAGS = {
     "tokens": "--data.tokens",
     "tokens_per_batch": "--data.tokens_per_batch",
     "tuning": "--model.tuning",
+    "val_check_interval": "--trainer.val_check_interval",
     "val_share": "--data.val_share",
 }
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields
 
 import torch
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, SingleDeviceXLAStrategy
 
@@ -15,6 +16,46 @@ from lit_modules.zero2 import ZeRO2
 # names in Lightning's registry, some of which Lightning itself refuses in other words before there is a strategy
 _DEEPSPEED = re.compile(r"deepspeed|.*\bDeepSpeedStrategy$")
 _OTHERS = re.compile(r"fsdp|.*xla|.*tpu|ddp_(spawn|fork|notebook)|.*\b(FSDP|ModelParallel|(SingleDevice)?XLA)Strategy$")
+
+
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+_CLASSES_OF_ACCELERATORS = ("CPUAccelerator", "CUDAAccelerator", "MPSAccelerator")
+
+
+def check_settings(config: Namespace) -> None:
+    """Checks settings of the trainer that end in a traceback of Lightning, before it is created.
+
+    Args:
+        config: Configuration of the run.
+
+    Raises:
+        ValueError: If the strategy cannot train, save and resume a run, the accelerator is not supported, the number
+            of devices is not one of the CPU, or an interval is not positive.
+    """
+    trainer = config.trainer
+    check_strategy_name(str(getattr(trainer.strategy, "class_path", trainer.strategy)))
+    accelerator = str(getattr(trainer.accelerator, "class_path", trainer.accelerator))
+    if accelerator not in _ACCELERATORS and not accelerator.endswith(_CLASSES_OF_ACCELERATORS):
+        raise ValueError(f"`accelerator` {accelerator} is not supported; set it to auto, cpu or gpu (or cuda)")
+    if not config.estimate:  # which is for other machines
+        _check_devices(accelerator, str(trainer.devices))
+    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 0:
+        raise ValueError(f"`log_every_n_steps` ({trainer.log_every_n_steps}) must be positive, or 0 to log nothing")
+    if trainer.limit_val_batches == 0 or trainer.fast_dev_run:  # the intervals are not used
+        return
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        value = getattr(trainer, name)
+        if isinstance(value, int | float) and value <= 0:
+            raise ValueError(
+                f"`{name}` ({value}) must be positive; to leave validation out, set `limit_val_batches` to 0"
+            )
+
+
+def _check_devices(accelerator: str, devices: str) -> None:
+    has_gpus = torch.cuda.device_count() or torch.backends.mps.is_available()
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not has_gpus)
+    if on_cpu and devices != "auto" and not (devices.isdecimal() and int(devices)):
+        raise ValueError(f"`devices` ({devices}) must be a positive number on the CPU; set it to 1")
 
 
 def check_trainer(trainer: Trainer) -> None:

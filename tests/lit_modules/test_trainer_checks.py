@@ -3,11 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch import strategies
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, StrategyRegistry
 
-from lit_modules.trainer_checks import Planned, check_strategy_name, check_trainer
+from lit_modules.trainer_checks import Planned, check_settings, check_strategy_name, check_trainer
 from lit_modules.zero2 import ZeRO2
 
 WORKING = {
@@ -32,6 +33,70 @@ def test_a_strategy_that_cannot_work_is_refused_by_its_name(name):
 def test_other_strategies_are_accepted_by_their_name(name):
     check_strategy_name(name)
     check_strategy_name(f"lightning.pytorch.strategies.{name}")
+
+
+def settings(estimate=None, **changes):
+    """Returns the configuration of a run, as the parser gives it."""
+    values = {
+        "strategy": "auto",
+        "accelerator": "cpu",
+        "devices": "auto",
+        "log_every_n_steps": None,
+        "limit_val_batches": None,
+        "fast_dev_run": False,
+        "val_check_interval": None,
+        "check_val_every_n_epoch": 1,
+    }
+    return Namespace(trainer=Namespace(**values | changes), estimate=estimate)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": "fsdp"}, "^`strategy` fsdp cannot save"),
+        ({"accelerator": "tpu"}, r"^`accelerator` tpu is not supported; set it to auto, cpu or gpu \(or cuda\)$"),
+        ({"accelerator": "CPU"}, "^`accelerator` CPU is not supported"),
+        ({"accelerator": Namespace(class_path="lightning.pytorch.accelerators.XLAAccelerator")}, "is not supported"),
+        ({"devices": -1}, r"^`devices` \(-1\) must be a positive number on the CPU; set it to 1$"),
+        ({"devices": "-1", "accelerator": "auto"}, r"^`devices` \(-1\) must be"),
+        ({"devices": 0}, r"^`devices` \(0\) must be"),
+        ({"devices": [0]}, r"^`devices` \(\[0\]\) must be"),
+        ({"log_every_n_steps": -1}, r"^`log_every_n_steps` \(-1\) must be positive, or 0 to log nothing$"),
+        ({"val_check_interval": 0}, r"^`val_check_interval` \(0\) must be .*, set `limit_val_batches` to 0$"),
+        ({"val_check_interval": 0.0}, r"^`val_check_interval` \(0\.0\) must be positive"),
+        ({"check_val_every_n_epoch": 0}, r"^`check_val_every_n_epoch` \(0\) must be positive"),
+    ],
+)
+def test_a_setting_that_would_end_in_a_traceback_is_refused(changes, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        check_settings(settings(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accelerator": Namespace(class_path="lightning.pytorch.accelerators.CPUAccelerator")},
+        {"accelerator": "gpu", "devices": -1},
+        {"accelerator": "auto", "devices": -1, "estimate": "8xH100"},
+        {"devices": "2"},
+        {"log_every_n_steps": 0},
+        {"val_check_interval": 0, "limit_val_batches": 0},
+        {"val_check_interval": 0, "fast_dev_run": True},
+        {"val_check_interval": "00:01:00:00"},
+        {"val_check_interval": 100, "check_val_every_n_epoch": None},
+    ],
+)
+def test_other_settings_are_accepted(changes, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    check_settings(settings(**changes))
+
+
+def test_all_devices_are_accepted_where_there_are_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check_settings(settings(accelerator="auto", devices=-1))
 
 
 def trainer(**options):
