@@ -153,11 +153,9 @@ def read(folder: str | Path, verify: bool = True) -> Manifest:
         saved_format = content["format"]
         manifest = _parse(content) if saved_format == FORMAT else None
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(
-            f"{folder / NAME} is missing: the save was interrupted; resume from another checkpoint"
-        ) from None
+        raise ModelError(f"{folder / NAME} is missing: the save was interrupted; use another checkpoint") from None
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise ModelError(f"{folder / NAME} is damaged; resume from another checkpoint") from None
+        raise ModelError(f"{folder / NAME} is damaged; use another checkpoint") from None
     if manifest is None:
         raise ModelError(
             f"{folder / NAME} has format {str(saved_format)[:20]}, not {FORMAT}: another version of glmja saved it; "
@@ -176,15 +174,17 @@ def newest(parent: str | Path, verify: bool = True) -> Path:
         verify: Whether to verify the files of the checkpoint, and skip it if they are damaged.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there are no checkpoints.
+        ModelError: If there are some, and all of them are incomplete or damaged.
     """
-    steps = {}
+    steps, is_saved = {}, False
     for folder in sorted(Path(parent).glob(RunFolder.CHECKPOINTS)):
         if folder.is_symlink():
             continue  # Lightning's `save_last="link"`; its target is here under its own name
         if folder.name.startswith(PARTIAL):
             log.warning("skipped %s: its save or its removal was interrupted", folder)
             continue
+        is_saved = is_saved or folder.is_dir()
         try:
             steps[folder] = read(folder, verify=False).step
         except (ValueError, OSError) as error:
@@ -196,6 +196,8 @@ def newest(parent: str | Path, verify: bool = True) -> Path:
             log.warning("skipped a checkpoint: %s", error)
         else:
             return folder
+    if is_saved:
+        raise ModelError(f"no complete checkpoint in {parent}: each is incomplete, damaged or of another version")
     raise FileNotFoundError(f"no complete checkpoint in {parent}")
 
 
@@ -208,7 +210,7 @@ def find(path: str | Path, verify: bool = True) -> tuple[Path, Manifest]:
 
     Raises:
         FileNotFoundError: If there is none.
-        ModelError: If it is incomplete or damaged.
+        ModelError: If it is incomplete or damaged, or all checkpoints of the run are.
     """
     run = RunFolder(path)
     if run.checkpoints.is_dir():
@@ -256,18 +258,17 @@ def _verify(folder: Path, manifest: Manifest) -> None:
     for name, record in manifest.files.items():  # sizes first: comparing them costs nothing
         path = folder / name
         if not path.is_file():
-            raise ModelError(f"{path} is missing; resume from another checkpoint")
+            raise ModelError(f"{path} is missing; use another checkpoint")
         if path.stat().st_size != record["bytes"]:
             raise ModelError(
-                f"{path} is damaged: {path.stat().st_size} bytes, {record['bytes']} were saved; "
-                "resume from another checkpoint"
+                f"{path} is damaged: {path.stat().st_size} bytes, {record['bytes']} were saved; use another checkpoint"
             )
     with ThreadPoolExecutor() as threads:
         hashes = threads.map(sha256_of_file, (folder / name for name in manifest.files))
         for (name, record), sha256 in zip(manifest.files.items(), hashes, strict=True):
             if sha256 != record["sha256"]:
                 raise ModelError(
-                    f"{folder / name} is damaged: its content is not what was saved; resume from another checkpoint"
+                    f"{folder / name} is damaged: its content is not what was saved; use another checkpoint"
                 )
 
 

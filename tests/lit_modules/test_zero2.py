@@ -116,7 +116,7 @@ def test_a_run_that_differs_and_a_damaged_checkpoint_are_refused_in_one_line(his
         f"b.weight [16, 16]; {of_the_saved_run}",
         f"toy: error: {last['resume']} was saved with trainable parameter 1 b.weight [16, 16], this run has "
         f"c.weight [16, 16]; {of_the_saved_run}",
-        f"toy: error: {optimizer} is damaged: its content is not what was saved; resume from another checkpoint",
+        f"toy: error: {optimizer} is damaged: its content is not what was saved; use another checkpoint",
         f"toy: error: no such checkpoint: {saved / 'gone.ckpt'}; there are flipped.ckpt, step=6.ckpt",
     ]
     assert (output.count("EXIT 4"), output.count("EXIT 2")) == (6, 1)

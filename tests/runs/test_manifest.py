@@ -63,11 +63,11 @@ def of_step_3(path):
 
 
 DAMAGES = [
-    (truncate, "{name} is damaged: [0-9]+ bytes, [0-9]+ were saved; resume from another checkpoint"),
-    (empty, "{name} is damaged: 0 bytes, [0-9]+ were saved; resume from another checkpoint"),
-    (os.remove, "{name} is missing; resume from another checkpoint"),
-    (flip, "{name} is damaged: its content is not what was saved; resume from another checkpoint"),
-    (of_step_3, "{name} is damaged: its content is not what was saved; resume from another checkpoint"),
+    (truncate, "{name} is damaged: [0-9]+ bytes, [0-9]+ were saved; use another checkpoint"),
+    (empty, "{name} is damaged: 0 bytes, [0-9]+ were saved; use another checkpoint"),
+    (os.remove, "{name} is missing; use another checkpoint"),
+    (flip, "{name} is damaged: its content is not what was saved; use another checkpoint"),
+    (of_step_3, "{name} is damaged: its content is not what was saved; use another checkpoint"),
 ]
 
 
@@ -90,11 +90,11 @@ def test_a_damaged_checkpoint_is_refused_with_the_name_of_the_file_and_skipped(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is missing: the save was interrupted; resume from another checkpoint"),
-        ("", "is damaged; resume from another checkpoint"),
-        ("[]", "is damaged; resume from another checkpoint"),
-        ('{"format": 2, "step": 6}', "is damaged; resume from another checkpoint"),
-        (b"\xff\x00", "is damaged; resume from another checkpoint"),
+        (None, "is missing: the save was interrupted; use another checkpoint"),
+        ("", "is damaged; use another checkpoint"),
+        ("[]", "is damaged; use another checkpoint"),
+        ('{"format": 2, "step": 6}', "is damaged; use another checkpoint"),
+        (b"\xff\x00", "is damaged; use another checkpoint"),
         (
             '{"format": 1, "step": 6, "facts": {}, "files": {}}',
             "has format 1, not 2: another version of glmja saved it",
