@@ -19,6 +19,7 @@ CHECKPOINTS = "checkpoints"  # folder in a run
 CHECKPOINT = "*.ckpt"
 PACK = "pack.json"
 
+_TOKENIZERS = ("tokenizer.model", "ice_text.model", "tokenizer.json")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 _HUB_ID = re.compile(r"(?!(?:models|runs|demo|data)/)[\w-]+/[\w.-]+")  # not the folders of this project
@@ -45,9 +46,28 @@ def check_model_folder(path: str | Path) -> None:
         raise ModelError(f"{path}: {fact}")
 
 
+def check_not_a_tokenizer(path: str | Path) -> None:
+    """Checks that the folder of a model, which has a configuration, is not only that of a tokenizer.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ModelError: If it has the file of a tokenizer, and neither a configuration nor weights.
+    """
+    path = Path(path)
+    if (path / MODEL_CONFIG).exists() or _has_weights(path):
+        return
+    if found := next((name for name in _TOKENIZERS if (path / name).is_file()), None):
+        raise ModelError(
+            f"{path}: a tokenizer ({found}), not a model; python -m glmja.resize_embeddings --tokenizer {path} makes a "
+            "model for it"
+        )
+
+
 def is_model(folder: Path) -> bool:
     """Returns whether a folder holds a model: its configuration and weights; other programs have a config.json, too."""
-    return (folder / MODEL_CONFIG).is_file() and any(any(folder.glob(weights)) for weights in _WEIGHTS)
+    return (folder / MODEL_CONFIG).is_file() and _has_weights(folder)
 
 
 def check_run_folder(path: str | Path) -> None:
@@ -120,6 +140,10 @@ def check_pack_folder(path: str | Path) -> None:
         facts = {"a training run, ": (path / CHECKPOINTS).is_dir(), "a model, ": (path / MODEL_CONFIG).is_file()}
         what = next((fact for fact, holds in facts.items() if holds), f"no {PACK} here: ")
         raise ModelError(f"{path}: {what}not a language pack; python -m glmja.export --format adapter writes one")
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(any(folder.glob(weights)) for weights in _WEIGHTS)
 
 
 def _check_folder(path: Path, wanted: str) -> None:

@@ -10,7 +10,7 @@ from glmja.errors import ModelError
 from glmja.families.family import Family
 from glmja.families.recognition import family_of, load_tokenizer
 from glmja.files.checksums import sha256_of_file
-from glmja.files.folder_kinds import check_model_folder
+from glmja.files.folder_kinds import check_model_folder, check_not_a_tokenizer
 from glmja.files.json_files import read_json, write_json
 from glmja.tokenization import huggingface
 from glmja.tokenization.tokenizer import GLMTokenizer
@@ -59,6 +59,7 @@ class ModelFolder:
         """
         path = Path(path)
         check_model_folder(path)
+        check_not_a_tokenizer(path)
         stored = _read_config(path)
         tokenizer = load_tokenizer(path, family, stored)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from glmja.errors import ModelError
-from glmja.files.folder_kinds import check_model_folder
+from glmja.files.folder_kinds import check_model_folder, check_not_a_tokenizer
 from glmja.files.json_files import read_json, write_json
 from glmja.files.progress import progress
 from glmja.weights.architecture import Architecture
@@ -60,6 +60,7 @@ class Checkpoint:
         """
         folder = Path(folder)
         check_model_folder(folder)
+        check_not_a_tokenizer(folder)
         config = read_json(folder / "config.json") if config is None else config
         architecture_of(config)
         check_not_quantized(folder, config)

@@ -190,6 +190,14 @@ def test_a_language_pack_is_no_model(command, world, capsys):
     assert found == MODEL
 
 
+@pytest.mark.parametrize("command", ["convert --model", "export --base"])  # with and without its tokenizer
+def test_a_tokenizer_is_no_model(command, world, capsys):
+    found, line = line_of(OF_A_MODEL[command], world, world.tokenizer, capsys)
+    said = "a tokenizer (tokenizer.model), not a model; python -m glmja.resize_embeddings --tokenizer"
+    assert f"{world.tokenizer}: {said} {world.tokenizer} makes" in line
+    assert found == MODEL
+
+
 NO_RUN = {
     "nothing": (lambda w: w.tmp / "nothing", USAGE, r"no such (folder|checkpoint): TMP/nothing"),
     "a model": (lambda w: w.zero, MODEL, r"the folder of a model, not a run or a checkpoint; give the folder that the"),
