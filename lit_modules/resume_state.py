@@ -28,6 +28,7 @@ class ResumeState:
     def __init__(self) -> None:
         """Describes a run from the start."""
         self.with_new_optimizer, self.schedule_start = False, 0
+        self._saved_step = 0
         self._saved_length: int | None = None
         self._initial: Hyperparameters = {}
 
@@ -38,7 +39,7 @@ class ResumeState:
             saved: Manifest of the checkpoint.
             with_new_optimizer: As the attribute.
         """
-        self.with_new_optimizer = with_new_optimizer
+        self.with_new_optimizer, self._saved_step = with_new_optimizer, saved.step
         self.schedule_start = saved.step if with_new_optimizer else saved.identity.schedule_start or 0
 
     def schedule_length(self, num_steps: int) -> int:
@@ -48,8 +49,13 @@ class ResumeState:
             num_steps: Number of optimizer steps of the run.
 
         Raises:
-            ValueError: If none is left.
+            ValueError: If none is left, or the checkpoint is of a later step. A finished run may be resumed.
         """
+        if num_steps < self._saved_step and not self.with_new_optimizer:
+            raise ValueError(
+                f"the run has {num_steps} steps, and its checkpoint is of step {self._saved_step}: no step is left; "
+                "raise `max_steps`, or `epochs` if the data ends before"
+            )
         if num_steps <= self.schedule_start:
             raise ValueError(
                 f"the run has {num_steps} steps, and its checkpoint is of step {self.schedule_start}: no step is left "

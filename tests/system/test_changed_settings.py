@@ -170,6 +170,13 @@ def test_a_new_optimizer_needs_a_checkpoint_and_steps_that_are_left(resumed, zer
     assert "no step is left for a new optimizer; raise --trainer.max_steps" in line
 
 
+def test_a_resume_with_fewer_steps_than_the_checkpoint_has_is_refused(resumed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lit_modules.base.load_model", None)
+    line = refused(capsys, resumed(**{"trainer.max_steps": 1}))
+    assert "the run has 1 steps, and its checkpoint is of step 2: no step is left; raise --trainer.max_steps" in line
+    assert manifest.newest(tmp_path / "run" / "checkpoints").name == "step=2.ckpt"
+
+
 def test_a_fast_dev_run_is_a_planned_run_that_leaves_nothing(zero_dir, tmp_path):
     changes = {"trainer.fast_dev_run": 2, "trainer.callbacks": LEARNING_RATES, "trainer.accumulate_grad_batches": 2}
     trainer = fit.main(run_args(zero_dir, tmp_path, **changes))
