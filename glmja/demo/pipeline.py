@@ -52,7 +52,7 @@ def demo(
     check_at_least_1(teach_steps=teach_steps, pretrain_steps=pretrain_steps, sft_steps=sft_steps)
     if pretrain_lr <= 0:
         raise ValueError(f"--pretrain_lr {pretrain_lr} must be greater than 0")
-    check_free(output, overwrite)
+    check_free(output, overwrite, keeps_others=True)
     start = time.monotonic()
     for part in PARTS:
         shutil.rmtree(Path(output) / part, ignore_errors=True)

@@ -10,17 +10,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from glmja.files.folder_kinds import PACK
 
-def check_free(output: str | Path, overwrite: bool, inputs: Iterable[str | Path] = ()) -> None:
+# each folder that a command replaces has one: a model, a tokenizer, an evaluation or a language pack
+_RESULTS = ("config.json", "tokenizer.model", "ice_text.model", "scores.json", PACK)
+
+
+def check_free(
+    output: str | Path, overwrite: bool, inputs: Iterable[str | Path] = (), keeps_others: bool = False
+) -> None:
     """Checks that an output folder may be written, before any work is done.
 
     Args:
         output: Final path of the folder.
         overwrite: Whether a folder that is not empty may be replaced.
         inputs: Files and folders that are read and must not lie in `output`.
+        keeps_others: Whether files that are not replaced stay, so that the folder may hold anything.
 
     Raises:
-        FileExistsError: If `output` is a folder that is not empty and `overwrite` is false.
+        FileExistsError: If `output` is a folder that is not empty and `overwrite` is false, or that holds no result of
+            a command.
         ValueError: If `output` is a file, contains one of the inputs, or is or contains the working directory.
     """
     output = Path(output)
@@ -33,6 +42,13 @@ def check_free(output: str | Path, overwrite: bool, inputs: Iterable[str | Path]
         raise ValueError(f"`output` {output} is a file, not a folder")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise FileExistsError(f"`output` {output} exists and is not empty; set `overwrite` to replace it")
+    if output.is_dir() and not keeps_others:
+        found = sorted(path.name for path in output.iterdir())
+        if found and not any(name in _RESULTS for name in found):
+            shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+            raise FileExistsError(
+                f"`output` {output} holds no result of glmja that could be replaced ({shown}); choose another folder"
+            )
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def test_an_output_that_holds_the_input_is_refused(base_dir, tmp_path, capsys):
     assert base.is_dir()
     files = {"corpus": "ja.jsonl", "check": "ja=ja.jsonl", "pieces": "pieces.txt", "exclude": "words.txt"}
     shutil.copy(twin.text_file("ja"), tmp_path / "out" / "ja.jsonl")
-    for name in ("pieces.txt", "words.txt"):
+    for name in ("pieces.txt", "words.txt", "tokenizer.model"):
         (tmp_path / "out" / name).write_text("日本\n", encoding="utf-8")
     for key, name in files.items():
         path = name.replace("ja.jsonl", f"{tmp_path}/out/ja.jsonl") if "ja" in name else f"{tmp_path}/out/{name}"
@@ -123,7 +123,7 @@ def test_an_output_that_holds_the_input_is_refused(base_dir, tmp_path, capsys):
         if key in ("check", "exclude"):
             args.append(f"--corpus={twin.text_file('ja')}")
         assert "contains the input" in refused(capsys, args), key
-    assert len([*(tmp_path / "out").iterdir()]) == 4
+    assert len([*(tmp_path / "out").iterdir()]) == 5
 
 
 def test_a_tokenizer_of_ours_can_be_extended_again(tokenizer_dir, tokenizer, tmp_path):

@@ -27,19 +27,19 @@ def test_a_failure_leaves_nothing(tmp_path):
 
 def test_the_replaced_folder_stays_until_the_new_one_is_complete(tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
+    (tmp_path / "out" / "config.json").touch()
     with pytest.raises(RuntimeError), atomic_output_folder(tmp_path / "out", overwrite=True):
         raise RuntimeError
-    assert names(tmp_path / "out") == ["old"]
+    assert names(tmp_path / "out") == ["config.json"]
     with atomic_output_folder(tmp_path / "out", overwrite=True) as folder:
-        (folder / "new").touch()
+        (folder / "scores.json").touch()
     assert names(tmp_path) == ["out"]
-    assert names(tmp_path / "out") == ["new"]
+    assert names(tmp_path / "out") == ["scores.json"]
 
 
 def test_the_replaced_folder_is_restored_if_the_new_one_cannot_be_renamed(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
+    (tmp_path / "out" / "config.json").touch()
     rename = Path.rename
 
     def refuse(self, target):
@@ -51,7 +51,7 @@ def test_the_replaced_folder_is_restored_if_the_new_one_cannot_be_renamed(tmp_pa
     with pytest.raises(OSError, match="broken disk"), atomic_output_folder(tmp_path / "out", overwrite=True):
         pass
     assert names(tmp_path) == ["out"]
-    assert names(tmp_path / "out") == ["old"]
+    assert names(tmp_path / "out") == ["config.json"]
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
@@ -93,3 +93,16 @@ def test_the_working_directory_is_no_output(tmp_path, monkeypatch):
     for output in (".", "..", tmp_path):
         with pytest.raises(ValueError, match=r"`output` \S+ is or contains the working directory; choose a new folder"):
             check_free(output, overwrite=True)
+
+
+def test_a_folder_of_other_files_is_never_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in "abcd":
+        (tmp_path / "out" / name).touch()
+    refusal = r"`output` \S+out holds no result of glmja that could be replaced \(a, b, c, …\); choose another folder"
+    with pytest.raises(FileExistsError, match=refusal), atomic_output_folder(tmp_path / "out", overwrite=True):
+        pass
+    assert names(tmp_path / "out") == ["a", "b", "c", "d"]
+    check_free(tmp_path / "out", overwrite=True, keeps_others=True)
+    (tmp_path / "out" / "scores.json").touch()
+    check_free(tmp_path / "out", overwrite=True)
