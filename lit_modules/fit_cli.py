@@ -30,7 +30,7 @@ from lit_modules.fit_parser import TRAINER_DEFAULTS, FitParser, SaveRunConfig
 from lit_modules.origin import describe_parent
 from lit_modules.preflight import MemoryEstimate, check_disk, check_memory, check_port, estimate_memory
 from lit_modules.start_checks import INPUT_ERRORS, Problems, check_gpus, check_new_run, clean_up_on_failure, use_cpu
-from lit_modules.trainer_checks import check_settings, check_trainer
+from lit_modules.trainer_checks import check_settings, check_trainer, strategy_as_class
 
 
 class FitCLI(LightningCLI):
@@ -99,13 +99,13 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks GPUs and run folder, and finds and verifies the checkpoint to resume from.
 
-        Only the first process of a machine hashes the checkpoint. Problems with these are collected. (Lightning would
-        only warn of a checkpoint that does not exist, and start from scratch.)
+        The first process of a machine hashes the checkpoint; Lightning would only warn of a missing one.
 
         Raises:
             ValueError: If a setting of the trainer cannot work, or arguments contradict each other.
         """
         trainer, ckpt_path = self.config.trainer, self.config.ckpt_path
+        trainer.strategy = strategy_as_class(trainer.strategy)
         check_settings(self.config)
         if self.config.resume_with_new_optimizer and ckpt_path is None:
             raise ValueError("--resume_with_new_optimizer needs the checkpoint to resume from; add --ckpt_path last")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -18,8 +19,17 @@ _DEEPSPEED = re.compile(r"deepspeed|.*\bDeepSpeedStrategy$")
 _OTHERS = re.compile(r"fsdp|.*xla|.*tpu|ddp_(spawn|fork|notebook)|.*\b(FSDP|ModelParallel|(SingleDevice)?XLA)Strategy$")
 
 
+_ZERO2 = "lit_modules.ZeRO2"
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _CLASSES_OF_ACCELERATORS = ("CPUAccelerator", "CUDAAccelerator", "MPSAccelerator")
+
+
+def strategy_as_class(strategy: Any) -> Any:
+    """Returns the configuration of a strategy, with the name of this project's own as that of a class.
+
+    The parser takes any text as one of Lightning's names of strategies, and would look for the class in its registry.
+    """
+    return Namespace(class_path=strategy) if strategy == _ZERO2 else strategy
 
 
 def check_settings(config: Namespace) -> None:

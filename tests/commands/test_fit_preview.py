@@ -6,6 +6,7 @@ import pytest
 
 from glmja import fit
 from glmja.twin.build import LANGUAGES
+from lit_modules.zero2 import ZeRO2
 from tests.commands.test_fit import ROOT, run_args
 
 CHATS = [
@@ -56,3 +57,11 @@ def test_a_source_without_an_example_is_refused(zero_dir, tmp_path, capsys):
     with pytest.raises(SystemExit, match="3"):
         fit.main(chat_args(zero_dir, tmp_path, [{"text": "x"}]))
     assert "source 'chats' has no conversation with target tokens: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more", "offloads"), [([], False), (["--trainer.strategy.offload_optimizer", "true"], True)])
+def test_zero2_can_be_given_by_its_name_alone(zero_dir, tmp_path, more, offloads):
+    args = chat_args(zero_dir, tmp_path, CHATS)
+    trainer = fit.main([*args, "--trainer.accelerator=cpu", "--trainer.strategy", "lit_modules.ZeRO2", *more])
+    assert isinstance(trainer.strategy, ZeRO2)
+    assert ("offload_optimizer" in trainer.strategy.config["zero_optimization"]) == offloads

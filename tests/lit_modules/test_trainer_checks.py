@@ -8,7 +8,7 @@ from lightning import Trainer
 from lightning.pytorch import strategies
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, StrategyRegistry
 
-from lit_modules.trainer_checks import Planned, check_settings, check_strategy_name, check_trainer
+from lit_modules.trainer_checks import Planned, check_settings, check_strategy_name, check_trainer, strategy_as_class
 from lit_modules.zero2 import ZeRO2
 
 WORKING = {
@@ -33,6 +33,12 @@ def test_a_strategy_that_cannot_work_is_refused_by_its_name(name):
 def test_other_strategies_are_accepted_by_their_name(name):
     check_strategy_name(name)
     check_strategy_name(f"lightning.pytorch.strategies.{name}")
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "own_package.OwnStrategy", Namespace(class_path="x.Y")])
+def test_only_the_name_of_zero2_is_taken_as_a_class(strategy):
+    assert strategy_as_class(strategy) == strategy
+    assert strategy_as_class("lit_modules.ZeRO2") == Namespace(class_path="lit_modules.ZeRO2")
 
 
 def settings(estimate=None, **changes):
