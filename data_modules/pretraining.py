@@ -15,6 +15,7 @@ from data_modules.batches.prefix_rows import MIN_ROW_LEN, NUM_ADDED, PrefixRows,
 from data_modules.batches.rows import Rows
 from data_modules.sources import TextSource, check_sources, with_validation
 from data_modules.stores.token_store import TokenStore
+from glmja.errors import MachineError
 from glmja.modeling.contracts import retained_languages
 from glmja.runs.contracts import Example
 from glmja.runs.ledger import Ledger
@@ -133,6 +134,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
         """Opens the stores, splits their documents, and plans the run.
 
         Raises:
+            MachineError: If the run has more rows than can be planned.
             ValueError: If a source has too little text, or the run would have no optimizer step.
         """
         self._check_trainer()
@@ -153,7 +155,13 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
                 f"the run has {num_rows} rows, fewer than one optimizer step takes ({rows_in_step}: `batch_size` "
                 f"{self.batch_size} × {self.in_step} micro-batches of all ranks); give more text, tokens or epochs"
             )
-        order = self._order(shares, num_planned)
+        try:
+            order, numbers = self._order(shares, num_planned), np.arange(num_planned)
+        except MemoryError as error:
+            raise MachineError(
+                f"the plan of a run of {num_planned:,} rows does not fit into memory; lower `max_steps`, `tokens` or "
+                "`epochs`"
+            ) from error
         rows = self._rows(stores, streams, order)
         settings = {
             "shares": list(shares),
@@ -163,7 +171,7 @@ class PackedPretrainingData(RunData[TextSource, TokenStore]):
             **({"contexts": rows.context_share} if isinstance(rows, PrefixRows) else {}),
             **({"retained": sorted(retained)} if (retained := self._retained()) else {}),
         }
-        self._plan(rows, np.arange(num_planned).reshape(-1, self.batch_size), stores, streams, settings)
+        self._plan(rows, numbers.reshape(-1, self.batch_size), stores, streams, settings)
         self.ledger = self._count(stores, streams, rows, shares, num_rows - num_planned)
 
     def _order(self, shares: Sequence[float], num_rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
