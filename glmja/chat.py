@@ -10,10 +10,12 @@ import importlib
 import inspect
 import io
 import json
+import math
 import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from glmja.cli.arguments import check_device
 from glmja.cli.command import run_command, with_flags
 from glmja.conversation.messages import Message, Tool, tool_name
 from glmja.families.names import FamilyName, PromptFormat
+from glmja.files.encodings import check_utf8
 from glmja.files.json_files import parse_json
 from glmja.modeling.sampling import Sampling
 from glmja.text.printable import printable
@@ -137,6 +140,7 @@ def _read_tools(path: Path) -> list[Tool]:
 
 def _question(prompt: str) -> str:
     question = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
+    check_utf8("standard input" if prompt == "-" else "--prompt", question)
     if not question.strip():
         raise ValueError("`prompt` is empty; leave it out for an interactive chat")
     return question
@@ -149,9 +153,11 @@ def _converse(dialogue: Dialogue, model: PreTrainedModel) -> None:
         _note("/help lists the commands")
     start = time.monotonic()
     with suppress(EOFError, KeyboardInterrupt):
-        while True:
+        for number in count(1):
             label = f"{printable(dialogue.called_tool or '')}> " if at_terminal else ""
             line = input(label)
+            if not at_terminal:
+                check_utf8("standard input", line, number)
             try:
                 _handle(line, dialogue, model)
             except (ValueError, OSError) as error:
@@ -215,7 +221,7 @@ def _execute(command: str, text: str, dialogue: Dialogue) -> None:
             show(dialogue.show())
         case "/temperature":
             if text:
-                dialogue.temperature = _number(text)
+                _set_temperature(text, dialogue)
             _note(f"temperature {dialogue.temperature}" if dialogue.temperature else "greedy decoding, no temperature")
         case "/save":
             _save(text, dialogue)
@@ -228,11 +234,16 @@ def _execute(command: str, text: str, dialogue: Dialogue) -> None:
             _note("new conversation")
 
 
-def _number(text: str) -> float:
+def _set_temperature(text: str, dialogue: Dialogue) -> None:
+    if dialogue.temperature is None:
+        raise ValueError("greedy decoding has no temperature; start the chat without --do_sample false to sample")
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise ValueError(f"/temperature {text}: not a number; write it as in /temperature 0.5") from None
+    if not 0 < value < math.inf:
+        raise ValueError(f"/temperature {text}: it must be above 0 and finite; write it as in /temperature 0.5")
+    dialogue.temperature = value
 
 
 def _save(name: str, dialogue: Dialogue) -> None:
@@ -272,6 +283,8 @@ def main(args: list[str] | None = None) -> list[Message]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # the terminal's encoding may lack characters
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what `check_utf8` expects
     return run_command(chat, args)
 
 

@@ -176,7 +176,8 @@ class Dialogue:
                 return kept, ids
         raise ValueError(
             f"the prompt has {len(ids)} tokens, but only {max(0, room)} fit: the model has {self._num_positions} "
-            f"positions, of which `max_new_tokens` ({self._sampling.max_new_tokens}) are reserved for the answer"
+            f"positions, of which `max_new_tokens` ({self._sampling.max_new_tokens}) are reserved for the answer; "
+            "shorten the prompt or lower `max_new_tokens`"
         )
 
     def _render(self, messages: Sequence[Message]) -> list[int]:

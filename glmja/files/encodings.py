@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import codecs
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from glmja.errors import DataError
 from glmja.files.compression import open_unpacked
@@ -18,6 +21,7 @@ from glmja.files.compression import open_unpacked
 _BLOCK = 1 << 20  # bytes
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _ESCAPES = re.compile(rb"\x1b(\$[@B(]|\(J)")  # switch to and from kanji in ISO-2022-JP
+_ESCAPED_BYTES = re.compile("[\udc80-\udcff]")  # as Python writes bytes that it cannot decode
 _KANA = re.compile("[\u3041-\u30fa]")
 
 
@@ -47,17 +51,38 @@ def has_escapes(text: bytes) -> bool:
     return text.isascii() and _ESCAPES.search(text) is not None
 
 
-def not_utf8(path: str, number: int, line: bytes) -> DataError:
+def check_utf8(name: str, text: str, first_line: int = 1) -> None:
+    """Checks text of a stream or an argument that Python has decoded, with the error handler `surrogateescape`.
+
+    Args:
+        name: What the text is, for the error.
+        text: The text; a byte that is not UTF-8 is a lone surrogate in it.
+        first_line: Number of its first line.
+
+    Raises:
+        DataError: If it was not UTF-8, or has escape sequences of ISO-2022-JP.
+    """
+    if not _ESCAPED_BYTES.search(text) and not has_escapes(text.encode("utf-8", "surrogatepass")):
+        return
+    content = text.encode("utf-8", "surrogateescape")
+    for number, line in enumerate(content.split(b"\n"), first_line):
+        if has_escapes(line) or _ESCAPED_BYTES.search(line.decode("utf-8", "surrogateescape")):
+            raise not_utf8(name, number, line, content)
+
+
+def not_utf8(path: str, number: int, line: bytes, content: bytes | None = None) -> DataError:
     """Returns the error for a line that is not UTF-8, or has escape sequences of ISO-2022-JP.
 
     Args:
         path: Path of the file.
         number: Number of the line, from 1.
         line: The line, or a part of it.
+        content: The whole text, if it is not that of a file.
     """
+    fits = partial(_fits, path if content is None else BytesIO(content))
     if has_escapes(line):
         found = f"ISO-2022-JP, not UTF-8 (escape sequence at column {line.index(0x1B) + 1})"
-        encoding = next((candidate.name for candidate in _SEVEN_BIT if _fits(path, candidate)), None)
+        encoding = next((candidate.name for candidate in _SEVEN_BIT if fits(candidate)), None)
     else:
         try:
             line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -65,21 +90,28 @@ def not_utf8(path: str, number: int, line: bytes) -> DataError:
         except UnicodeDecodeError as error:
             found = f"not UTF-8 (byte {error.object[error.start]:#04x} at column {error.start + 1})"
         is_utf16 = number == 1 and line.startswith(_UTF_16)
-        encoding = "UTF-16" if is_utf16 else _japanese_or_chinese(path)
+        encoding = "UTF-16" if is_utf16 else next((candidate.name for candidate in _ENCODINGS if fits(candidate)), None)
     remedy = f", it may be {encoding}: iconv -f {encoding} -t UTF-8" if encoding else ""
-    return DataError(f"{path}:{number}: {found}; convert the file to UTF-8{remedy}")
+    what = "the file" if content is None else "it"
+    return DataError(f"{path}:{number}: {found}; convert {what} to UTF-8{remedy}")
 
 
-def _japanese_or_chinese(path: str) -> str | None:
-    return next((candidate.name for candidate in _ENCODINGS if _fits(path, candidate)), None)
-
-
-def _fits(path: str, encoding: _Encoding) -> bool:
-    """Returns whether the whole file can be decoded, to a text with the signs of the encoding."""
+def _fits(source: str | BytesIO, encoding: _Encoding) -> bool:
+    """Returns whether a whole file or text can be decoded, to a text with the signs of the encoding."""
     decoder, has_signs = codecs.getincrementaldecoder(encoding.codec)(), False
-    with suppress(UnicodeDecodeError, OSError), open_unpacked(Path(path)) as (file, _):
+    with suppress(UnicodeDecodeError, OSError), _opened(source) as file:
         while block := file.read(_BLOCK):
             has_signs = bool(encoding.signs.search(decoder.decode(block))) or has_signs
         decoder.decode(b"", final=True)
         return has_signs
     return False
+
+
+@contextmanager
+def _opened(source: str | BytesIO) -> Iterator[IO[bytes]]:
+    if isinstance(source, BytesIO):
+        source.seek(0)
+        yield source
+    else:
+        with open_unpacked(Path(source)) as (file, _):
+            yield file

@@ -140,19 +140,19 @@ def test_what_cannot_be_saved_is_said_and_the_chat_continues(talk, tmp_path):
 
 def test_the_temperature_can_be_shown_and_changed(talk):
     _, _, err = talk(
-        "/temperature", "/temperature 0.3", "/temperature", "/temperature 0", "/temperature x", do_sample="true"
+        "/temperature", "/temperature 0.3", "/temperature", "/temperature -1", "/temperature x", do_sample="true"
     )
     assert [line for line in err.splitlines() if line.startswith("temperature")] == [
         "temperature 0.8", "temperature 0.3", "temperature 0.3"
     ]  # fmt: skip
-    assert "--temperature (0.0) must be above 0 and finite" in err
+    assert "/temperature -1: it must be above 0 and finite; write it as in /temperature 0.5\n" in err
     assert "/temperature x: not a number; write it as in /temperature 0.5" in err
 
 
 def test_greedy_decoding_has_no_temperature(talk):
     _, _, err = talk("/temperature", "/temperature 0.3")
     assert "greedy decoding, no temperature" in err
-    assert "greedy decoding has no temperature; set --do_sample to true" in err
+    assert "greedy decoding has no temperature; start the chat without --do_sample false to sample" in err
 
 
 def test_tab_completes_the_names_of_commands():
@@ -191,6 +191,7 @@ def test_a_message_that_is_too_long_is_rejected_and_the_chat_continues(talk):
     _, out, err = talk("海" * 3000, HELLO[0]["content"])
     assert out == ANSWERS[0] + "\n"
     assert "tokens, but only 1988 fit: the model has 2048 positions, of which --max_new_tokens (60) are reserved" in err
+    assert "for the answer; shorten the prompt or lower --max_new_tokens\n" in err
 
 
 def test_invalid_unicode_is_rejected_and_the_chat_continues(talk):
@@ -256,6 +257,17 @@ def test_a_file_without_tools_is_rejected(rejected, tmp_path, content, message):
 
 def test_an_empty_stdin_is_rejected(rejected):
     assert "--prompt is empty" in rejected(prompt="-")
+
+
+@pytest.mark.parametrize(("flags", "first"), [(["--prompt=-"], ""), ([], "/help\n")])
+def test_standard_input_in_another_encoding_is_refused(zero_dir, monkeypatch, capsys, flags, first):
+    content = f"{first}これは①です。\n".encode("cp932")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    with pytest.raises(SystemExit) as left:
+        chat.main([f"--model={zero_dir}", "--device=cpu", *flags])
+    assert left.value.code == 3
+    said = f"standard input:{len(first.splitlines()) + 1}: not UTF-8 (byte 0x82 at column 1); convert it to UTF-8"
+    assert f"{said}, it may be CP932: iconv -f CP932 -t UTF-8\n" in capsys.readouterr().err
 
 
 def test_a_model_without_role_tokens_is_rejected_with_a_solution(rejected, base_dir, tmp_path):

@@ -3,7 +3,9 @@ import subprocess
 
 import pytest
 
+from glmja.errors import DataError
 from glmja.files.documents import read_documents
+from glmja.files.encodings import check_utf8
 
 KANA, WINDOWS, CHINESE = "これはテストです。\n", "①髙橋さんは来ました。～\n", "这是一个测试，我们的。\n"
 
@@ -53,3 +55,21 @@ def test_a_character_that_the_end_of_a_file_cuts_is_named_with_its_line(tmp_path
     (tmp_path / "a.json").write_bytes(b'[\n{"text": "' + "あ".encode()[:2])
     with pytest.raises(ValueError, match=r"a.json:2: not UTF-8"):
         list(read_documents([tmp_path / "a.json"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"ab\n{KANA}".encode("cp932"), r"^x:6: not UTF-8 \(byte 0x82 at column 1\); convert it .*iconv -f SHIFT_JIS"),
+        (f"ab\n{KANA}".encode("iso2022_jp"), r"^x:6: ISO-2022-JP, not UTF-8 .*iconv -f ISO-2022-JP -t UTF-8$"),
+        (b"ab\xff", r"^x:5: not UTF-8 \(byte 0xff at column 3\); convert it to UTF-8$"),
+    ],
+)
+def test_text_of_a_stream_is_checked_like_that_of_a_file(content, message):
+    with pytest.raises(DataError, match=message):
+        check_utf8("x", content.decode("utf-8", "surrogateescape"), 5)
+
+
+@pytest.mark.parametrize("text", ["", "日本語\n", "\x1b[31mred", "\ud800"])
+def test_other_text_of_a_stream_is_accepted(text):
+    check_utf8("x", text)
