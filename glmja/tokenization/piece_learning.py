@@ -93,15 +93,18 @@ def learn_pieces(
             pieces.append(piece)
             gains.append(gain)
             advance(1)
+    what, more = "the corpus", "a larger `corpus`"
+    if not corpus.is_whole:
+        what, more = "the sample of the corpus", "more `max_training_tokens`"
     if len(pieces) < max(1, selected):
         raise TooFewPiecesError(
-            f"the corpus has only {len(pieces)} pieces to add under the policy {corpus.policy!r}, fewer than the "
-            f"{selected or 1} asked for; give a larger `corpus` or a smaller `num_new_pieces`"
+            f"{what} has only {len(pieces)} pieces to add under the policy {corpus.policy!r}, fewer than the "
+            f"{selected or 1} asked for; give {more} or a smaller `num_new_pieces`"
         )
     if not selected:
         raise TooFewPiecesError(
-            f"the first {len(pieces)} pieces save less than `min_gain` ({min_gain}) of the tokens; give a larger "
-            "`corpus` or a smaller `min_gain`"
+            f"the first {len(pieces)} pieces save less than `min_gain` ({min_gain}) of the tokens; give {more} "
+            "or a smaller `min_gain`"
         )
     curve = LearningCurve(corpus.num_characters, corpus.num_tokens, gains, selected, num_rare)
     return SelectedPieces(pieces[:selected], curve=curve)

@@ -41,6 +41,7 @@ class TrainingCorpus:
         policy: The policy that admits pieces.
         num_characters: Characters of the sample.
         num_tokens: Its tokens in the base's vocabulary.
+        is_whole: Whether nothing was left out.
     """
 
     ids: Ids
@@ -50,6 +51,7 @@ class TrainingCorpus:
     policy: str
     num_characters: int
     num_tokens: int
+    is_whole: bool
 
 
 def read_corpus(
@@ -81,7 +83,9 @@ def read_corpus(
     joinable = np.array([_is_joinable_piece(piece, join_punctuation) for piece in base.pieces] + [True] * len(missing))
     symbols = [piece.piece for piece in complete.pieces]
     costs = [1] * len(base.pieces) + [len(c.encode()) for c in missing]
-    batches = _sample(_encoded(complete, joinable, costs, documents, min(_BATCH, max_tokens // 32)), max_tokens, seed)
+    batches, is_whole = _sample(
+        _encoded(complete, joinable, costs, documents, min(_BATCH, max_tokens // 32)), max_tokens, seed
+    )
     return TrainingCorpus(
         ids=np.concatenate([np.array([BARRIER], dtype=np.int32), *(batch.ids for batch in batches)]),
         symbols=symbols,
@@ -90,6 +94,7 @@ def read_corpus(
         policy=policy,
         num_characters=sum(batch.num_characters for batch in batches),
         num_tokens=sum(batch.num_tokens for batch in batches),
+        is_whole=is_whole,
     )
 
 
@@ -145,8 +150,8 @@ def _encoded(
         yield partial(encode, lines)
 
 
-def _sample(batches: Iterable[Callable[[], _Batch]], max_tokens: int, seed: int) -> list[_Batch]:
-    """Draws batches, so that they hold at most `max_tokens` ids with one more before them.
+def _sample(batches: Iterable[Callable[[], _Batch]], max_tokens: int, seed: int) -> tuple[list[_Batch], bool]:
+    """Draws batches, so that they hold at most `max_tokens` ids with one more before them; says if these are all.
 
     Whenever there are too many, half of the batches are dropped and from then on half as many are kept, so that every
     batch of lines has the same probability to be in the sample. Batches are small beside `max_tokens`.
@@ -162,7 +167,7 @@ def _sample(batches: Iterable[Callable[[], _Batch]], max_tokens: int, seed: int)
             # never to nothing: the last batch is cut instead
             kept = rng.sample(kept, len(kept) // 2) if len(kept) > 1 else [_cut(kept[0], max_tokens - 1)]
             share, total = share / 2, 1 + sum(len(batch.ids) for batch in kept)
-    return kept
+    return kept, share == 1
 
 
 def _cut(batch: _Batch, num_ids: int) -> _Batch:

@@ -56,6 +56,12 @@ def test_a_limit_that_is_not_positive_is_refused(base_tokenizer, limit):
         learn(base_tokenizer.proto, ["桜"], 1, max_tokens=limit)
 
 
+def test_too_few_pieces_of_a_sample_ask_for_a_larger_sample(base_tokenizer, texts):
+    message = r"^the sample of the corpus has only \d+ pieces .*; give more `max_training_tokens` or a smaller"
+    with pytest.raises(ValueError, match=message):
+        learn(base_tokenizer.proto, texts["ja"], 10, max_tokens=10)
+
+
 def test_punctuation_is_joined_only_if_wanted(base_tokenizer, texts):
     assert any("。" in piece for piece in learn(base_tokenizer.proto, texts["ja"], 300))
     assert not any("。" in p for p in learn(base_tokenizer.proto, texts["ja"], 300, join_punctuation=False))
