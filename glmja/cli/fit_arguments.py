@@ -107,9 +107,11 @@ def check_fit_arguments(args: Sequence[str] | None, prog: str) -> None:
     parser = _EarlyParser(prog)
     known, others = parser.parse_known_args(spell_flags(expand_arguments(sys.argv[1:] if args is None else args), ()))
     for arg in others:
-        name = arg.removeprefix("--").partition("=")[0].partition(".")[0].rstrip("+")
-        if arg.startswith("--") and name not in GROUPS:
-            parser.error(f"unknown flag {arg.partition('=')[0]}; {nearest(name, GROUPS, USUAL_NAMES, is_flag=True)}")
+        flag = arg.partition("=")[0].rstrip("+")
+        group, _, key = flag.removeprefix("--").partition(".")
+        if arg.startswith("--") and group not in GROUPS:
+            name = key if key.rpartition(".")[2] in USUAL_NAMES else group
+            parser.error(f"unknown flag {flag}; {nearest(name, GROUPS, USUAL_NAMES, is_flag=True)}")
     if not (known.config or known.help_all or any(arg.startswith(("--model", "--data")) for arg in others)):
         parser.error("no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)")
     if "" in known.config:

@@ -56,7 +56,8 @@ class CliParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Creates a parser whose YAML files may hold each key only once; takes what `ArgumentParser` takes."""
         self._file = ""
-        super().__init__(*args, **{"parser_mode": MODE} | kwargs)
+        kwargs.setdefault("parser_mode", MODE)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         """Parses the arguments, those of the process by default; a path may not be empty."""

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
     ("args", "message"),
     [
         ([], "no configuration; give --config FILE, such as configs/sft.yaml (--help shows examples)"),
-        (["--trainr.max_steps=1"], "unknown flag --trainr.max_steps; did you mean --trainer?"),
+        (["--trainr.devices_=1"], "unknown flag --trainr.devices_; did you mean --trainer?"),
+        (["--trainr.max_steps=1"], "unknown flag --trainr.max_steps; did you mean --trainer.max_steps?"),
+        (["--optimizer.lr", "1"], "unknown flag --optimizer.lr; did you mean --model.optimizer.lr?"),
         (["--xyz"], "unknown flag --xyz; known are config, run_dir, ckpt_path, "),
         (["--lr=1e-4"], "unknown flag --lr; did you mean --model.optimizer.lr?"),
         (

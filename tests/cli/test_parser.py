@@ -161,6 +161,14 @@ def test_an_unknown_key_of_a_class_is_no_flag(capsys):
     assert "model: Option 'lora.rnk' is not accepted; did you mean lora.rank?\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_abbreviated_flag_is_unknown(verb, capsys):
+    flag = {"fit": "--run_di", "demo.pipeline": "--outpu"}.get(verb, "--famil")
+    with pytest.raises(SystemExit, match="2"):
+        parser_of(verb).parse_args([*REQUIRED[verb], flag, "x"])
+    assert re.search(f"error: unknown flag {flag}; did you mean --{flag[2:]}.\\?", capsys.readouterr().err)
+
+
 def test_a_missing_flag_is_named_as_it_is_given(capsys):
     with pytest.raises(SystemExit, match="2"):
         parser_of("resize_embeddings").parse_args(["--base=a"])
