@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from glmja.cli.closed_output import quiet_when_output_closes
 from glmja.cli.command import one_line_errors, program, with_flags
 from glmja.cli.config_safety import allow_imports
-from glmja.cli.ctrl_c import exit_on_ctrl_c
+from glmja.cli.ctrl_c import exit_on_ctrl_c, keep_exit_code
 from glmja.cli.fit_arguments import check_fit_arguments
 from glmja.errors import DivergedError, DriftError, ExitCode
 
@@ -135,6 +135,7 @@ def _report_stop(trainer: Trainer, run_dir: str) -> Iterator[None]:
             left = "the last step is not saved; --ckpt_path last continues from the newest checkpoint, if there is one"
         if trainer.is_global_zero:
             show(f"stopped: {left}", style="bold yellow")
+        keep_exit_code()
         # Lightning exits with 1 where Ctrl-C was not for `FinalCheckpoint` to answer
         raise SystemExit(ExitCode.INTERRUPTED if stop.code == 1 else stop.code) from None
 

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 from docstring_parser import parse as parse_docstring
 
 from glmja.cli.closed_output import is_output_closed, quiet_when_output_closes
-from glmja.cli.ctrl_c import exit_on_ctrl_c, report_ctrl_c
+from glmja.cli.ctrl_c import exit_on_ctrl_c, keep_exit_code, report_ctrl_c
 from glmja.cli.ending import Ending, Values, show_ending
 from glmja.cli.parser import CliParser
 from glmja.errors import LESS_MEMORY, DataError, ExitCode, MachineError, ModelError, is_out_of_memory
@@ -180,6 +180,7 @@ def one_line_errors(
         if os.environ.get("GLMJA_DEBUG") == "1":
             raise
         report_ctrl_c(command)
+        keep_exit_code()
         raise SystemExit(ExitCode.INTERRUPTED) from None
     except Exception as raised:
         if isinstance(raised, BrokenPipeError) and is_output_closed():

@@ -23,6 +23,16 @@ def report_ctrl_c(command: str) -> None:
         print(f"{command}: stopped by Ctrl-C", file=sys.stderr, flush=True)
 
 
+def keep_exit_code() -> None:
+    """Lets a SystemExit that follows a KeyboardInterrupt set the exit code.
+
+    Python, called with `-m`, ends itself with the signal if a KeyboardInterrupt has left code that `exec` ran from
+    text, such as that of a dataclass that is being defined, also if it was caught afterwards. The next `exec` resets
+    this.
+    """
+    exec("")
+
+
 @contextmanager
 def exit_on_ctrl_c(command: str) -> Iterator[None]:
     """Lets Ctrl-C end the process at once with exit code 130, for imports and parsing, which leave nothing behind.

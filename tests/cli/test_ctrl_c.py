@@ -45,6 +45,23 @@ def test_ctrl_c_during_imports_ends_in_one_line_with_130(program, argv, module, 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{said}: stopped by Ctrl-C\n")
 
 
+def test_ctrl_c_in_code_that_is_run_from_text_exits_with_130(tmp_path):
+    program = """from glmja.cli.command import one_line_errors
+with one_line_errors("x"):
+    exec("raise KeyboardInterrupt")
+"""
+    (tmp_path / "pressed.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "-m", "pressed"],  # Python ends itself with the signal only where it runs a module
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "x: stopped by Ctrl-C\n")
+
+
 @pytest.fixture
 def codes(monkeypatch):
     """Exit codes with which the process would have ended."""
