@@ -330,11 +330,14 @@ class Terminal:
         os.write(self.screen, text.encode())
 
     def leave(self, key):
-        """Presses a key until the command exits, since a key before the prompt is lost; returns the exit code."""
-        for _ in range(60):
+        """Presses a key until the command exits, since a key before the prompt is lost; returns the exit code.
+
+        Python may take seconds to exit, and Ctrl-C would end it with another exit code then.
+        """
+        for _ in range(6):
             self.type(key)
             with suppress(subprocess.TimeoutExpired):
-                return self.process.wait(1)
+                return self.process.wait(10)
         return pytest.fail(f"{key!r} does not leave")
 
     def close(self):
