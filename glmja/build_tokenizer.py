@@ -94,7 +94,7 @@ def build_tokenizer(
         seed: Seed of the sample.
         family: Family of the base, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by
             default.
-        overwrite: Replace the contents of `output`.
+        overwrite: Replace an earlier result of a command in `output`; a folder of other files is never replaced.
 
     Returns:
         The report as written to `tokenizer_report.json`.

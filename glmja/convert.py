@@ -39,7 +39,7 @@ def convert(
         max_shard_size: Maximum bytes of a weight file.
         family: Family of the model, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by
             default.
-        overwrite: Replace the contents of `output`.
+        overwrite: Replace an earlier result of a command in `output`; a folder of other files is never replaced.
 
     Raises:
         ValueError: If the model is damaged or of another architecture, or the written weights differ from it.

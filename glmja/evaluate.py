@@ -110,7 +110,7 @@ def evaluate(
         dtype: Dtype of the weights; by default as stored, but float32 on a CPU.
         family: Family of model and baseline, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by
             their files by default.
-        overwrite: Replace the contents of `output`.
+        overwrite: Replace an earlier result of a command in `output`; a folder of other files is never replaced.
 
     Returns:
         The scores as written to scores.json. The command exits with code 7 if a language is lost or changed, and with

@@ -68,7 +68,7 @@ def export(
             of a pack is compared with the merged weights, since the pack was checked when it was written.
         family: Family of the model that the run trained, `chatglm3`, `chatglm2` or `chatglm`, if it was given to the
             run; recognized by its files by default.
-        overwrite: Replace the contents of `output`.
+        overwrite: Replace an earlier result of a command in `output`; a folder of other files is never replaced.
 
     Returns:
         The report as written to `export_report.json`.

@@ -100,7 +100,7 @@ def resize_embeddings(
         seed: Seed of the initialization `random`.
         family: Family of the base, `chatglm3`, `chatglm2` (CodeGeeX2 is one) or `chatglm`; recognized by its files by
             default.
-        overwrite: Replace the contents of `output`.
+        overwrite: Replace an earlier result of a command in `output`; a folder of other files is never replaced.
 
     Returns:
         The report as written to `resize_report.json`.

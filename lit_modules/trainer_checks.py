@@ -17,8 +17,6 @@ from lit_modules.zero2 import ZeRO2
 # names in Lightning's registry, some of which Lightning itself refuses in other words before there is a strategy
 _DEEPSPEED = re.compile(r"deepspeed|.*\bDeepSpeedStrategy$")
 _OTHERS = re.compile(r"fsdp|.*xla|.*tpu|ddp_(spawn|fork|notebook)|.*\b(FSDP|ModelParallel|(SingleDevice)?XLA)Strategy$")
-
-
 _ZERO2 = "lit_modules.ZeRO2"
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 _CLASSES_OF_ACCELERATORS = ("CPUAccelerator", "CUDAAccelerator", "MPSAccelerator")
