@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from glmja.errors import MachineError
-from glmja.files.folder_kinds import MODEL_CONFIG, is_model
+from glmja.files.folder_kinds import MODEL_CONFIG, is_model, list_names
 from glmja.runs import manifest
 from glmja.runs.run_folder import RunFolder
 from lit_modules.first_rank import is_first_of_run
@@ -84,8 +84,9 @@ def check_new_run(run: RunFolder, config: Namespace) -> None:
         named = {Path(text).absolute() for text in _texts(config)}
         others = [path.name for path in sorted(run.path.iterdir()) if not _may_be_there(path, named)]
         if others:
-            shown = ", ".join([*others[:3], *["…"] * (len(others) > 3)])
-            raise ValueError(f"`run_dir` {run.path} holds other files ({shown}); choose a new folder for the run")
+            raise ValueError(
+                f"`run_dir` {run.path} holds other files ({list_names(others)}); choose a new folder for the run"
+            )
 
 
 def _may_be_there(path: Path, named: set[Path]) -> bool:

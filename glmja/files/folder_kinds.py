@@ -6,7 +6,7 @@ Users give the folder of a run where a model is expected, the root of the Hub's 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from glmja.errors import ModelError
@@ -140,6 +140,11 @@ def check_pack_folder(path: str | Path) -> None:
         facts = {"a training run, ": (path / CHECKPOINTS).is_dir(), "a model, ": (path / MODEL_CONFIG).is_file()}
         what = next((fact for fact, holds in facts.items() if holds), f"no {PACK} here: ")
         raise ModelError(f"{path}: {what}not a language pack; python -m glmja.export --format adapter writes one")
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Returns the first three names of a list for a message, and whether there are more."""
+    return ", ".join([*names[:3], *["…"] * (len(names) > 3)])
 
 
 def _has_weights(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from glmja.files.folder_kinds import PACK
+from glmja.files.folder_kinds import PACK, list_names
 
 # each folder that a command replaces has one: a model, a tokenizer, an evaluation or a language pack
 _RESULTS = ("config.json", "tokenizer.model", "ice_text.model", "scores.json", PACK)
@@ -45,9 +45,9 @@ def check_free(
     if output.is_dir() and not keeps_others:
         found = sorted(path.name for path in output.iterdir())
         if found and not any(name in _RESULTS for name in found):
-            shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
             raise FileExistsError(
-                f"`output` {output} holds no result of glmja that could be replaced ({shown}); choose another folder"
+                f"`output` {output} holds no result of glmja that could be replaced ({list_names(found)}); choose "
+                "another folder"
             )
 
 
